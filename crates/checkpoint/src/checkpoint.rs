@@ -1,0 +1,185 @@
+//! A model's files, opened: the one type the rest of Firebrick reads models through.
+
+use crate::chat::{GenerationConfig, SpecialTokens};
+use crate::config::ModelConfig;
+use crate::dtype::{Dtype, StoredDtype};
+use crate::error::CheckpointError;
+use crate::file::ModelFile;
+use crate::folder;
+use crate::gguf::{self, Gguf, GgufTokenizer};
+use crate::tensor::{self, TensorEntry, TensorValues};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Where the tokenizer's data is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TokenizerSource {
+    /// A tokenizer.json, which need not exist.
+    Json(PathBuf),
+    /// In the GGUF file, or read from an older vocab.json and merges.txt.
+    Gguf(GgufTokenizer),
+}
+
+/// A model's files, their headers read and checked; weights are read when asked for.
+///
+/// Tensors have their Hugging Face names and values, whatever the format: GGUF's names are translated, its row order
+/// and norms converted back. Spellings are unified: OPT's begin with `model.decoder.`, GPT-2's with `transformer.`.
+/// GPT-2's projections are `[in, out]`, as Hugging Face stores them; all others are `[out, in]`.
+pub struct Checkpoint {
+    pub(crate) config: ModelConfig,
+    pub(crate) files: Vec<ModelFile>,
+    pub(crate) tensors: BTreeMap<String, TensorEntry>,
+    pub(crate) unreadable: BTreeMap<String, String>,
+    pub(crate) tokenizer: TokenizerSource,
+    pub(crate) chat_template: Option<String>,
+    pub(crate) special_tokens: SpecialTokens,
+    pub(crate) generation_config: GenerationConfig,
+}
+
+impl Checkpoint {
+    /// Opens a folder with config.json and safetensors, a .gguf file, or a folder with exactly one .gguf file.
+    /// Where a folder has both, the safetensors count.
+    pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+        if !path.is_dir() {
+            return Self::from_gguf(ModelFile::open(path)?);
+        }
+        // Folders of GGUF files often carry the original's config.json.
+        if folder::has_weights(path) {
+            return folder::open(path);
+        }
+        match &gguf_files(path)?[..] {
+            [] => folder::open(path),
+            [single] => Self::from_gguf(ModelFile::open(single)?),
+            several => Err(CheckpointError::NotAModel {
+                path: path.display().to_string(),
+                problem: format!("holds {} .gguf files; name one of them", several.len()),
+            }),
+        }
+    }
+
+    /// Reads a GGUF file that is already in memory, as in a browser; `name` is for messages.
+    pub fn from_gguf_bytes(name: &str, bytes: Vec<u8>) -> Result<Self, CheckpointError> {
+        Self::from_gguf(ModelFile::from_bytes(name, bytes))
+    }
+
+    fn from_gguf(file: ModelFile) -> Result<Self, CheckpointError> {
+        let Gguf { config, tensors, tokenizer, chat_template, special_tokens } =
+            gguf::parse(&file).map_err(|fault| fault.in_file(&file.name))?;
+        let generation_config =
+            GenerationConfig { eos_token_ids: config.eos_token_ids.clone(), ..GenerationConfig::default() };
+        Ok(Self {
+            config,
+            files: vec![file],
+            tensors,
+            unreadable: BTreeMap::new(),
+            tokenizer: TokenizerSource::Gguf(tokenizer),
+            chat_template,
+            special_tokens,
+            generation_config,
+        })
+    }
+
+    /// The model's sizes and variants.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Every tensor's name, sorted.
+    pub fn tensor_names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// The tensor exists and can be read.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// The tensor's sizes, outermost first.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.tensors.get(name).map(|entry| &entry.shape[..])
+    }
+
+    /// How the tensor lies in its file.
+    pub fn stored_dtype(&self, name: &str) -> Option<StoredDtype> {
+        self.tensors.get(name).map(|entry| entry.stored)
+    }
+
+    /// Reads a tensor, converted or dequantised to `dtype` (rounded to nearest, ties to even).
+    pub fn read(&self, name: &str, dtype: Dtype) -> Result<TensorValues, CheckpointError> {
+        let entry = self.entry(name)?;
+        let bytes = &self.files[entry.file][entry.range.clone()];
+        Ok(tensor::read(entry, bytes, dtype))
+    }
+
+    /// Reads a tensor that must have this shape.
+    pub fn read_shaped(&self, name: &str, shape: &[usize], dtype: Dtype) -> Result<TensorValues, CheckpointError> {
+        let found = &self.entry(name)?.shape;
+        if found != shape {
+            return Err(CheckpointError::WrongShape {
+                name: name.to_owned(),
+                found: found.clone(),
+                expected: shape.to_vec(),
+            });
+        }
+        self.read(name, dtype)
+    }
+
+    fn entry(&self, name: &str) -> Result<&TensorEntry, CheckpointError> {
+        self.tensors.get(name).ok_or_else(|| match self.unreadable.get(name) {
+            Some(stored) => CheckpointError::UnreadableTensor { name: name.to_owned(), stored: stored.clone() },
+            None => CheckpointError::MissingTensor { name: name.to_owned() },
+        })
+    }
+
+    /// Bytes of all tensors as stored.
+    pub fn total_bytes(&self) -> u64 {
+        self.tensors.values().map(|entry| entry.range.len() as u64).sum()
+    }
+
+    /// Numbers in the tensors that the model holds in memory; a tied output projection counts once.
+    pub fn num_parameters(&self) -> u64 {
+        let tied = |name: &str| self.config.tie_word_embeddings && name == "lm_head.weight";
+        let kept = self.tensors.iter().filter(|(name, _)| !tied(name));
+        kept.map(|(_, entry)| entry.shape.iter().map(|size| *size as u64).product::<u64>()).sum()
+    }
+
+    /// Where the tokenizer's data is.
+    pub fn tokenizer_source(&self) -> TokenizerSource {
+        self.tokenizer.clone()
+    }
+
+    /// The model's chat template.
+    pub fn chat_template(&self) -> Option<String> {
+        self.chat_template.clone()
+    }
+
+    /// Text of the marker tokens.
+    pub fn special_tokens(&self) -> SpecialTokens {
+        self.special_tokens.clone()
+    }
+
+    /// The model's own sampling defaults. The end tokens are the configuration's where no generation_config.json
+    /// names any.
+    pub fn generation_config(&self) -> GenerationConfig {
+        self.generation_config.clone()
+    }
+}
+
+impl std::fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let files: Vec<&str> = self.files.iter().map(|file| &file.name[..]).collect();
+        f.debug_struct("Checkpoint").field("files", &files).field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+fn gguf_files(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
+    let failed = |source| CheckpointError::Io { path: folder.display().to_string(), source };
+    let mut found = Vec::new();
+    for entry in folder.read_dir().map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf")) {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,228 @@
+//! A Hugging Face style folder: config.json, safetensors in one file or several, and the small files beside them.
+
+use crate::chat::{self, GenerationConfig, SpecialTokens, TokenizerConfig};
+use crate::checkpoint::{Checkpoint, TokenizerSource};
+use crate::config::{Architecture, ModelConfig, from_json};
+use crate::dtype::{Dtype, StoredDtype};
+use crate::error::{CheckpointError, Fault, printable};
+use crate::file::{ModelFile, read_text};
+use crate::names::normalise;
+use crate::safetensors_file;
+use crate::tensor::{Fix, TensorEntry};
+use crate::vocabulary_files;
+use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// Bounds on text files: several times the largest seen.
+const CONFIG_BYTES_MAX: u64 = 1 << 20;
+pub(crate) const TOKENIZER_BYTES_MAX: u64 = 64 << 20;
+const INDEX_BYTES_MAX: u64 = 16 << 20;
+/// More weight files than any model has.
+const SHARDS_MAX: usize = 4096;
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// The folder holds safetensors under a name that counts.
+pub(crate) fn has_weights(folder: &Path) -> bool {
+    [SINGLE, INDEX].iter().any(|name| folder.join(name).exists())
+}
+
+/// Opens a folder with a config.json.
+pub(crate) fn open(folder: &Path) -> Result<Checkpoint, CheckpointError> {
+    let config_path = folder.join("config.json");
+    let config_text = read_text(&config_path, CONFIG_BYTES_MAX)?.ok_or_else(|| CheckpointError::NotAModel {
+        path: folder.display().to_string(),
+        problem: "holds neither config.json nor a .gguf file".to_owned(),
+    })?;
+    let in_config = |fault: Fault| fault.in_file(&config_path.display().to_string());
+    // A first reading before the weights are touched, so that an unsupported model is refused as such.
+    let mut config = from_json(&config_text, Dtype::F32).map_err(in_config)?;
+
+    let files = open_weights(folder)?;
+    let Tables { tensors, unreadable } = read_tables(config.architecture, &files)?;
+    config = from_json(&config_text, most_common_dtype(&tensors)).map_err(in_config)?;
+
+    let prompting = Prompting::read(folder)?;
+    let mut generation_config = match read_text(&folder.join("generation_config.json"), CONFIG_BYTES_MAX)? {
+        Some(text) => GenerationConfig::parse(&text).map_err(in_file(folder, "generation_config.json"))?,
+        None => GenerationConfig::default(),
+    };
+    if generation_config.eos_token_ids.is_empty() {
+        generation_config.eos_token_ids = config.eos_token_ids.clone();
+    }
+    let tokenizer = tokenizer(folder, &config, &prompting)?;
+    let Prompting { chat_template, special_tokens, .. } = prompting;
+    Ok(Checkpoint { config, files, tensors, unreadable, tokenizer, chat_template, special_tokens, generation_config })
+}
+
+fn in_file(folder: &Path, name: &str) -> impl Fn(Fault) -> CheckpointError {
+    let path = folder.join(name).display().to_string();
+    move |fault| fault.in_file(&path)
+}
+
+fn open_weights(folder: &Path) -> Result<Vec<ModelFile>, CheckpointError> {
+    let single = folder.join(SINGLE);
+    let index = read_text(&folder.join(INDEX), INDEX_BYTES_MAX)?;
+    match index {
+        _ if single.exists() => Ok(vec![ModelFile::open(&single)?]),
+        Some(index) => {
+            let names = shard_names(&index).map_err(in_file(folder, INDEX))?;
+            names.iter().map(|name| ModelFile::open(&folder.join(name))).collect()
+        }
+        None => Err(no_weights(folder)),
+    }
+}
+
+fn no_weights(folder: &Path) -> CheckpointError {
+    let pickled =
+        ["pytorch_model.bin", "pytorch_model.bin.index.json"].into_iter().find(|name| folder.join(name).exists());
+    let Some(pickled) = pickled else {
+        let problem = format!("holds config.json but neither {SINGLE} nor {INDEX}");
+        return CheckpointError::NotAModel { path: folder.display().to_string(), problem };
+    };
+    in_file(folder, pickled)(Fault::unsupported(
+        "format",
+        "pickled weights can run code when read and are not supported; convert them to model.safetensors \
+         (in transformers: model.save_pretrained(folder, safe_serialization=True))",
+    ))
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// The files an index names: plain names inside the folder, nothing else.
+fn shard_names(index: &str) -> Result<BTreeSet<String>, Fault> {
+    let index: Index = serde_json::from_str(index).map_err(|error| Fault::corrupt("JSON", error.to_string()))?;
+    let names: BTreeSet<String> = index.weight_map.into_values().collect();
+    if names.is_empty() || names.len() > SHARDS_MAX {
+        let problem = format!("names {} files, expected 1 to {SHARDS_MAX}", names.len());
+        return Err(Fault::corrupt("weight_map", problem));
+    }
+    let plain = |name: &str| {
+        let characters = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+        characters && !name.starts_with('.') && name.ends_with(".safetensors")
+    };
+    match names.iter().find(|name| !plain(name)) {
+        Some(name) => {
+            let problem = format!("{} is not the plain name of a .safetensors file", printable(name));
+            Err(Fault::corrupt("weight_map", problem))
+        }
+        None => Ok(names),
+    }
+}
+
+struct Tables {
+    tensors: BTreeMap<String, TensorEntry>,
+    /// Names and formats of tensors that are no weights.
+    unreadable: BTreeMap<String, String>,
+}
+
+fn read_tables(architecture: Architecture, files: &[ModelFile]) -> Result<Tables, CheckpointError> {
+    let mut tables = Tables { tensors: BTreeMap::new(), unreadable: BTreeMap::new() };
+    for (index, file) in files.iter().enumerate() {
+        let stored = safetensors_file::parse(file).map_err(|fault| fault.in_file(&file.name))?;
+        for (name, stored) in stored {
+            let Some(normal) = normalise(architecture, &name) else { continue };
+            let duplicate = match stored.dtype {
+                Ok(dtype) => {
+                    let entry = TensorEntry {
+                        file: index,
+                        range: stored.range,
+                        stored: dtype,
+                        shape: stored.shape,
+                        fix: Fix::None,
+                    };
+                    tables.tensors.insert(normal, entry).is_some()
+                }
+                Err(dtype) => tables.unreadable.insert(normal, dtype).is_some(),
+            };
+            if duplicate {
+                return Err(Fault::corrupt(name, "occurs twice").in_file(&file.name));
+            }
+        }
+    }
+    Ok(tables)
+}
+
+fn most_common_dtype(tensors: &BTreeMap<String, TensorEntry>) -> Dtype {
+    let bytes = |stored| -> usize {
+        tensors.values().filter(|entry| entry.stored == stored).map(|entry| entry.range.len()).sum()
+    };
+    let candidates = [StoredDtype::F32, StoredDtype::F16, StoredDtype::BF16];
+    candidates.into_iter().max_by_key(|stored| bytes(*stored)).and_then(StoredDtype::plain).unwrap_or(Dtype::F32)
+}
+
+/// What the folder says about chat and marker tokens.
+struct Prompting {
+    chat_template: Option<String>,
+    special_tokens: SpecialTokens,
+    add_bos: Option<bool>,
+}
+
+impl Prompting {
+    fn read(folder: &Path) -> Result<Self, CheckpointError> {
+        let read = |name: &str| read_text(&folder.join(name), TOKENIZER_BYTES_MAX);
+        let parsed = |name: &str| match read(name)? {
+            Some(text) => TokenizerConfig::parse(&text).map_err(in_file(folder, name)),
+            None => Ok(TokenizerConfig::default()),
+        };
+        let (config, map) = (parsed("tokenizer_config.json")?, parsed("special_tokens_map.json")?);
+        let template_file = match read("chat_template.jinja")? {
+            Some(template) => Some(template),
+            None => match read("chat_template.json")? {
+                Some(text) => chat::parse_template_file(&text).map_err(in_file(folder, "chat_template.json"))?,
+                None => None,
+            },
+        };
+        Ok(Self {
+            chat_template: template_file.or(config.chat_template),
+            special_tokens: config.special_tokens.or(map.special_tokens),
+            add_bos: config.add_bos,
+        })
+    }
+}
+
+/// tokenizer.json where there is one; else the older vocab.json and merges.txt; else tokenizer.json, whose absence the
+/// tokenizer then reports.
+fn tokenizer(folder: &Path, config: &ModelConfig, prompting: &Prompting) -> Result<TokenizerSource, CheckpointError> {
+    let json: PathBuf = folder.join("tokenizer.json");
+    if json.exists() {
+        return Ok(TokenizerSource::Json(json));
+    }
+    let read = |name: &str| read_text(&folder.join(name), TOKENIZER_BYTES_MAX);
+    let (Some(vocabulary), Some(merges)) = (read("vocab.json")?, read("merges.txt")?) else {
+        return Ok(TokenizerSource::Json(json));
+    };
+    // OPT's own tokenizer class puts the first token in front; GPT-2's does not.
+    let add_bos = prompting.add_bos.unwrap_or(config.architecture == Architecture::Opt);
+    vocabulary_files::read(&vocabulary, &merges, &prompting.special_tokens, add_bos)
+        .map(TokenizerSource::Gguf)
+        .map_err(in_file(folder, "vocab.json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_cannot_name_files_outside_its_folder() {
+        for name in [
+            "../x.safetensors",
+            "/etc/x.safetensors",
+            "a/b.safetensors",
+            ".x.safetensors",
+            "a\\b.safetensors",
+            "x.bin",
+            "",
+        ] {
+            let index = serde_json::json!({"weight_map": {"w": name}}).to_string();
+            assert!(shard_names(&index).is_err(), "{name}");
+        }
+        let good = r#"{"weight_map": {"a": "model-1-of-2.safetensors", "b": "model-1-of-2.safetensors"}}"#;
+        assert_eq!(shard_names(good).unwrap().len(), 1);
+    }
+}

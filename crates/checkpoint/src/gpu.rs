@@ -1,0 +1,78 @@
+//! Memory of well-known GPUs, by name.
+
+/// A GPU as its driver reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gpu {
+    /// Name to ask for it by.
+    pub name: &'static str,
+    /// All of its memory.
+    pub memory_bytes: u64,
+    /// It computes in bfloat16 (compute capability 8.0 and later).
+    pub has_bfloat16: bool,
+}
+
+impl Gpu {
+    const fn new(name: &'static str, memory_mib: u64, has_bfloat16: bool) -> Self {
+        Self { name, memory_bytes: memory_mib << 20, has_bfloat16 }
+    }
+
+    /// By name, whatever its case, spaces, dashes and a leading "NVIDIA" or "GeForce".
+    pub fn find(name: &str) -> Option<&'static Self> {
+        let wanted = bare(name);
+        GPUS.iter().find(|gpu| bare(gpu.name) == wanted)
+    }
+}
+
+fn bare(name: &str) -> String {
+    let letters = name.chars().filter(char::is_ascii_alphanumeric).map(|letter| letter.to_ascii_lowercase());
+    letters.collect::<String>().replace("nvidia", "").replace("geforce", "").replace("tesla", "")
+}
+
+/// Every known GPU, smallest memory first.
+pub const GPUS: [Gpu; 26] = [
+    Gpu::new("RTX 2060", 6_144, false),
+    Gpu::new("RTX 2080", 8_192, false),
+    Gpu::new("RTX 3070", 8_192, true),
+    Gpu::new("RTX 4060", 8_188, true),
+    Gpu::new("RTX 2080 Ti", 11_264, false),
+    Gpu::new("RTX 3060", 12_288, true),
+    Gpu::new("RTX 4070", 12_282, true),
+    Gpu::new("T4", 15_360, false),
+    Gpu::new("V100-16GB", 16_384, false),
+    Gpu::new("RTX 4080", 16_376, true),
+    Gpu::new("A10", 23_028, true),
+    Gpu::new("A10G", 23_028, true),
+    Gpu::new("L4", 23_034, true),
+    Gpu::new("RTX 3090", 24_576, true),
+    Gpu::new("RTX 4090", 24_564, true),
+    Gpu::new("V100", 32_768, false),
+    Gpu::new("RTX 5090", 32_607, true),
+    Gpu::new("A100-40GB", 40_960, true),
+    Gpu::new("A40", 46_068, true),
+    Gpu::new("L40S", 46_068, true),
+    Gpu::new("RTX A6000", 49_140, true),
+    Gpu::new("A100", 81_920, true),
+    Gpu::new("A100-80GB", 81_920, true),
+    Gpu::new("H100", 81_559, true),
+    Gpu::new("H200", 143_771, true),
+    Gpu::new("B200", 183_359, true),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_found_as_people_write_them() {
+        for (written, name) in [
+            ("t4", "T4"),
+            ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+            ("rtx4090", "RTX 4090"),
+            ("a100_40gb", "A100-40GB"),
+            ("Tesla T4", "T4"),
+        ] {
+            assert_eq!(Gpu::find(written).unwrap().name, name);
+        }
+        assert_eq!(Gpu::find("TPU"), None);
+    }
+}

@@ -1,0 +1,32 @@
+//! What a model's files hold and what they need.
+//!
+//! [`Checkpoint::open`] reads a Hugging Face folder (safetensors) or a GGUF file into one [`ModelConfig`] and one set
+//! of tensor names; [`Checkpoint::read`] converts or dequantises a tensor; [`MemoryPlan`] says whether it all fits.
+//! Files are untrusted: whatever their bytes, the answer is a value or a one-line error naming file and field.
+//! Nothing here computes with a model or knows a device.
+
+mod blocks;
+mod chat;
+mod checkpoint;
+mod config;
+mod dtype;
+mod error;
+mod file;
+mod folder;
+mod gguf;
+mod gpu;
+mod names;
+mod plan;
+mod safetensors_file;
+mod tensor;
+mod vocabulary_files;
+
+pub use chat::{GenerationConfig, SpecialTokens};
+pub use checkpoint::{Checkpoint, TokenizerSource};
+pub use config::{Activation, Architecture, LayerKind, ModelConfig, RopeConfig, RopeScaling};
+pub use dtype::{Dtype, StoredDtype, UnknownDtype};
+pub use error::CheckpointError;
+pub use gguf::GgufTokenizer;
+pub use gpu::{GPUS, Gpu};
+pub use plan::{MemoryPlan, PlanOptions, PlanRefusal};
+pub use tensor::TensorValues;

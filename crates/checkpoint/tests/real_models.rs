@@ -1,0 +1,104 @@
+//! Real models where they are on this machine: a GGUF file and the folder converted from it must say the same.
+//! Skipped, visibly, where they are not.
+
+use firebrick_checkpoint::{Architecture, Checkpoint, Dtype, LayerKind, ModelConfig, TokenizerSource};
+use std::path::PathBuf;
+use std::time::Instant;
+
+fn cache() -> PathBuf {
+    let home = std::env::var_os("HOME").unwrap_or_default();
+    let default = PathBuf::from(home).join(".cache").join("llm-test-models");
+    std::env::var_os("MODEL_CACHE").map_or(default, PathBuf::from)
+}
+
+fn open(name: &str) -> Option<Checkpoint> {
+    let path = cache().join(name);
+    if !path.exists() {
+        eprintln!("SKIPPED: {} is not there", path.display());
+        return None;
+    }
+    Some(Checkpoint::open(&path).expect("a real model opens"))
+}
+
+/// Every tensor of both, read as bfloat16, is equal byte for byte.
+fn assert_same_tensors(gguf: &Checkpoint, folder: &Checkpoint) {
+    assert_eq!(Vec::from_iter(gguf.tensor_names()), Vec::from_iter(folder.tensor_names()));
+    for name in gguf.tensor_names() {
+        let (left, right) = (gguf.read(name, Dtype::BF16).unwrap(), folder.read(name, Dtype::BF16).unwrap());
+        assert_eq!(left.shape, right.shape, "{name}");
+        assert!(left.bytes == right.bytes, "{name} differs");
+    }
+}
+
+/// The folder states bfloat16, which a quantised file cannot; all else is equal.
+fn assert_same_config(gguf: &Checkpoint, folder: &Checkpoint) {
+    let folder = ModelConfig { dtype: gguf.config().dtype, ..folder.config().clone() };
+    assert_eq!(gguf.config(), &folder);
+}
+
+#[test]
+fn smollm2_is_the_same_model_in_both_formats() {
+    let Some(gguf) = open("SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
+    let config = gguf.config();
+    assert_eq!(config.architecture, Architecture::Llama);
+    assert_eq!((config.num_layers, config.hidden_size, config.num_heads, config.num_kv_heads), (30, 576, 9, 3));
+    assert_eq!((config.bos_token_id, &config.eos_token_ids[..]), (Some(1), &[2][..]));
+    assert_eq!(gguf.special_tokens().eos.as_deref(), Some("<|im_end|>"));
+    assert!(gguf.chat_template().unwrap().contains("<|im_start|>"));
+    assert_eq!((gguf.num_parameters(), config.num_parameters()), (134_515_008, 134_515_008));
+    let TokenizerSource::Gguf(tokenizer) = gguf.tokenizer_source() else { panic!("a GGUF file carries its tokenizer") };
+    assert_eq!((tokenizer.model.as_str(), tokenizer.pre.as_deref()), ("gpt2", Some("smollm")));
+    assert_eq!((tokenizer.tokens.len(), tokenizer.merges.len()), (49_152, 48_900));
+
+    let Some(folder) = open("SmolLM2-135M-Instruct-hf") else { return };
+    assert_same_config(&gguf, &folder);
+    assert_same_tensors(&gguf, &folder);
+    assert_eq!(gguf.chat_template(), folder.chat_template());
+    assert_eq!(folder.generation_config().eos_token_ids, [2]);
+}
+
+#[test]
+fn gemma3_is_the_same_model_in_both_formats() {
+    let Some(gguf) = open("gemma-3-270m-q4_k_m.gguf") else { return };
+    let config = gguf.config();
+    assert_eq!(config.architecture, Architecture::Gemma3);
+    assert_eq!(
+        (config.sliding_window, config.layer_kinds[4], config.layer_kinds[5]),
+        (Some(512), LayerKind::Sliding, LayerKind::Full)
+    );
+    assert_eq!(config.num_parameters(), gguf.num_parameters());
+    let Some(folder) = open("gemma-3-270m-hf") else { return };
+    assert_same_config(&gguf, &folder);
+    assert_same_tensors(&gguf, &folder);
+}
+
+#[test]
+fn reading_is_fast() {
+    let Some(gguf) = open("SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
+    report_speed("SmolLM2 GGUF Q4_1 + Q8_0", &gguf);
+    if let Some(gemma) = open("gemma-3-270m-q4_k_m.gguf") {
+        report_speed("Gemma 3 GGUF Q8_0 + Q5_0 + K", &gemma);
+    }
+    if let Some(folder) = open("SmolLM2-135M-Instruct-hf") {
+        report_speed("SmolLM2 safetensors bf16", &folder);
+    }
+}
+
+/// Prints GB of values produced per second; no bound is asserted, as machines differ.
+fn report_speed(label: &str, checkpoint: &Checkpoint) {
+    // Once unmeasured, so that the file is in memory.
+    for name in checkpoint.tensor_names() {
+        checkpoint.read(name, Dtype::F16).unwrap();
+    }
+    for dtype in [Dtype::BF16, Dtype::F16, Dtype::F32] {
+        let start = Instant::now();
+        let mut bytes = 0;
+        for name in checkpoint.tensor_names() {
+            bytes += checkpoint.read(name, dtype).unwrap().bytes.len();
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        let stored = checkpoint.total_bytes() as f64;
+        let (out_rate, in_rate) = (bytes as f64 / seconds / 1e9, stored / seconds / 1e9);
+        eprintln!("{label} -> {dtype}: {out_rate:.2} GB/s written, {in_rate:.2} GB/s read");
+    }
+}

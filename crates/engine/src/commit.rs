@@ -1,0 +1,100 @@
+//! The second half of a step: results become tokens, full blocks are published, sequences end or go on.
+//!
+//! A block enters the prefix cache only once a finite token was sampled from a context that contains it: keys and values
+//! that are not finite would poison every request that shares them.
+
+use crate::block_pool::Published;
+use crate::scheduler::Scheduler;
+use crate::sequence::SequenceKey;
+use crate::{EventKind, ExecuteError, FinishReason, SampleOutcome, SampledToken};
+
+/// Why a sequence ends whose logits are not finite.
+pub(crate) const NOT_FINITE: &str = "the model's output was not finite";
+
+impl Scheduler {
+    /// Takes the outcomes of the step in flight, one per sampled row in order.
+    pub(crate) fn commit(&mut self, outcomes: Vec<SampleOutcome>) -> Result<(), ExecuteError> {
+        let rows = self.in_flight.take().expect("results belong to a step in flight");
+        if outcomes.len() != self.batch.samples.len() {
+            let (got, expected) = (outcomes.len(), self.batch.samples.len());
+            self.in_flight = Some(rows);
+            return Err(ExecuteError(format!("the executor returned {got} outcomes for {expected} sampled rows")));
+        }
+        let mut outcomes = outcomes.into_iter();
+        for row in rows {
+            let outcome = if row.samples { outcomes.next() } else { None };
+            let id = self.sequences[row.key].id();
+            if self.deferred_aborts.contains(&id.request) {
+                continue;
+            }
+            self.counters.computed_tokens += u64::from(row.num_tokens);
+            self.sequences[row.key].num_computed_tokens += row.num_tokens;
+            let Some(outcome) = outcome else { continue };
+            if id.index == 0 {
+                self.bring_forth_choices(id.request);
+            }
+            match outcome {
+                SampleOutcome::Token(sampled) => self.accept_token(row.key, sampled),
+                SampleOutcome::NotFinite => {
+                    self.finish(row.key, FinishReason::Error(NOT_FINITE.into()));
+                }
+            }
+        }
+        self.apply_deferred_aborts();
+        Ok(())
+    }
+
+    /// Forgets the step in flight, whose results will never come. Its tokens are computed again into the same slots.
+    pub(crate) fn abandon(&mut self) {
+        if self.in_flight.take().is_some() {
+            self.apply_deferred_aborts();
+        }
+    }
+
+    fn accept_token(&mut self, key: SequenceKey, sampled: SampledToken) {
+        self.publish_full_blocks(key);
+        let sequence = &mut self.sequences[key];
+        let id = sequence.id();
+        let finished = sequence.append(sampled.token);
+        self.counters.generated_tokens += 1;
+        let is_stop = matches!(finished, Some(FinishReason::Stop(_)));
+        self.tell(id, EventKind::Token { token: sampled.token, logprobs: sampled.logprobs, is_stop });
+        if let Some(reason) = finished {
+            self.finish(key, reason);
+        }
+    }
+
+    /// Offers the blocks that have become full to the prefix cache.
+    ///
+    /// When another sequence has published the same content first, this one moves over to that block and gives its own
+    /// back: equal full blocks exist once, and whoever references a cached block references all its ancestors.
+    fn publish_full_blocks(&mut self, key: SequenceKey) {
+        let Self { sequences, pool, config, .. } = self;
+        let block_size = config.block_size;
+        let sequence = &mut sequences[key];
+        let num_full = sequence.num_computed_tokens / block_size;
+        if !sequence.publishing || sequence.num_published == num_full {
+            return;
+        }
+        sequence.hash_blocks(num_full, block_size, pool.cache().hasher());
+        while sequence.num_published < num_full {
+            let index = sequence.num_published;
+            let blocks = sequence.table.blocks();
+            let parent = index.checked_sub(1).map(|index| blocks[index as usize]);
+            let block = blocks[index as usize];
+            let block_key = sequence.block_key(index, parent, block_size).expect("a publishing sequence shares");
+            match pool.publish(block, &block_key) {
+                Published::Here => {}
+                Published::Elsewhere(existing) => {
+                    pool.share(existing);
+                    pool.release(sequence.table.replace(index as usize, existing));
+                }
+                Published::Not => {
+                    sequence.publishing = false;
+                    return;
+                }
+            }
+            sequence.num_published += 1;
+        }
+    }
+}

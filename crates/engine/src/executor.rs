@@ -1,0 +1,16 @@
+//! The seam between planning a step and running it.
+
+use std::future::Future;
+
+use crate::{Batch, ExecuteError, SampleOutcome};
+
+/// Runs planned batches.
+pub trait Executor {
+    /// Size of the KV cache in blocks; constant.
+    fn kv_blocks(&self) -> u32;
+
+    /// Enqueues the batch now; the future only waits for the sampled ids, one outcome per `batch.samples` in order.
+    ///
+    /// The future borrows nothing, so that the next batch can be planned while this one runs.
+    fn execute(&mut self, batch: &Batch) -> impl Future<Output = Result<Vec<SampleOutcome>, ExecuteError>> + 'static;
+}

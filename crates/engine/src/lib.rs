@@ -1,0 +1,49 @@
+//! Requests in, token events out: scheduling and block ownership of a continuously batched engine.
+//!
+//! A pure state machine: the same requests in the same order give the same decisions. It knows no tensors, text,
+//! threads, clocks or sockets; a step's work is handed to an [`Executor`], and results come back as [`TokenEvent`]s.
+
+// The simulation is an integration test; the tests of the planted bugs run the same files against this crate's insides.
+#[cfg(test)]
+extern crate self as firebrick_engine;
+#[cfg(test)]
+#[path = "../tests/simulation/mod.rs"]
+mod simulation;
+
+mod admission;
+mod audit;
+mod batch;
+mod block_pool;
+mod block_table;
+mod commit;
+mod config;
+mod engine;
+mod error;
+mod event;
+mod executor;
+mod ids;
+mod lru_list;
+mod plan;
+#[cfg(test)]
+mod planted_bugs;
+mod policy;
+mod prefix_cache;
+mod request;
+mod scheduler;
+mod scripted;
+mod sequence;
+mod stats;
+mod token_span;
+mod trace;
+
+pub use batch::{Batch, SampleRow, TokenHistory};
+pub use config::{EngineConfig, SchedulingPolicy};
+pub use engine::{Engine, StepResult};
+pub use error::{ConfigError, EngineError, ExecuteError, Rejected};
+pub use event::{EventKind, FinishReason, SampleOutcome, SampledToken, TokenEvent, TokenLogprobs};
+pub use executor::Executor;
+pub use ids::{BlockId, RequestId, SequenceId, TokenId};
+pub use request::{Request, SamplingParams};
+pub use scripted::{HistoryHash, Script, ScriptedExecutor};
+pub use stats::{EngineStats, FinishedStats};
+pub use trace::{Divergence, Trace, TraceEntry};

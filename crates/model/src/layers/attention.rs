@@ -1,0 +1,88 @@
+//! Self-attention over the paged cache.
+
+use burn::tensor::Tensor;
+use firebrick_checkpoint::LayerKind;
+use firebrick_ops::{AttentionOptions, KvLayer, QkvOptions, RopeTable, paged_attention, rope_and_store_kv};
+
+use super::Linear;
+use crate::kv_cache::head_layout;
+use crate::loader::Loader;
+use crate::{ForwardInput, LoadError};
+
+/// Projections, rotary embedding, per-head norms and attention of one layer.
+#[derive(Debug)]
+pub struct Attention {
+    qkv: Linear,
+    output: Linear,
+    norms: Option<(Tensor<1>, Tensor<1>)>,
+    rope: Option<RopeTable>,
+    qkv_options: QkvOptions,
+    scale: f32,
+    sliding_window: Option<usize>,
+    softcap: Option<f32>,
+}
+
+impl Attention {
+    /// Projections named as in Llama (`q_proj`, `k_proj`, `v_proj`, `output`), with `q_norm` and `k_norm` where the
+    /// configuration has them.
+    pub(crate) fn load(
+        loader: &mut Loader,
+        name: &str,
+        output: &str,
+        layer: usize,
+        rope: Option<RopeTable>,
+    ) -> Result<Self, LoadError> {
+        let config = loader.config();
+        let (hidden, query, kv) = (config.hidden_size, config.query_size(), config.kv_size());
+        let part = |part: &str, rows: usize| (format!("{name}.{part}"), rows);
+        let parts = [part("q_proj", query), part("k_proj", kv), part("v_proj", kv)];
+        let qkv = Linear::load(loader, &parts, hidden, config.attention_bias)?;
+        let output = Linear::load(loader, &[part(output, hidden)], query, config.attention_output_bias)?;
+        let norms = if config.qk_norm {
+            let query_norm = loader.norm_weight(&format!("{name}.q_norm.weight"), config.head_dim)?;
+            Some((query_norm, loader.norm_weight(&format!("{name}.k_norm.weight"), config.head_dim)?))
+        } else {
+            None
+        };
+        Ok(Self { norms, ..Self::from_projections(loader, qkv, output, layer, rope) })
+    }
+
+    /// Attention with given projections and no per-head norms.
+    pub(crate) fn from_projections(
+        loader: &Loader,
+        qkv: Linear,
+        output: Linear,
+        layer: usize,
+        rope: Option<RopeTable>,
+    ) -> Self {
+        let config = loader.config();
+        let rotary_dim = rope.as_ref().map_or(0, |table| table.0.dims()[1]);
+        let norm_eps = config.qk_norm.then_some(config.norm_eps);
+        let slides = config.layer_kinds[layer] == LayerKind::Sliding;
+        Self {
+            qkv,
+            output,
+            norms: None,
+            rope,
+            qkv_options: QkvOptions { heads: head_layout(config), rotary_dim, norm_eps },
+            scale: config.attention_scale,
+            sliding_window: config.sliding_window.filter(|_| slides),
+            softcap: config.attention_softcap,
+        }
+    }
+
+    /// `[T, hidden]` to the same; stores the batch's keys and values in `cache`.
+    pub fn forward(&self, x: Tensor<2>, input: &ForwardInput, cache: &mut KvLayer) -> Tensor<2> {
+        let norms = self.norms.as_ref().map(|(query, key)| (query, key));
+        let qkv = self.qkv.forward(x);
+        let qkv = rope_and_store_kv(qkv, norms, self.rope.as_ref(), &input.metadata, (cache, self.qkv_options));
+        let options = AttentionOptions {
+            heads: self.qkv_options.heads,
+            block_size: cache.block_size(),
+            scale: self.scale,
+            sliding_window: self.sliding_window,
+            softcap: self.softcap,
+        };
+        self.output.forward(paged_attention(qkv, cache, &input.metadata, options))
+    }
+}

@@ -1,0 +1,118 @@
+//! From a checkpoint's tensors to weights on a device.
+
+use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
+use firebrick_checkpoint::{Checkpoint, Dtype, ModelConfig};
+use firebrick_ops::{RopeTable, Weight, float_tensor};
+
+use crate::LoadError;
+
+/// Called with the bytes of each tensor once it is on the device.
+pub type Progress<'a> = &'a mut dyn FnMut(u64);
+
+/// How to load.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// The form of weight matrices on the device. Norms and biases are always 32-bit floats.
+    pub dtype: Dtype,
+    /// Longest sequence: the length of the rotary tables.
+    pub max_model_len: usize,
+}
+
+/// Reads named tensors and checks their shapes.
+pub(crate) struct Loader<'a> {
+    checkpoint: &'a Checkpoint,
+    options: LoadOptions,
+    device: &'a Device,
+    progress: Progress<'a>,
+}
+
+impl<'a> Loader<'a> {
+    pub(crate) fn new(
+        checkpoint: &'a Checkpoint,
+        options: LoadOptions,
+        device: &'a Device,
+        progress: Progress<'a>,
+    ) -> Self {
+        Self { checkpoint, options, device, progress }
+    }
+
+    pub(crate) fn config(&self) -> &'a ModelConfig {
+        self.checkpoint.config()
+    }
+
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.checkpoint.contains(name)
+    }
+
+    /// A matrix of `inputs` columns whose rows are those of the named tensors, one after the other.
+    pub(crate) fn weight(&mut self, parts: &[(&str, usize)], inputs: usize) -> Result<Weight, LoadError> {
+        let mut bytes = Vec::new();
+        for (name, rows) in parts {
+            let values = self.checkpoint.read_shaped(name, &[*rows, inputs], self.options.dtype)?;
+            bytes.extend_from_slice(&values.bytes);
+        }
+        let rows = parts.iter().map(|(_, rows)| rows).sum();
+        Ok(self.matrix(bytes, rows, inputs))
+    }
+
+    /// A matrix stored as `[inputs, outputs]`, as GPT-2's are.
+    pub(crate) fn transposed_weight(&mut self, name: &str, outputs: usize, inputs: usize) -> Result<Weight, LoadError> {
+        let values = self.checkpoint.read_shaped(name, &[inputs, outputs], self.options.dtype)?;
+        let size = self.options.dtype.size();
+        let mut bytes = Vec::with_capacity(values.bytes.len());
+        for output in 0..outputs {
+            for input in 0..inputs {
+                bytes.extend_from_slice(&values.bytes[(input * outputs + output) * size..][..size]);
+            }
+        }
+        Ok(self.matrix(bytes, outputs, inputs))
+    }
+
+    /// The named vectors one after the other, as 32-bit floats.
+    pub(crate) fn vector(&mut self, parts: &[(&str, usize)]) -> Result<Tensor<1>, LoadError> {
+        let mut values = Vec::new();
+        for (name, length) in parts {
+            let part = self.checkpoint.read_shaped(name, &[*length], Dtype::F32)?;
+            values.extend(part.bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)));
+        }
+        (self.progress)(4 * values.len() as u64);
+        let length = values.len();
+        Ok(float_tensor(values, [length], self.device))
+    }
+
+    /// The vector plus a constant: Gemma's norms are stored as their distance from 1.
+    pub(crate) fn norm_weight(&mut self, name: &str, length: usize) -> Result<Tensor<1>, LoadError> {
+        let offset = self.config().norm_weight_offset;
+        let stored = self.vector(&[(name, length)])?;
+        Ok(if offset == 0.0 { stored } else { stored + offset })
+    }
+
+    /// Cosines and sines of every position, for the given frequencies.
+    pub(crate) fn rope_table(&self, inverse_frequencies: &[f32]) -> RopeTable {
+        let half = inverse_frequencies.len();
+        let mut values = Vec::with_capacity(self.options.max_model_len * 2 * half);
+        for position in 0..self.options.max_model_len {
+            // The angle is rounded to 32 bits as the reference implementations round it.
+            let angles = inverse_frequencies.iter().map(|frequency| position as f32 * frequency);
+            values.extend(angles.clone().map(|angle| f64::from(angle).cos() as f32));
+            values.extend(angles.map(|angle| f64::from(angle).sin() as f32));
+        }
+        RopeTable(float_tensor(values, [self.options.max_model_len, 2 * half], self.device))
+    }
+
+    fn matrix(&mut self, bytes: Vec<u8>, rows: usize, columns: usize) -> Weight {
+        (self.progress)(bytes.len() as u64);
+        let dtype = burn_dtype(self.options.dtype);
+        let data = TensorData::from_bytes_vec(bytes, Shape::from([rows, columns]), dtype);
+        Weight::dense(Tensor::from_data(data, (self.device, dtype)))
+    }
+}
+
+/// Burn's name for a dtype.
+pub(crate) fn burn_dtype(dtype: Dtype) -> DType {
+    match dtype {
+        Dtype::F32 => DType::F32,
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::BF16,
+    }
+}

@@ -1,0 +1,75 @@
+//! Llama (Touvron et al., 2023) and the models of its shape: Llama 2 and 3, SmolLM2, TinyLlama, Code Llama, Yi,
+//! Mistral (sliding window; Jiang et al., 2023), Qwen2 and 2.5 (query, key and value biases; Yang et al., 2024) and
+//! Qwen3 (per-head norms of queries and keys; Yang et al., 2025). Reference: transformers, `modeling_llama.py`.
+
+use burn::tensor::Tensor;
+
+use crate::layers::{Attention, LmHead, Mlp, Norm, TokenEmbedding};
+use crate::loader::Loader;
+use crate::{CausalLm, ForwardInput, KvCache, LayerOutputs, LoadError};
+
+pub(crate) struct Llama {
+    embedding: TokenEmbedding,
+    layers: Vec<Layer>,
+    norm: Norm,
+    head: LmHead,
+}
+
+struct Layer {
+    attention_norm: Norm,
+    attention: Attention,
+    mlp_norm: Norm,
+    mlp: Mlp,
+}
+
+impl Llama {
+    pub(crate) fn load(loader: &mut Loader) -> Result<Self, LoadError> {
+        let config = loader.config();
+        let rope = config.rope.as_ref().map(|rope| loader.rope_table(&rope.inverse_frequencies()));
+        let embedding = TokenEmbedding::load(loader, "model.embed_tokens.weight", config.vocab_size)?;
+        let layers = (0..config.num_layers)
+            .map(|index| {
+                let name = |part: &str| format!("model.layers.{index}.{part}");
+                Ok(Layer {
+                    attention_norm: Norm::load_rms(loader, &name("input_layernorm"))?,
+                    attention: Attention::load(loader, &name("self_attn"), "o_proj", index, rope.clone())?,
+                    mlp_norm: Norm::load_rms(loader, &name("post_attention_layernorm"))?,
+                    mlp: Mlp::load_gated(loader, &name("mlp"))?,
+                })
+            })
+            .collect::<Result<_, LoadError>>()?;
+        let norm = Norm::load_rms(loader, "model.norm")?;
+        let head = LmHead::load(loader, &embedding)?;
+        Ok(Self { embedding, layers, norm, head })
+    }
+}
+
+impl CausalLm for Llama {
+    fn forward(&self, input: &ForwardInput, cache: &mut KvCache, mut outputs: Option<&mut LayerOutputs>) -> Tensor<2> {
+        // Each norm adds the block before it to the residual stream, so that the sum and the norm are one operation.
+        let mut residual = self.embedding.forward(&input.tokens);
+        let mut block_output: Option<Tensor<2>> = None;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let normed;
+            (normed, residual) = add_norm(&layer.attention_norm, block_output, residual);
+            let attended = layer.attention.forward(normed, input, cache.layer(index));
+            let (normed, sum) = layer.mlp_norm.add_forward(attended, residual);
+            residual = sum;
+            let output = layer.mlp.forward(normed);
+            if let Some(outputs) = outputs.as_deref_mut() {
+                outputs.push(output.clone() + residual.clone());
+            }
+            block_output = Some(output);
+        }
+        let (normed, _) = add_norm(&self.norm, block_output, residual);
+        self.head.forward(&normed, input)
+    }
+}
+
+/// `(norm(x + residual), x + residual)`, where the first layer has no `x` yet.
+pub(super) fn add_norm(norm: &Norm, x: Option<Tensor<2>>, residual: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+    match x {
+        Some(x) => norm.add_forward(x, residual),
+        None => (norm.forward(residual.clone()), residual),
+    }
+}

@@ -1,0 +1,33 @@
+//! The architectures, and how one is chosen.
+
+use burn::tensor::{Device, Tensor};
+use firebrick_checkpoint::{Architecture, Checkpoint};
+
+use crate::loader::{LoadOptions, Loader, Progress};
+use crate::models::{Gemma3, Gpt2, Llama, Opt};
+use crate::{ForwardInput, KvCache, LayerOutputs, LoadError};
+
+/// A decoder that predicts the next token.
+pub trait CausalLm {
+    /// Logits `[logit_rows, vocab]`, 32-bit floats on backends that compute in them. Writes the batch's keys and values
+    /// into `cache` and reads its sequences' earlier ones from it. Collects every layer's output into `outputs` if given.
+    fn forward(&self, input: &ForwardInput, cache: &mut KvCache, outputs: Option<&mut LayerOutputs>) -> Tensor<2>;
+}
+
+/// Reads a checkpoint's weights onto a device.
+pub fn load(
+    checkpoint: &Checkpoint,
+    options: LoadOptions,
+    device: &Device,
+    progress: Progress,
+) -> Result<Box<dyn CausalLm + Send>, LoadError> {
+    let mut loader = Loader::new(checkpoint, options, device, progress);
+    Ok(match checkpoint.config().architecture {
+        Architecture::Llama | Architecture::Mistral | Architecture::Qwen2 | Architecture::Qwen3 => {
+            Box::new(Llama::load(&mut loader)?)
+        }
+        Architecture::Gemma3 => Box::new(Gemma3::load(&mut loader)?),
+        Architecture::Opt => Box::new(Opt::load(&mut loader)?),
+        Architecture::Gpt2 => Box::new(Gpt2::load(&mut loader)?),
+    })
+}

@@ -1,0 +1,24 @@
+//! Where each token of a batch stands and where its sequence's keys and values are.
+
+use burn::tensor::{Int, Tensor};
+
+/// The index tensors that attention needs, 32-bit integers, for `S` sequences and `T` tokens.
+#[derive(Clone, Debug)]
+pub struct AttentionMetadata {
+    /// `[T]` position of each token in its sequence.
+    pub positions: Tensor<1, Int>,
+    /// `[T]` cache slot to write for each token.
+    pub slot_mapping: Tensor<1, Int>,
+    /// `[T]` which sequence each token belongs to.
+    pub sequence_of_token: Tensor<1, Int>,
+    /// `[S, B]` block ids of each sequence, rows padded with 0.
+    pub block_tables: Tensor<2, Int>,
+    /// `[S + 1]` first token of each sequence.
+    pub query_starts: Tensor<1, Int>,
+    /// `[S]` tokens of each sequence in the cache, those of this batch included.
+    pub context_lens: Tensor<1, Int>,
+    /// Most tokens of one sequence in this batch.
+    pub query_len_max: usize,
+    /// Longest context in this batch.
+    pub context_len_max: usize,
+}

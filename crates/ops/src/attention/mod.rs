@@ -1,0 +1,9 @@
+//! Attention over a paged KV cache (Kwon et al., 2023).
+
+mod kv_layer;
+mod metadata;
+mod paged_attention;
+
+pub use kv_layer::KvLayer;
+pub use metadata::AttentionMetadata;
+pub use paged_attention::{AttentionOptions, paged_attention, reference};

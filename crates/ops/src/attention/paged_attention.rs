@@ -1,0 +1,136 @@
+//! Causal attention of a batch's queries over the keys and values in the paged cache.
+
+use burn::backend::Dispatch;
+use burn::tensor::activation::softmax;
+use burn::tensor::{DType, Tensor};
+
+use super::{AttentionMetadata, KvLayer};
+use crate::{FusedOps, HeadLayout, int_tensor};
+
+/// The fixed parameters of one layer's attention.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AttentionOptions {
+    /// The division of a row of queries, keys and values.
+    pub heads: HeadLayout,
+    /// Tokens per block of the cache.
+    pub block_size: usize,
+    /// Multiplies the scores, usually `head_dim^-0.5`.
+    pub scale: f32,
+    /// A token sees itself and at most this many tokens less one before it.
+    pub sliding_window: Option<usize>,
+    /// Scores become `softcap · tanh(score / softcap)`.
+    pub softcap: Option<f32>,
+}
+
+/// For each token, `softmax(scale · q · Kᵀ) · V` over the tokens of its sequence up to itself.
+///
+/// `qkv` is `[T, heads.row_len()]` with the queries first, as [`rope_and_store_kv`](crate::rope_and_store_kv) returns it,
+/// and the keys and values of the batch's tokens are already in `layer`. Query head `h` reads KV head
+/// `h / (num_heads / num_kv_heads)`. The result is `[T, num_heads * head_dim]`.
+///
+/// A token's result depends only on its query and its context, to the last bit, whatever else is in the batch.
+pub fn paged_attention(
+    qkv: Tensor<2>,
+    layer: &KvLayer,
+    metadata: &AttentionMetadata,
+    options: AttentionOptions,
+) -> Tensor<2> {
+    assert_eq!(qkv.dims()[1], options.heads.row_len(), "paged_attention: row length");
+    assert_eq!(options.heads.num_heads % options.heads.num_kv_heads, 0, "paged_attention: head groups");
+    assert_eq!(layer.block_size(), options.block_size, "paged_attention: block size");
+    Tensor::from_dispatch(Dispatch::paged_attention(
+        qkv.into_dispatch(),
+        layer.keys().into_dispatch(),
+        layer.values().into_dispatch(),
+        metadata.positions.clone().into_dispatch(),
+        metadata.sequence_of_token.clone().into_dispatch(),
+        metadata.block_tables.clone().into_dispatch(),
+        options,
+    ))
+}
+
+/// The same in plain tensor operations, one token at a time, in 32-bit floats. Reads the indices back from the device.
+pub fn reference(
+    qkv: Tensor<2>,
+    layer: &KvLayer,
+    metadata: &AttentionMetadata,
+    options: AttentionOptions,
+) -> Tensor<2> {
+    let HeadLayout { num_heads, num_kv_heads, head_dim } = options.heads;
+    let device = qkv.device();
+    let [tokens, _] = qkv.dims();
+    let read = |tensor: Tensor<1, burn::tensor::Int>| -> Vec<i32> {
+        tensor.into_data().convert::<i32>().try_to_vec().expect("just converted")
+    };
+    let positions = read(metadata.positions.clone());
+    let sequences = read(metadata.sequence_of_token.clone());
+    let blocks_per_row = metadata.block_tables.dims()[1];
+    let tables = read(metadata.block_tables.clone().reshape([-1]));
+    let rows = (0..tokens).map(|token| {
+        let position = positions[token] as usize;
+        let first = options.sliding_window.map_or(0, |window| (position + 1).saturating_sub(window));
+        let slots: Vec<i32> = (first..=position)
+            .map(|at| {
+                let block = tables[sequences[token] as usize * blocks_per_row + at / options.block_size];
+                block * options.block_size as i32 + (at % options.block_size) as i32
+            })
+            .collect();
+        let length = slots.len();
+        let slots = int_tensor(slots, [length], &device);
+        let group = num_heads / num_kv_heads;
+        let context = |cache: Tensor<3>| {
+            let rows = cache.cast(DType::F32).select(0, slots.clone()).unsqueeze_dim::<4>(2);
+            rows.repeat_dim(2, group).reshape([length, num_heads, head_dim]).swap_dims(0, 1)
+        };
+        let query = qkv.clone().cast(DType::F32).slice([token..token + 1, 0..num_heads * head_dim]);
+        let query = query.reshape([num_heads, 1, head_dim]);
+        let scores = query.matmul(context(layer.keys()).swap_dims(1, 2)) * options.scale;
+        let scores = match options.softcap {
+            Some(cap) => (scores / cap).tanh() * cap,
+            None => scores,
+        };
+        softmax(scores, 2).matmul(context(layer.values())).reshape([1, num_heads * head_dim])
+    });
+    Tensor::cat(rows.collect(), 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::QkvOptions;
+    use crate::rope_and_store_kv;
+    use crate::testing::{AttentionCase, Seeded, assert_close, for_each_device};
+    use burn::tensor::Device;
+
+    /// Fills the cache with one batch per earlier chunk, then attends with the last one.
+    fn check(heads: HeadLayout, window: Option<usize>, softcap: Option<f32>, device: &Device) {
+        let mut seeded = Seeded::new(8);
+        let block_size = 16;
+        let case =
+            AttentionCase::new(&[(1, 1), (5, 5), (1, 33), (17, 40), (1, 16), (3, 17)], block_size, &mut seeded, device);
+        let mut layer = KvLayer::new(case.num_blocks, block_size, heads, device);
+        let store = QkvOptions { heads, rotary_dim: 0, norm_eps: None };
+        let everything = case.whole_contexts();
+        let past = seeded.tensor([everything.num_tokens(), heads.row_len()], device);
+        rope_and_store_kv(past, None, None, &everything.metadata(device), (&mut layer, store));
+        let qkv = seeded.tensor([case.num_tokens(), heads.row_len()], device);
+        let metadata = case.metadata(device);
+        let qkv = rope_and_store_kv(qkv, None, None, &metadata, (&mut layer, store));
+        let scale = (heads.head_dim as f32).powf(-0.5);
+        let options = AttentionOptions { heads, block_size, scale, sliding_window: window, softcap };
+        let expected = reference(qkv.clone(), &layer, &metadata, options);
+        assert_close(paged_attention(qkv, &layer, &metadata, options), expected, 2e-5);
+    }
+
+    #[test]
+    fn equals_the_reference_for_head_layouts_windows_and_softcaps() {
+        for_each_device(|device| {
+            for (num_heads, num_kv_heads, head_dim) in [(9, 3, 64), (4, 4, 16), (4, 1, 256), (6, 2, 80), (2, 1, 10)] {
+                let heads = HeadLayout { num_heads, num_kv_heads, head_dim };
+                check(heads, None, None, device);
+                check(heads, Some(7), None, device);
+                check(heads, None, Some(2.0), device);
+            }
+        });
+    }
+}

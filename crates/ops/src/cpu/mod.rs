@@ -1,0 +1,128 @@
+//! Kernels for the processor: plain loops over slices, compiled for the widest vectors, split over threads by rows.
+//!
+//! Activations are 32-bit floats; weights may be 16-bit and are widened on the fly, so that decoding reads half the bytes.
+//! Every sum has a fixed order that depends on the row alone, never on the batch or the number of threads.
+
+mod activation;
+mod gather_rows;
+mod layer_norm;
+mod linear;
+mod math;
+mod paged_attention;
+mod rms_norm;
+mod rope_and_store_kv;
+
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::tensor::{DType, Shape, TensorData};
+use burn_flex::{Flex, FlexTensor};
+
+use crate::FusedOps;
+use crate::activation::Activation;
+use crate::attention::AttentionOptions;
+use crate::rope_and_store_kv::QkvOptions;
+
+impl FusedOps for Flex {
+    fn gather_rows(table: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
+        gather_rows::gather_rows(&table, &ids)
+    }
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+        rms_norm::rms_norm(&x, &weight, eps)
+    }
+    fn add_rms_norm(
+        x: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        rms_norm::add_rms_norm(&x, residual, &weight, eps)
+    }
+    fn layer_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        eps: f32,
+    ) -> FloatTensor<Self> {
+        layer_norm::layer_norm(&x, &weight, &bias, eps)
+    }
+    fn linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        has_bias: bool,
+    ) -> FloatTensor<Self> {
+        linear::linear(&x, &weight, has_bias.then_some(&bias))
+    }
+    fn activation(x: FloatTensor<Self>, kind: Activation) -> FloatTensor<Self> {
+        activation::activation(x, kind)
+    }
+    fn gated_activation(gate_up: FloatTensor<Self>, kind: Activation) -> FloatTensor<Self> {
+        activation::gated_activation(&gate_up, kind)
+    }
+    fn rope_and_store_kv(
+        qkv: FloatTensor<Self>,
+        query_norm: FloatTensor<Self>,
+        key_norm: FloatTensor<Self>,
+        table: FloatTensor<Self>,
+        positions: IntTensor<Self>,
+        slot_mapping: IntTensor<Self>,
+        key_cache: FloatTensor<Self>,
+        value_cache: FloatTensor<Self>,
+        options: QkvOptions,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let parameters = rope_and_store_kv::Parameters { query_norm, key_norm, table, options };
+        rope_and_store_kv::rope_and_store_kv(qkv, &parameters, (&positions, &slot_mapping), key_cache, value_cache)
+    }
+    fn paged_attention(
+        qkv: FloatTensor<Self>,
+        key_cache: FloatTensor<Self>,
+        value_cache: FloatTensor<Self>,
+        positions: IntTensor<Self>,
+        sequence_of_token: IntTensor<Self>,
+        block_tables: IntTensor<Self>,
+        options: AttentionOptions,
+    ) -> FloatTensor<Self> {
+        paged_attention::paged_attention(
+            &qkv,
+            (&key_cache, &value_cache),
+            (&positions, &sequence_of_token, &block_tables),
+            options,
+        )
+    }
+}
+
+/// The elements of a contiguous tensor of 32-bit floats. Views made by slicing are copied first.
+fn floats(tensor: &FlexTensor) -> std::borrow::Cow<'_, [f32]> {
+    match tensor.as_slice::<f32>() {
+        Some(values) => values.into(),
+        None => tensor.to_contiguous().storage::<f32>().to_vec().into(),
+    }
+}
+
+/// The elements of a contiguous index tensor.
+fn indices(tensor: &FlexTensor) -> &[i32] {
+    tensor.as_slice::<i32>().expect("index tensors are made by `int_tensor`: contiguous, 32 bits")
+}
+
+/// Exclusive access to the elements of a tensor of 32-bit floats, in place when it is the only owner.
+fn floats_mut(tensor: &mut FlexTensor) -> &mut [f32] {
+    if !tensor.is_contiguous() || tensor.as_slice::<f32>().map(<[f32]>::len) != Some(tensor.bytes().len() / 4) {
+        *tensor = tensor.to_contiguous();
+    }
+    tensor.storage_mut::<f32>()
+}
+
+/// A tensor `[rows, columns]` of 32-bit floats.
+fn tensor2(values: Vec<f32>, rows: usize, columns: usize) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, Shape::from([rows, columns])))
+}
+
+/// `[rows, columns]` of a tensor of rank 2.
+fn dims2(tensor: &FlexTensor) -> [usize; 2] {
+    let shape = tensor.layout().shape();
+    [shape[0], shape[1]]
+}
+
+/// Refuses a dtype that no kernel here reads.
+fn unsupported(dtype: DType) -> ! {
+    panic!("the CPU kernels read f32, f16 and bf16, not {dtype:?}: `Weight` was made with another dtype")
+}

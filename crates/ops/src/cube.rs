@@ -1,0 +1,120 @@
+//! GPU backends: Burn has one backend for every GPU runtime; the tensor's client says which kernels to launch.
+
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn_cubecl::CubeBackend;
+use burn_cubecl::tensor::CubeTensor;
+
+use crate::FusedOps;
+use crate::activation::Activation;
+use crate::attention::AttentionOptions;
+#[cfg(feature = "cuda")]
+use crate::cuda;
+use crate::rope_and_store_kv::QkvOptions;
+#[cfg(feature = "wgpu")]
+use crate::wgpu;
+
+/// The operands of [`rope_and_store_kv`](crate::rope_and_store_kv).
+pub(crate) struct QkvInputs {
+    pub qkv: CubeTensor,
+    pub query_norm: CubeTensor,
+    pub key_norm: CubeTensor,
+    pub table: CubeTensor,
+    pub positions: CubeTensor,
+    pub slot_mapping: CubeTensor,
+    pub key_cache: CubeTensor,
+    pub value_cache: CubeTensor,
+    pub options: QkvOptions,
+}
+
+/// The operands of [`paged_attention`](crate::paged_attention).
+pub(crate) struct AttentionInputs {
+    pub qkv: CubeTensor,
+    pub key_cache: CubeTensor,
+    pub value_cache: CubeTensor,
+    pub positions: CubeTensor,
+    pub sequence_of_token: CubeTensor,
+    pub block_tables: CubeTensor,
+    pub options: AttentionOptions,
+}
+
+/// Calls a kernel of the runtime that `$tensor` lives on.
+macro_rules! on_runtime_of {
+    ($tensor:expr, $op:ident($($argument:expr),*)) => {
+        match $tensor.client.name() {
+            #[cfg(feature = "cuda")]
+            "cuda" => cuda::$op($($argument),*),
+            #[cfg(feature = "wgpu")]
+            _ => wgpu::$op($($argument),*),
+            #[cfg(not(feature = "wgpu"))]
+            other => unreachable!("this build opens CUDA devices only, not {other}"),
+        }
+    };
+}
+
+impl FusedOps for CubeBackend {
+    fn gather_rows(table: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
+        on_runtime_of!(table, gather_rows(table, ids))
+    }
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f32) -> FloatTensor<Self> {
+        on_runtime_of!(x, rms_norm(x, weight, eps))
+    }
+    fn add_rms_norm(
+        x: FloatTensor<Self>,
+        residual: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f32,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        on_runtime_of!(x, add_rms_norm(x, residual, weight, eps))
+    }
+    fn layer_norm(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        eps: f32,
+    ) -> FloatTensor<Self> {
+        on_runtime_of!(x, layer_norm(x, weight, bias, eps))
+    }
+    fn linear(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        has_bias: bool,
+    ) -> FloatTensor<Self> {
+        let bias = has_bias.then_some(bias);
+        on_runtime_of!(x, linear(x, weight, bias))
+    }
+    fn activation(x: FloatTensor<Self>, kind: Activation) -> FloatTensor<Self> {
+        on_runtime_of!(x, activation(x, kind))
+    }
+    fn gated_activation(gate_up: FloatTensor<Self>, kind: Activation) -> FloatTensor<Self> {
+        on_runtime_of!(gate_up, gated_activation(gate_up, kind))
+    }
+    fn rope_and_store_kv(
+        qkv: FloatTensor<Self>,
+        query_norm: FloatTensor<Self>,
+        key_norm: FloatTensor<Self>,
+        table: FloatTensor<Self>,
+        positions: IntTensor<Self>,
+        slot_mapping: IntTensor<Self>,
+        key_cache: FloatTensor<Self>,
+        value_cache: FloatTensor<Self>,
+        options: QkvOptions,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let inputs =
+            QkvInputs { qkv, query_norm, key_norm, table, positions, slot_mapping, key_cache, value_cache, options };
+        on_runtime_of!(inputs.qkv, rope_and_store_kv(inputs))
+    }
+    fn paged_attention(
+        qkv: FloatTensor<Self>,
+        key_cache: FloatTensor<Self>,
+        value_cache: FloatTensor<Self>,
+        positions: IntTensor<Self>,
+        sequence_of_token: IntTensor<Self>,
+        block_tables: IntTensor<Self>,
+        options: AttentionOptions,
+    ) -> FloatTensor<Self> {
+        let inputs =
+            AttentionInputs { qkv, key_cache, value_cache, positions, sequence_of_token, block_tables, options };
+        on_runtime_of!(inputs.qkv, paged_attention(inputs))
+    }
+}

@@ -1,0 +1,97 @@
+//! Which device runs the model, and how host data becomes tensors on it.
+
+use burn::backend::DispatchDevice;
+use burn::tensor::{DType, Device, Int, Shape, Tensor, TensorData};
+use thiserror::Error;
+
+/// A way to run the operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// Plain Rust on the processor's cores.
+    Cpu,
+    /// WGSL through Vulkan, Metal, DirectX 12 or WebGPU.
+    Wgpu,
+    /// CUDA C++ on NVIDIA GPUs.
+    Cuda,
+}
+
+impl Backend {
+    /// The backends of this build, best first.
+    pub const BUILT: &'static [Backend] = &[
+        #[cfg(feature = "cuda")]
+        Backend::Cuda,
+        #[cfg(feature = "wgpu")]
+        Backend::Wgpu,
+        #[cfg(feature = "cpu")]
+        Backend::Cpu,
+    ];
+
+    /// The name used by `--device`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Backend::Cpu => "cpu",
+            Backend::Wgpu => "wgpu",
+            Backend::Cuda => "cuda",
+        }
+    }
+}
+
+/// A device that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum DeviceError {
+    /// The binary was built without this backend.
+    #[error("this build has no {0} backend; rebuild with `--features {0}`")]
+    NotBuilt(&'static str),
+    /// The machine has no such device, or its driver does not answer.
+    #[error("no {backend} device: {reason}")]
+    Unavailable {
+        /// The backend's name.
+        backend: &'static str,
+        /// What is missing.
+        reason: String,
+    },
+}
+
+/// Opens the first device of a backend, after checking that there is one: a missing driver is an error, not a panic.
+pub fn open_device(backend: Backend) -> Result<Device, DeviceError> {
+    match backend {
+        #[cfg(feature = "cpu")]
+        Backend::Cpu => Ok(Device::flex()),
+        #[allow(unreachable_patterns)]
+        other => Err(DeviceError::NotBuilt(other.name())),
+    }
+}
+
+/// The backend that a device belongs to.
+pub fn backend_of(device: &Device) -> Backend {
+    match device.as_dispatch() {
+        #[cfg(feature = "cpu")]
+        DispatchDevice::Flex(_) => Backend::Cpu,
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        DispatchDevice::Cube(cubecl::Device::Cuda(_)) => Backend::Cuda,
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        DispatchDevice::Cube(_) => Backend::Wgpu,
+        #[allow(unreachable_patterns)]
+        _ => unreachable!("tensors live on devices that `open_device` opened"),
+    }
+}
+
+/// The dtype of activations and of the KV cache for weights of a dtype: CUDA kernels compute in the weights' own, the
+/// others widen to 32 bits.
+pub fn activation_dtype(device: &Device, weights: DType) -> DType {
+    match backend_of(device) {
+        Backend::Cuda => weights,
+        Backend::Cpu | Backend::Wgpu => DType::F32,
+    }
+}
+
+/// A tensor of 32-bit integers, the form in which indices reach every kernel.
+pub fn int_tensor<const D: usize>(values: Vec<i32>, shape: [usize; D], device: &Device) -> Tensor<D, Int> {
+    Tensor::from_data(TensorData::new(values, shape), (device, DType::I32))
+}
+
+/// A tensor of 32-bit floats.
+pub fn float_tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
+    let shape = Shape::from(shape);
+    Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
+}

@@ -1,0 +1,43 @@
+//! The places that need `unsafe`: calling code compiled for the processor's widest vectors.
+
+/// Work that is compiled once per instruction set. Implementations mark `run` `#[inline(always)]`, so that its loops are
+/// compiled with the caller's vector width.
+#[cfg(feature = "cpu")]
+pub(crate) trait SimdTask {
+    /// What the work returns.
+    type Output;
+
+    /// Does the work; `FMA` says whether a fused multiply-add is one instruction.
+    fn run<const FMA: bool>(self) -> Self::Output;
+}
+
+/// Runs a task with the widest vectors of this processor.
+#[cfg(feature = "cpu")]
+pub(crate) fn with_simd<T: SimdTask>(task: T) -> T::Output {
+    #[cfg(target_arch = "x86_64")]
+    {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+        fn avx512<T: SimdTask>(task: T) -> T::Output {
+            task.run::<true>()
+        }
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn avx2<T: SimdTask>(task: T) -> T::Output {
+            task.run::<true>()
+        }
+        let has_avx2 =
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        let has_avx512 = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl");
+        if has_avx2 && has_avx512 {
+            // SAFETY: every feature that `avx512` enables was just detected on this processor.
+            return unsafe { avx512(task) };
+        }
+        if has_avx2 {
+            // SAFETY: every feature that `avx2` enables was just detected on this processor.
+            return unsafe { avx2(task) };
+        }
+    }
+    if cfg!(target_arch = "aarch64") { task.run::<true>() } else { task.run::<false>() }
+}

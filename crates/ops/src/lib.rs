@@ -1,0 +1,46 @@
+//! Fused tensor operations of a language model's forward pass; the only crate that knows a backend.
+//!
+//! Each operation is one name: `src/<op>.rs` holds its contract, its public function and its reference in plain tensor
+//! operations; `src/cpu/<op>.rs`, `src/wgpu/<op>.rs` with `shaders/<op>.wgsl`, and `src/cuda/<op>.rs` with
+//! `kernels/<op>.cu` hold the kernels. [`backend`] is the one place that chooses between them.
+
+mod activation;
+mod attention;
+mod backend;
+#[cfg(feature = "cpu")]
+mod cpu;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+mod cube;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod device;
+mod gather_rows;
+mod launch;
+mod layer_norm;
+mod linear;
+mod rms_norm;
+mod rope_and_store_kv;
+pub mod testing;
+#[cfg(feature = "wgpu")]
+mod wgpu;
+
+pub use activation::{Activation, activation, gated_activation};
+pub use attention::{AttentionMetadata, AttentionOptions, KvLayer, paged_attention};
+pub use backend::FusedOps;
+pub use device::{Backend, DeviceError, activation_dtype, backend_of, float_tensor, int_tensor, open_device};
+pub use gather_rows::gather_rows;
+pub use layer_norm::layer_norm;
+pub use linear::{Weight, linear};
+pub use rms_norm::{add_rms_norm, rms_norm};
+pub use rope_and_store_kv::{HeadLayout, QkvOptions, RopeTable, rope_and_store_kv};
+
+/// The operations in plain tensor operations: what every kernel is compared with.
+pub mod reference {
+    pub use crate::activation::reference as activation;
+    pub use crate::attention::reference as paged_attention;
+    pub use crate::gather_rows::reference as gather_rows;
+    pub use crate::layer_norm::reference as layer_norm;
+    pub use crate::linear::reference as linear;
+    pub use crate::rms_norm::reference as rms_norm;
+    pub use crate::rope_and_store_kv::reference as rope_and_store_kv;
+}

@@ -1,0 +1,177 @@
+//! What happens to the fused query/key/value projection before attention: per-head normalisation (Qwen3, Gemma 3),
+//! rotary embedding (Su et al., 2021, in the half-rotation form of GPT-NeoX and Llama), and the write into the KV cache.
+
+use burn::backend::Dispatch;
+use burn::tensor::{Int, Tensor};
+
+use crate::FusedOps;
+use crate::attention::{AttentionMetadata, KvLayer};
+
+/// How a row of the fused projection is divided: `num_heads` queries, then `num_kv_heads` keys, then as many values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HeadLayout {
+    /// Query heads.
+    pub num_heads: usize,
+    /// Key and value heads; divides `num_heads`.
+    pub num_kv_heads: usize,
+    /// Length of one head.
+    pub head_dim: usize,
+}
+
+impl HeadLayout {
+    /// Length of a row of the fused projection.
+    pub fn row_len(&self) -> usize {
+        (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+    }
+
+    /// Length of a row of attention's output.
+    pub fn output_len(&self) -> usize {
+        self.num_heads * self.head_dim
+    }
+}
+
+/// What [`rope_and_store_kv`] does besides storing.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QkvOptions {
+    /// The division of a row.
+    pub heads: HeadLayout,
+    /// Leading elements of each head that are rotated; 0 for none.
+    pub rotary_dim: usize,
+    /// Epsilon of the per-head normalisation of queries and keys; `None` for none.
+    pub norm_eps: Option<f32>,
+}
+
+/// Cosines and sines of the rotary embedding: row `p` holds `rotary_dim / 2` cosines, then as many sines, of position `p`.
+#[derive(Clone, Debug)]
+pub struct RopeTable(pub Tensor<2>);
+
+/// Normalises and rotates the queries and keys of `qkv` in place, and writes keys and values into `layer`.
+///
+/// `qkv` is `[T, heads.row_len()]`; `norms` are the `[head_dim]` weights of the query and key normalisation, present
+/// exactly when `options.norm_eps` is; `table` is present exactly when `options.rotary_dim` is not 0. Token `t` is written
+/// to slot `metadata.slot_mapping[t]`. Returns `qkv`.
+pub fn rope_and_store_kv(
+    qkv: Tensor<2>,
+    norms: Option<(&Tensor<1>, &Tensor<1>)>,
+    table: Option<&RopeTable>,
+    metadata: &AttentionMetadata,
+    layer: (&mut KvLayer, QkvOptions),
+) -> Tensor<2> {
+    let (layer, options) = layer;
+    assert_eq!(qkv.dims()[1], options.heads.row_len(), "rope_and_store_kv: row length");
+    assert_eq!(norms.is_some(), options.norm_eps.is_some(), "rope_and_store_kv: norms");
+    assert_eq!(table.is_some(), options.rotary_dim != 0, "rope_and_store_kv: table");
+    let (key_cache, value_cache) = layer.take();
+    // Absent weights are never read; the integer positions' companion stands in for them.
+    let absent = || layer.absent.clone().into_dispatch();
+    let (query_norm, key_norm) = match norms {
+        Some((query, key)) => (query.clone().into_dispatch(), key.clone().into_dispatch()),
+        None => (absent(), absent()),
+    };
+    let table = table.map_or_else(absent, |table| table.0.clone().into_dispatch());
+    let (qkv, key_cache, value_cache) = Dispatch::rope_and_store_kv(
+        qkv.into_dispatch(),
+        query_norm,
+        key_norm,
+        table,
+        metadata.positions.clone().into_dispatch(),
+        metadata.slot_mapping.clone().into_dispatch(),
+        key_cache.into_dispatch(),
+        value_cache.into_dispatch(),
+        options,
+    );
+    layer.put(Tensor::from_dispatch(key_cache), Tensor::from_dispatch(value_cache));
+    Tensor::from_dispatch(qkv)
+}
+
+/// The transformation of queries and keys in plain tensor operations, without the store: `[T, row_len]` to the same.
+pub fn reference(
+    qkv: Tensor<2>,
+    norms: Option<(&Tensor<1>, &Tensor<1>)>,
+    table: Option<&RopeTable>,
+    positions: &Tensor<1, Int>,
+    options: QkvOptions,
+) -> Tensor<2> {
+    let heads = options.heads;
+    let [tokens, _] = qkv.dims();
+    let part = |first: usize, count: usize| {
+        let columns = first * heads.head_dim..(first + count) * heads.head_dim;
+        qkv.clone().slice([0..tokens, columns]).reshape([tokens, count, heads.head_dim])
+    };
+    let transform = |x: Tensor<3>, norm: Option<&Tensor<1>>| {
+        let x = match (norm, options.norm_eps) {
+            (Some(weight), Some(eps)) => {
+                let mean_square = x.clone().powf_scalar(2.0).mean_dim(2);
+                x / (mean_square + eps).sqrt() * weight.clone().unsqueeze::<3>()
+            }
+            _ => x,
+        };
+        match table {
+            Some(table) => rotate(x, table.0.clone().select(0, positions.clone())),
+            None => x,
+        }
+    };
+    let query = transform(part(0, heads.num_heads), norms.map(|norms| norms.0));
+    let key = transform(part(heads.num_heads, heads.num_kv_heads), norms.map(|norms| norms.1));
+    let value = part(heads.num_heads + heads.num_kv_heads, heads.num_kv_heads);
+    Tensor::cat(vec![query, key, value], 1).reshape([tokens, heads.row_len()])
+}
+
+/// Rotates the leading `rotary_dim` elements of each head of `x` `[T, heads, head_dim]` by `table` `[T, rotary_dim]`.
+fn rotate(x: Tensor<3>, table: Tensor<2>) -> Tensor<3> {
+    let [tokens, count, head_dim] = x.dims();
+    let rotary_dim = table.dims()[1];
+    let half = rotary_dim / 2;
+    let cos = table.clone().slice([0..tokens, 0..half]).unsqueeze_dim::<3>(1);
+    let sin = table.slice([0..tokens, half..rotary_dim]).unsqueeze_dim::<3>(1);
+    let first = x.clone().slice([0..tokens, 0..count, 0..half]);
+    let second = x.clone().slice([0..tokens, 0..count, half..rotary_dim]);
+    let rotated = vec![first.clone() * cos.clone() - second.clone() * sin.clone(), second * cos + first * sin];
+    if rotary_dim == head_dim {
+        return Tensor::cat(rotated, 2);
+    }
+    let rest = x.slice([0..tokens, 0..count, rotary_dim..head_dim]);
+    Tensor::cat(rotated.into_iter().chain([rest]).collect(), 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{AttentionCase, Seeded, assert_close, for_each_device};
+
+    #[test]
+    fn queries_and_keys_equal_the_reference_and_the_cache_holds_keys_and_values() {
+        for_each_device(|device| {
+            let mut seeded = Seeded::new(7);
+            for (num_heads, num_kv_heads, head_dim, rotary_dim, norm) in
+                [(9, 3, 64, 64, false), (4, 1, 16, 16, true), (3, 3, 10, 0, false), (2, 1, 12, 8, true)]
+            {
+                let heads = HeadLayout { num_heads, num_kv_heads, head_dim };
+                let options = QkvOptions { heads, rotary_dim, norm_eps: norm.then_some(1e-6) };
+                let case = AttentionCase::new(&[(5, 5), (1, 33), (7, 20)], 16, &mut seeded, device);
+                let tokens = case.num_tokens();
+                let qkv = seeded.tensor([tokens, heads.row_len()], device);
+                let weights = (seeded.tensor([head_dim], device), seeded.tensor([head_dim], device));
+                let norms = norm.then_some((&weights.0, &weights.1));
+                let table = RopeTable(seeded.tensor([64, rotary_dim.max(1)], device));
+                let table = (rotary_dim != 0).then_some(&table);
+                let mut layer = KvLayer::new(case.num_blocks, 16, heads, device);
+
+                let metadata = case.metadata(device);
+                let expected = reference(qkv.clone(), norms, table, &metadata.positions, options);
+                let got = rope_and_store_kv(qkv, norms, table, &metadata, (&mut layer, options));
+
+                let width = heads.num_kv_heads * head_dim;
+                let queries = heads.output_len();
+                let stored = |cache: Tensor<3>| {
+                    let slots = cache.dims()[0];
+                    cache.reshape([slots, width]).select(0, metadata.slot_mapping.clone())
+                };
+                let column = |from: usize, to: usize| expected.clone().slice([0..tokens, from..to]);
+                assert_close(got.slice([0..tokens, 0..queries]), column(0, queries), 1e-5);
+                assert_close(stored(layer.keys()), column(queries, queries + width), 1e-5);
+                assert_close(stored(layer.values()), column(queries + width, queries + 2 * width), 0.0);
+            }
+        });
+    }
+}

@@ -1,0 +1,141 @@
+//! Seeded tensors, comparisons and devices for tests of operations and models.
+
+use burn::tensor::{DType, Device, Tensor};
+
+use crate::attention::AttentionMetadata;
+use crate::{Backend, backend_of, float_tensor, int_tensor, open_device};
+
+/// A small deterministic generator of test values (xorshift64*).
+pub struct Seeded(u64);
+
+impl Seeded {
+    /// Equal seeds give equal values.
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// The next 64 bits.
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// Uniform in `[-1, 1)`.
+    pub fn value(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    /// A tensor of such values.
+    pub fn tensor<const D: usize>(&mut self, shape: [usize; D], device: &Device) -> Tensor<D> {
+        let count = shape.iter().product();
+        float_tensor((0..count).map(|_| self.value()).collect(), shape, device)
+    }
+}
+
+/// Runs a test on every device of this machine and build, and says which. `FIREBRICK_TEST_BACKENDS` (comma-separated)
+/// makes the named ones mandatory.
+pub fn for_each_device(test: impl Fn(&Device)) {
+    let demanded = std::env::var("FIREBRICK_TEST_BACKENDS").unwrap_or_default();
+    for &backend in Backend::BUILT {
+        match open_device(backend) {
+            Ok(device) => {
+                eprintln!("device: {}", backend.name());
+                test(&device);
+            }
+            Err(error) => {
+                assert!(!demanded.split(',').any(|name| name == backend.name()), "{error}");
+                eprintln!("not tested on {}: {error}", backend.name());
+            }
+        }
+    }
+}
+
+/// The dtypes in which a device may hold weight matrices.
+pub fn weight_dtypes(device: &Device) -> Vec<DType> {
+    match backend_of(device) {
+        Backend::Cpu | Backend::Cuda => vec![DType::F32, DType::F16, DType::BF16],
+        Backend::Wgpu => vec![DType::F32, DType::F16],
+    }
+}
+
+/// Asserts that no element differs by more than `tolerance` times the largest magnitude of `expected` (or 1).
+///
+/// # Panics
+/// When the shapes differ, a value is not finite, or the difference is larger; the message names the first place.
+pub fn assert_close<const D: usize>(got: Tensor<D>, expected: Tensor<D>, tolerance: f32) {
+    assert_eq!(got.dims(), expected.dims(), "shapes");
+    let read =
+        |tensor: Tensor<D>| -> Vec<f32> { tensor.into_data().convert::<f32>().try_to_vec().expect("just converted") };
+    let (got, expected) = (read(got), read(expected));
+    let scale = expected.iter().fold(1.0f32, |largest, value| largest.max(value.abs()));
+    for (index, (got, expected)) in got.iter().zip(&expected).enumerate() {
+        assert!(
+            got.is_finite() && (got - expected).abs() <= tolerance * scale,
+            "element {index}: got {got}, expected {expected}, tolerance {tolerance} of {scale}"
+        );
+    }
+}
+
+/// Sequences with scattered blocks, described by (tokens in this batch, context length) pairs.
+pub struct AttentionCase {
+    sequences: Vec<(usize, usize)>,
+    tables: Vec<Vec<i32>>,
+    block_size: usize,
+    /// Blocks of the cache.
+    pub num_blocks: usize,
+}
+
+impl AttentionCase {
+    /// Draws a block table for each sequence.
+    pub fn new(sequences: &[(usize, usize)], block_size: usize, seeded: &mut Seeded, _device: &Device) -> Self {
+        let needed: usize = sequences.iter().map(|(_, context)| context.div_ceil(block_size)).sum();
+        let num_blocks = needed + 3;
+        let mut free: Vec<i32> = (0..num_blocks as i32).collect();
+        let mut draw = || free.swap_remove(seeded.next() as usize % free.len());
+        let tables = sequences.iter().map(|(_, context)| (0..context.div_ceil(block_size)).map(|_| draw()).collect());
+        let tables = tables.collect();
+        Self { sequences: sequences.to_vec(), tables, block_size, num_blocks }
+    }
+
+    /// The same sequences with their whole contexts as this batch's tokens.
+    pub fn whole_contexts(&self) -> Self {
+        let sequences = self.sequences.iter().map(|&(_, context)| (context, context)).collect();
+        Self { sequences, tables: self.tables.clone(), ..*self }
+    }
+
+    /// Tokens in the batch.
+    pub fn num_tokens(&self) -> usize {
+        self.sequences.iter().map(|(query, _)| query).sum()
+    }
+
+    /// The batch's index tensors.
+    pub fn metadata(&self, device: &Device) -> AttentionMetadata {
+        let (mut positions, mut slots, mut owners) = (Vec::new(), Vec::new(), Vec::new());
+        let mut query_starts = vec![0];
+        for (index, &(query, context)) in self.sequences.iter().enumerate() {
+            for position in context - query..context {
+                let block = self.tables[index][position / self.block_size];
+                positions.push(position as i32);
+                slots.push(block * self.block_size as i32 + (position % self.block_size) as i32);
+                owners.push(index as i32);
+            }
+            query_starts.push(positions.len() as i32);
+        }
+        let (tokens, count) = (positions.len(), self.sequences.len());
+        let columns = self.tables.iter().map(Vec::len).max().unwrap_or(0);
+        let tables = self.tables.iter().flat_map(|table| (0..columns).map(|at| table.get(at).copied().unwrap_or(0)));
+        let contexts: Vec<i32> = self.sequences.iter().map(|&(_, context)| context as i32).collect();
+        AttentionMetadata {
+            positions: int_tensor(positions, [tokens], device),
+            slot_mapping: int_tensor(slots, [tokens], device),
+            sequence_of_token: int_tensor(owners, [tokens], device),
+            block_tables: int_tensor(tables.collect(), [count, columns], device),
+            query_starts: int_tensor(query_starts, [count + 1], device),
+            query_len_max: self.sequences.iter().map(|(query, _)| *query).max().unwrap_or(0),
+            context_len_max: contexts.iter().copied().max().unwrap_or(0) as usize,
+            context_lens: int_tensor(contexts, [count], device),
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! One choice of an answer: tokens become text, and stop strings end it.
+
+use firebrick_engine::{EventKind, FinishReason, TokenId, TokenLogprobs};
+use firebrick_text::{Detokenizer, StopMatcher, Tokenizer};
+
+use crate::error::{ApiError, ErrorKind};
+use crate::openai::StopReason;
+use crate::validate::TextOptions;
+
+/// What one event added to a choice.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Delta {
+    /// Number of the choice within the whole answer.
+    pub index: u32,
+    /// Text that is certain now; may be empty.
+    pub text: String,
+    /// Tokens that the event brought: 0 or 1.
+    pub num_tokens: u32,
+    /// The token with its log-probabilities, when they were asked for.
+    pub token: Option<ReportedToken>,
+    /// Set when the choice is complete.
+    pub finish: Option<Finish>,
+}
+
+/// A token whose log-probabilities are reported, with the texts of the tokens.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReportedToken {
+    /// Text of the chosen token.
+    pub text: String,
+    /// Its log-probability.
+    pub logprob: f32,
+    /// The most likely tokens, best first.
+    pub top: Vec<(String, f32)>,
+}
+
+/// Why a choice is complete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finish {
+    /// `stop`, `length` or `abort`.
+    pub reason: &'static str,
+    /// Which stop token or stop string.
+    pub stop_reason: Option<StopReason>,
+}
+
+/// The state of one choice.
+pub struct Choice {
+    index: u32,
+    tokenizer: Tokenizer,
+    detokenizer: Detokenizer,
+    matcher: StopMatcher,
+    options: TextOptions,
+    last_token: TokenId,
+    finished: bool,
+}
+
+impl Choice {
+    /// A choice that continues `prompt`.
+    pub fn new(index: u32, tokenizer: &Tokenizer, options: &TextOptions, prompt: &[TokenId]) -> Self {
+        let mut detokenizer = tokenizer.detokenizer(options.skip_special_tokens);
+        if options.continues_prompt {
+            detokenizer.continue_after(prompt);
+        }
+        Self {
+            index,
+            tokenizer: tokenizer.clone(),
+            detokenizer,
+            matcher: StopMatcher::new(&options.stops, options.include_stop),
+            options: options.clone(),
+            last_token: prompt.last().copied().unwrap_or_default(),
+            finished: false,
+        }
+    }
+
+    /// Whether the choice is complete.
+    pub fn is_finished(&self) -> bool {
+        self.finished
+    }
+
+    /// Takes an event of the engine; `None` when it changes nothing that a client sees.
+    pub fn apply(&mut self, kind: EventKind) -> Result<Option<Delta>, ApiError> {
+        if self.finished {
+            return Ok(None);
+        }
+        match kind {
+            EventKind::Scheduled { .. } => Ok(None),
+            EventKind::Token { token, logprobs, is_stop } => Ok(Some(self.token(token, logprobs, is_stop))),
+            EventKind::Finished { reason } => self.finish(reason).map(Some),
+        }
+    }
+
+    fn token(&mut self, token: TokenId, logprobs: Option<TokenLogprobs>, is_stop: bool) -> Delta {
+        let reported = logprobs.map(|logprobs| self.report(token, logprobs));
+        self.last_token = token;
+        let mut delta = Delta { index: self.index, num_tokens: 1, token: reported, ..Delta::default() };
+        if is_stop {
+            if self.options.include_stop {
+                delta.text = self.detokenizer.push(token);
+            }
+            return delta;
+        }
+        let output = self.matcher.push(&self.detokenizer.push(token));
+        delta.text = output.text;
+        delta.finish = output.matched.map(|number| self.matched(number));
+        delta
+    }
+
+    fn matched(&mut self, number: usize) -> Finish {
+        self.finished = true;
+        Finish { reason: "stop", stop_reason: self.options.stops.get(number).cloned().map(StopReason::Text) }
+    }
+
+    fn finish(&mut self, reason: FinishReason) -> Result<Delta, ApiError> {
+        let mut finish = match reason {
+            FinishReason::Stop(token) => Finish { reason: "stop", stop_reason: token.map(StopReason::Token) },
+            FinishReason::Length => Finish { reason: "length", stop_reason: None },
+            FinishReason::Abort => Finish { reason: "abort", stop_reason: None },
+            FinishReason::Error(message) => return Err(ApiError::new(ErrorKind::Internal, message)),
+        };
+        let output = self.matcher.push(&self.detokenizer.finish());
+        let text = output.text + &self.matcher.finish();
+        if let Some(number) = output.matched {
+            finish = self.matched(number);
+        }
+        self.finished = true;
+        Ok(Delta { index: self.index, text, finish: Some(finish), ..Delta::default() })
+    }
+
+    fn report(&self, token: TokenId, logprobs: TokenLogprobs) -> ReportedToken {
+        let alternatives = logprobs.top.into_iter();
+        ReportedToken {
+            text: self.text_of(token),
+            logprob: finite(logprobs.chosen),
+            top: alternatives.map(|(token, logprob)| (self.text_of(token), finite(logprob))).collect(),
+        }
+    }
+
+    /// The token's text at this place, where it does not lose a leading space.
+    fn text_of(&self, token: TokenId) -> String {
+        let mut detokenizer = self.tokenizer.detokenizer(false);
+        detokenizer.continue_after(&[self.last_token]);
+        detokenizer.push(token) + &detokenizer.finish()
+    }
+}
+
+/// JSON has no infinity; an impossible token is shown as very unlikely.
+fn finite(logprob: f32) -> f32 {
+    logprob.max(-9999.0)
+}

@@ -1,0 +1,94 @@
+//! The wire format of `/v1/completions`.
+
+use crate::answer::{AnswerHead, CollectedChoice};
+use crate::choice::{Delta, ReportedToken};
+use crate::openai::{
+    CompletionChoice, CompletionChunk, CompletionLogprobs, CompletionResponse, Field, TopLogprobs, Usage, VllmStats,
+};
+
+/// Where the next token's text begins in each choice, in characters.
+pub struct TextOffsets(Vec<usize>);
+
+impl TextOffsets {
+    /// Offsets after the echoed prompts, if any.
+    pub fn new(echoes: &[String], num_choices: u32) -> Self {
+        let echoed = |index: usize| echoes.get(index).map_or(0, |text| text.chars().count());
+        Self((0..num_choices as usize).map(echoed).collect())
+    }
+
+    fn logprobs(&mut self, index: u32, tokens: &[ReportedToken]) -> Option<CompletionLogprobs> {
+        let offset = self.0.get_mut(index as usize)?;
+        let mut logprobs = CompletionLogprobs::default();
+        for token in tokens {
+            logprobs.text_offset.push(*offset);
+            logprobs.token_logprobs.push(token.logprob);
+            logprobs.top_logprobs.push(TopLogprobs(token.top.clone()));
+            logprobs.tokens.push(token.text.clone());
+            *offset += token.text.chars().count();
+        }
+        (!tokens.is_empty()).then_some(logprobs)
+    }
+}
+
+/// The whole answer.
+pub fn response(head: AnswerHead, choices: Vec<CollectedChoice>, usage: Usage, stats: VllmStats) -> CompletionResponse {
+    let mut offsets = TextOffsets::new(&head.echoes, choices.len() as u32);
+    let choice = |(index, collected): (u32, CollectedChoice)| CompletionChoice {
+        index,
+        logprobs: offsets.logprobs(index, &collected.tokens),
+        finish_reason: Some(collected.finish_reason()),
+        text: head.echoes.get(index as usize).cloned().unwrap_or_default() + &collected.text,
+        stop_reason: Some(collected.finish.and_then(|finish| finish.stop_reason)),
+    };
+    let choices = (0..).zip(choices).map(choice).collect();
+    CompletionResponse {
+        id: head.id,
+        object: "text_completion",
+        created: head.created,
+        model: head.model,
+        choices,
+        usage,
+        vllm_stats: stats,
+    }
+}
+
+/// The echoed prompt of a choice.
+pub fn opening<'a>(head: &'a AnswerHead, index: u32, text: &str, usage: Field<Usage>) -> CompletionChunk<'a> {
+    let text = text.to_owned();
+    let choice = CompletionChoice { index, text, logprobs: None, finish_reason: None, stop_reason: None };
+    chunk_of(head, vec![choice], usage)
+}
+
+/// A chunk that adds to a choice or ends it.
+pub fn chunk<'a>(
+    head: &'a AnswerHead,
+    delta: Delta,
+    offsets: &mut TextOffsets,
+    usage: Field<Usage>,
+) -> CompletionChunk<'a> {
+    let choice = CompletionChoice {
+        index: delta.index,
+        logprobs: offsets.logprobs(delta.index, delta.token.as_slice()),
+        text: delta.text,
+        finish_reason: delta.finish.as_ref().map(|finish| finish.reason),
+        stop_reason: delta.finish.map(|finish| finish.stop_reason),
+    };
+    chunk_of(head, vec![choice], usage)
+}
+
+/// The last chunk of a stream whose client asked for usage.
+pub fn usage_chunk(head: &AnswerHead, usage: Usage, stats: VllmStats) -> CompletionChunk<'_> {
+    CompletionChunk { vllm_stats: Some(stats), ..chunk_of(head, Vec::new(), Some(Some(usage))) }
+}
+
+fn chunk_of(head: &AnswerHead, choices: Vec<CompletionChoice>, usage: Field<Usage>) -> CompletionChunk<'_> {
+    CompletionChunk {
+        id: &head.id,
+        object: "text_completion",
+        created: head.created,
+        model: &head.model,
+        choices,
+        usage,
+        vllm_stats: None,
+    }
+}

@@ -1,0 +1,226 @@
+//! The server's side of the engine thread: submitting requests and reading their events.
+//!
+//! Dropping an [`EventStream`] is the only way to cancel: the engine aborts the request before its next step.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use firebrick_engine::{EngineConfig, Rejected, Request, TokenEvent};
+use thiserror::Error;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::engine_metrics::EngineMetrics;
+
+/// Why a request did not reach the engine.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SubmitError {
+    /// The inbox is full.
+    #[error("the server is overloaded: its request queue is full")]
+    InboxFull,
+    /// The engine thread has ended.
+    #[error("the engine is not running")]
+    NotRunning,
+    /// The engine refused it.
+    #[error(transparent)]
+    Rejected(#[from] Rejected),
+}
+
+/// What the engine thread is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EngineState {
+    /// Serving.
+    Running,
+    /// Ended on request.
+    Stopped,
+    /// Ended by a device failure or a panic; the text says which.
+    Dead(String),
+}
+
+/// The engine's gauges and counters as of its last step.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineSnapshot {
+    /// Sequences in batches.
+    pub num_running: u64,
+    /// Requests waiting for their first step or preempted.
+    pub num_waiting: u64,
+    /// Blocks owned by sequences.
+    pub blocks_used: u64,
+    /// Blocks in the pool.
+    pub blocks_total: u64,
+    /// Tokens per block.
+    pub block_size: u64,
+    /// Prompt tokens looked up in the prefix cache.
+    pub prefix_queries: u64,
+    /// Prompt tokens found there.
+    pub prefix_hits: u64,
+    /// Sequences preempted.
+    pub num_preemptions: u64,
+}
+
+impl EngineSnapshot {
+    /// Share of the blocks that sequences own, 0 to 1.
+    pub fn kv_usage(&self) -> f64 {
+        self.blocks_used as f64 / self.blocks_total.max(1) as f64
+    }
+}
+
+/// A request on its way to the engine.
+pub(crate) struct Submission {
+    pub request: Request,
+    pub arrived: Instant,
+    pub events: mpsc::Sender<TokenEvent>,
+    pub stopped_early: Arc<AtomicBool>,
+    pub reply: oneshot::Sender<Result<(), Rejected>>,
+}
+
+pub(crate) enum Command {
+    Submit(Box<Submission>),
+    /// Wakes an idle engine so that it sees the stop flag.
+    Wake,
+}
+
+/// What both sides of the thread boundary see.
+pub(crate) struct Shared {
+    pub config: EngineConfig,
+    pub metrics: EngineMetrics,
+    pub snapshot: Mutex<EngineSnapshot>,
+    pub state: watch::Sender<EngineState>,
+    pub stop: AtomicBool,
+    /// Counts dropped streams, so that the engine looks for them only when there are some.
+    pub departures: AtomicU64,
+    /// The engine is blocked on its inbox, so that no heartbeat is due.
+    pub idle: AtomicBool,
+    started: Instant,
+    heartbeat_ms: AtomicU64,
+}
+
+impl Shared {
+    pub fn new(config: EngineConfig) -> Self {
+        Self {
+            metrics: EngineMetrics::new(config.max_model_len),
+            config,
+            snapshot: Mutex::default(),
+            state: watch::Sender::new(EngineState::Running),
+            stop: AtomicBool::new(false),
+            departures: AtomicU64::new(0),
+            idle: AtomicBool::new(true),
+            started: Instant::now(),
+            heartbeat_ms: AtomicU64::new(0),
+        }
+    }
+
+    pub fn beat(&self) {
+        self.heartbeat_ms.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+}
+
+/// A way to reach the engine thread; clones share it. When the last one is dropped the idle engine ends.
+#[derive(Clone)]
+pub struct EngineHandle {
+    inbox: mpsc::Sender<Command>,
+    shared: Arc<Shared>,
+    events_max: usize,
+}
+
+impl EngineHandle {
+    pub(crate) fn new(inbox: mpsc::Sender<Command>, shared: Arc<Shared>, events_max: usize) -> Self {
+        Self { inbox, shared, events_max }
+    }
+
+    /// Hands a request to the engine; `arrived` is when its client sent it. Never waits for room: a full inbox is an
+    /// error.
+    pub async fn submit(&self, request: Request, arrived: Instant) -> Result<EventStream, SubmitError> {
+        let (events, receiver) = mpsc::channel(self.events_max);
+        let (reply, answer) = oneshot::channel();
+        let stopped_early = Arc::new(AtomicBool::new(false));
+        let submission = Submission { request, arrived, events, stopped_early: stopped_early.clone(), reply };
+        let stream = EventStream { receiver, stopped_early, shared: self.shared.clone() };
+        self.inbox.try_send(Command::Submit(Box::new(submission))).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => SubmitError::InboxFull,
+            mpsc::error::TrySendError::Closed(_) => SubmitError::NotRunning,
+        })?;
+        answer.await.map_err(|_| SubmitError::NotRunning)??;
+        Ok(stream)
+    }
+
+    /// The engine's limits.
+    pub fn config(&self) -> &EngineConfig {
+        &self.shared.config
+    }
+
+    /// The engine's numbers as of its last step.
+    pub fn snapshot(&self) -> EngineSnapshot {
+        self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Counters and histograms of the requests served.
+    pub fn metrics(&self) -> &EngineMetrics {
+        &self.shared.metrics
+    }
+
+    /// What the engine thread is doing.
+    pub fn state(&self) -> EngineState {
+        self.shared.state.borrow().clone()
+    }
+
+    /// Whether the engine runs and has finished a step within `heartbeat_age_max`, or has nothing to do.
+    pub fn is_healthy(&self, heartbeat_age_max: Duration) -> bool {
+        if self.state() != EngineState::Running {
+            return false;
+        }
+        let beat = Duration::from_millis(self.shared.heartbeat_ms.load(Ordering::Relaxed));
+        self.shared.idle.load(Ordering::Acquire)
+            || self.shared.started.elapsed().saturating_sub(beat) <= heartbeat_age_max
+    }
+
+    /// Waits until the engine has died of a failure, and says of which. Never returns after an orderly stop.
+    pub async fn dead(&self) -> String {
+        let mut state = self.shared.state.subscribe();
+        loop {
+            if let EngineState::Dead(reason) = &*state.borrow_and_update() {
+                return reason.clone();
+            }
+            if state.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Ends the engine after its current step; open requests get a final error event.
+    pub fn stop(&self) {
+        self.shared.stop.store(true, Ordering::Release);
+        // A full inbox needs no wake-up: the engine is about to look at it anyway.
+        let _ = self.inbox.try_send(Command::Wake);
+    }
+}
+
+/// The events of one request, in order. Dropping it aborts the request.
+pub struct EventStream {
+    receiver: mpsc::Receiver<TokenEvent>,
+    stopped_early: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+}
+
+impl EventStream {
+    /// Appends the events that are there, waiting for one if there are none. 0 means that the engine gave the stream
+    /// up without finishing it: it died, or the reader fell too far behind.
+    pub fn poll_events(&mut self, context: &mut Context, buffer: &mut Vec<TokenEvent>) -> Poll<usize> {
+        const EVENTS_AT_ONCE: usize = 64;
+        self.receiver.poll_recv_many(context, buffer, EVENTS_AT_ONCE)
+    }
+
+    /// Says that the text is complete (a stop string matched), so that the coming drop counts as `stop`.
+    pub fn stop_early(&self) {
+        self.stopped_early.store(true, Ordering::Release);
+    }
+}
+
+impl Drop for EventStream {
+    fn drop(&mut self) {
+        // Closed first, so that an engine that sees the count also sees the closed channel.
+        self.receiver.close();
+        self.shared.departures.fetch_add(1, Ordering::Release);
+    }
+}

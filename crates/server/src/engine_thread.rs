@@ -1,0 +1,265 @@
+//! One thread that owns the engine and drives it.
+//!
+//! With nothing to do it blocks on its inbox and uses no CPU. It never waits for a reader: a request whose reader
+//! falls too far behind is aborted. Whatever ends the thread, the state says so and every open stream ends.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use firebrick_engine::{Engine, EventKind, Executor, FinishReason, Rejected, RequestId, TokenEvent};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+
+use crate::engine_handle::{Command, EngineHandle, EngineSnapshot, EngineState, Shared, Submission};
+use crate::engine_metrics::Refused;
+use crate::request_timing::RequestTiming;
+
+/// Bounds of the engine thread.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EngineThreadOptions {
+    /// Requests on their way to the engine; more are refused at once.
+    pub inbox_max: usize,
+    /// Unread events of one request beyond which its reader counts as slow.
+    pub events_slow: usize,
+    /// How long a reader may be slow before its request is aborted.
+    pub slow_reader_grace: Duration,
+    /// Unread events of one request at which it is aborted at once.
+    pub events_max: usize,
+}
+
+impl Default for EngineThreadOptions {
+    fn default() -> Self {
+        Self { inbox_max: 1024, events_slow: 1024, slow_reader_grace: Duration::from_secs(30), events_max: 16 << 10 }
+    }
+}
+
+/// Starts the engine's thread with room for `inbox` requests on their way in.
+pub fn spawn_engine<E: Executor + Send + 'static>(engine: Engine<E>, inbox: usize) -> EngineHandle {
+    spawn_engine_with(engine, EngineThreadOptions { inbox_max: inbox, ..EngineThreadOptions::default() })
+}
+
+/// Starts the engine's thread.
+pub fn spawn_engine_with<E: Executor + Send + 'static>(
+    engine: Engine<E>,
+    options: EngineThreadOptions,
+) -> EngineHandle {
+    let (sender, inbox) = mpsc::channel(options.inbox_max.max(1));
+    let shared = Arc::new(Shared::new(engine.config().clone()));
+    let handle = EngineHandle::new(sender, shared.clone(), options.events_max.max(1));
+    let notice = DeathNotice { shared: shared.clone(), verdict: None };
+    let body = move || {
+        let mut notice = notice;
+        let driver = Driver { engine, inbox, options, shared, live: HashMap::new(), departures_seen: 0 };
+        notice.verdict = Some(driver.run());
+    };
+    std::thread::Builder::new()
+        .name("engine".to_owned())
+        .spawn(body)
+        .expect("a thread for the engine can be started at start-up");
+    handle
+}
+
+/// Publishes how the thread ended, also when it ends by a panic.
+struct DeathNotice {
+    shared: Arc<Shared>,
+    verdict: Option<EngineState>,
+}
+
+impl Drop for DeathNotice {
+    fn drop(&mut self) {
+        let verdict = self.verdict.take();
+        let verdict = verdict.unwrap_or_else(|| EngineState::Dead("the engine thread panicked".to_owned()));
+        if let EngineState::Dead(reason) = &verdict {
+            tracing::error!(%reason, "the engine has died");
+        }
+        self.shared.state.send_replace(verdict);
+    }
+}
+
+/// A request that the engine is working on.
+struct Live {
+    events: mpsc::Sender<TokenEvent>,
+    timing: RequestTiming,
+    stopped_early: Arc<AtomicBool>,
+    slow_since: Option<Instant>,
+}
+
+struct Driver<E: Executor> {
+    engine: Engine<E>,
+    inbox: mpsc::Receiver<Command>,
+    options: EngineThreadOptions,
+    shared: Arc<Shared>,
+    live: HashMap<RequestId, Live>,
+    departures_seen: u64,
+}
+
+impl<E: Executor> Driver<E> {
+    fn run(mut self) -> EngineState {
+        self.publish();
+        loop {
+            while let Ok(command) = self.inbox.try_recv() {
+                self.take(command);
+            }
+            if self.shared.stop.load(Ordering::Acquire) {
+                self.end_all("the server is shutting down");
+                return EngineState::Stopped;
+            }
+            self.abort_departed();
+            if self.engine.has_work() {
+                if let Err(reason) = self.step() {
+                    self.end_all(&reason);
+                    return EngineState::Dead(reason);
+                }
+                continue;
+            }
+            self.publish();
+            let Some(command) = self.wait() else { return EngineState::Stopped };
+            self.take(command);
+        }
+    }
+
+    /// Blocks until there is a command; `None` once nobody can send one any more.
+    fn wait(&mut self) -> Option<Command> {
+        self.shared.idle.store(true, Ordering::Release);
+        let command = self.inbox.blocking_recv();
+        self.shared.beat();
+        self.shared.idle.store(false, Ordering::Release);
+        command
+    }
+
+    fn take(&mut self, command: Command) {
+        let Command::Submit(submission) = command else { return };
+        let Submission { request, arrived, events, stopped_early, reply } = *submission;
+        if events.is_closed() {
+            return;
+        }
+        let timing = RequestTiming::new(&request, arrived);
+        let added = self.engine.add_request(request);
+        let answer = match added {
+            Ok(id) => {
+                self.live.insert(id, Live { events, timing, stopped_early, slow_since: None });
+                Ok(())
+            }
+            Err(rejected) => {
+                self.shared.metrics.count_refused(reason_of(&rejected));
+                Err(rejected)
+            }
+        };
+        // A client that left meanwhile is found by its closed stream.
+        let _ = reply.send(answer);
+    }
+
+    /// Aborts the requests whose streams were dropped.
+    fn abort_departed(&mut self) {
+        let departures = self.shared.departures.load(Ordering::Acquire);
+        if std::mem::replace(&mut self.departures_seen, departures) == departures {
+            return;
+        }
+        let left: Vec<RequestId> =
+            self.live.iter().filter(|(_, live)| live.events.is_closed()).map(|(&id, _)| id).collect();
+        for id in left {
+            self.abort(id);
+        }
+    }
+
+    fn abort(&mut self, id: RequestId) {
+        self.engine.abort(id);
+        let Some(mut live) = self.live.remove(&id) else { return };
+        let early = live.stopped_early.load(Ordering::Acquire);
+        let reason = if early { FinishReason::Stop(None) } else { FinishReason::Abort };
+        live.timing.end(&reason, Instant::now(), &self.shared.metrics);
+    }
+
+    fn step(&mut self) -> Result<(), String> {
+        let outcome = pollster::block_on(self.engine.step());
+        let now = Instant::now();
+        self.shared.beat();
+        match outcome {
+            Ok(events) => {
+                for event in events {
+                    self.deliver(event, now);
+                }
+                self.shared.metrics.step_tokens.observe(self.engine.stats().last_step_tokens.into());
+                self.publish();
+            }
+            Err(error) => return Err(error.to_string()),
+        }
+        if self.engine.is_dead() {
+            let reason = pollster::block_on(self.engine.step()).err().map(|error| error.to_string());
+            return Err(reason.unwrap_or_else(|| "the device failed".to_owned()));
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, event: TokenEvent, now: Instant) {
+        let id = event.request;
+        let Some(live) = self.live.get_mut(&id) else { return };
+        live.timing.observe(&event, now, &self.shared.metrics);
+        let finished = live.timing.is_finished();
+        match live.events.try_send(event) {
+            Ok(()) if finished => drop(self.live.remove(&id)),
+            Ok(()) if live.is_too_slow(&self.options, now) => self.abort_slow(id),
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => self.abort_slow(id),
+            Err(TrySendError::Closed(_)) => self.abort(id),
+        }
+    }
+
+    fn abort_slow(&mut self, id: RequestId) {
+        self.shared.metrics.slow_readers.fetch_add(1, Ordering::Relaxed);
+        self.abort(id);
+    }
+
+    /// Ends every open request with an error event.
+    fn end_all(&mut self, reason: &str) {
+        let now = Instant::now();
+        let finished = FinishReason::Error(reason.to_owned());
+        for (id, mut live) in self.live.drain() {
+            for index in live.timing.open_choices() {
+                let kind = EventKind::Finished { reason: finished.clone() };
+                // A reader that left or is far behind learns from the end of its stream.
+                let _ = live.events.try_send(TokenEvent { request: id, index, kind });
+            }
+            live.timing.end(&finished, now, &self.shared.metrics);
+        }
+    }
+
+    fn publish(&mut self) {
+        let snapshot = snapshot(&self.engine);
+        *self.shared.snapshot.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = snapshot;
+    }
+}
+
+impl Live {
+    fn is_too_slow(&mut self, options: &EngineThreadOptions, now: Instant) -> bool {
+        let unread = self.events.max_capacity() - self.events.capacity();
+        if unread <= options.events_slow {
+            self.slow_since = None;
+            return false;
+        }
+        now.duration_since(*self.slow_since.get_or_insert(now)) >= options.slow_reader_grace
+    }
+}
+
+fn reason_of(rejected: &Rejected) -> Refused {
+    match rejected {
+        Rejected::QueueFull { .. } | Rejected::NotAccepting => Refused::QueueFull,
+        _ => Refused::Invalid,
+    }
+}
+
+fn snapshot<E: Executor>(engine: &Engine<E>) -> EngineSnapshot {
+    let stats = engine.stats();
+    EngineSnapshot {
+        num_running: stats.running.into(),
+        num_waiting: stats.waiting.into(),
+        blocks_used: stats.blocks_used.into(),
+        blocks_total: stats.blocks_total.into(),
+        block_size: engine.config().block_size.into(),
+        prefix_queries: stats.prefix_cache_queries,
+        prefix_hits: stats.prefix_cache_hits,
+        num_preemptions: stats.preemptions,
+    }
+}

@@ -1,0 +1,161 @@
+//! Errors as clients see them: the one place where trouble becomes a status code and a body.
+//!
+//! Messages are written where the facts are; nothing here prints `Debug` output, paths or backtraces.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use firebrick_engine::Rejected;
+use serde::Serialize;
+
+use crate::body::json_response;
+
+/// What went wrong with a request, in OpenAI's categories.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The request itself is wrong.
+    BadRequest,
+    /// No such model or path.
+    NotFound,
+    /// The path exists, the method does not.
+    MethodNotAllowed,
+    /// The body did not arrive in time.
+    Timeout,
+    /// The body exceeds the limit.
+    TooLarge,
+    /// The request is understood but this model cannot serve it.
+    NotImplemented,
+    /// Loading, draining, queue full or engine dead; worth trying again.
+    Unavailable,
+    /// Our own mistake or a device failure.
+    Internal,
+}
+
+impl ErrorKind {
+    /// Status code of the response.
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::BadRequest => StatusCode::BAD_REQUEST,
+            Self::NotFound => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Timeout => StatusCode::REQUEST_TIMEOUT,
+            Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The `type` field of the body.
+    fn name(self) -> &'static str {
+        match self {
+            Self::BadRequest => "BadRequestError",
+            Self::NotFound => "NotFoundError",
+            Self::MethodNotAllowed => "MethodNotAllowedError",
+            Self::Timeout => "RequestTimeoutError",
+            Self::TooLarge => "RequestEntityTooLargeError",
+            Self::NotImplemented => "NotImplementedError",
+            Self::Unavailable => "ServiceUnavailableError",
+            Self::Internal => "InternalServerError",
+        }
+    }
+}
+
+/// An error response in OpenAI's shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiError {
+    /// The category, which decides status and type.
+    pub kind: ErrorKind,
+    /// What is wrong and what would be right.
+    pub message: String,
+    /// The parameter at fault.
+    pub param: Option<String>,
+}
+
+impl ApiError {
+    /// An error that no single parameter causes.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into(), param: None }
+    }
+
+    /// A bad parameter, named.
+    pub fn parameter(name: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { kind: ErrorKind::BadRequest, message: message.into(), param: Some(name.into()) }
+    }
+
+    /// The body of the error, also sent as an event once streaming has begun.
+    pub fn body(&self) -> ErrorBody<'_> {
+        ErrorBody {
+            error: ErrorFields {
+                message: &self.message,
+                r#type: self.kind.name(),
+                param: self.param.as_deref(),
+                code: self.kind.status().as_u16(),
+            },
+        }
+    }
+}
+
+/// `{"error": {…}}`.
+#[derive(Serialize)]
+pub struct ErrorBody<'a> {
+    error: ErrorFields<'a>,
+}
+
+#[derive(Serialize)]
+struct ErrorFields<'a> {
+    message: &'a str,
+    r#type: &'static str,
+    param: Option<&'a str>,
+    code: u16,
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        with_retry_after(self.kind, json_response(self.kind.status(), &self.body()))
+    }
+}
+
+fn with_retry_after(kind: ErrorKind, mut response: Response) -> Response {
+    if kind == ErrorKind::Unavailable {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
+    }
+    response
+}
+
+impl From<Rejected> for ApiError {
+    fn from(rejected: Rejected) -> Self {
+        let message = rejected.to_string();
+        match rejected {
+            Rejected::EmptyPrompt => Self::parameter("prompt", message),
+            Rejected::TooLong { .. } | Rejected::LargerThanPool { .. } | Rejected::LargerThanStep { .. } => {
+                Self::parameter("max_tokens", message)
+            }
+            Rejected::TokenOutOfRange { .. } => Self::parameter("prompt", message),
+            Rejected::Choices { .. } => Self::parameter("n", message),
+            Rejected::Parameter { name, .. } => Self::parameter(name, message),
+            Rejected::QueueFull { .. } | Rejected::NotAccepting => Self::new(ErrorKind::Unavailable, message),
+        }
+    }
+}
+
+/// The same error as `{"detail": …}`, the shape of `/generate` and `/batch_generate`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DetailError(pub ApiError);
+
+#[derive(Serialize)]
+struct DetailBody<'a> {
+    detail: &'a str,
+}
+
+impl From<ApiError> for DetailError {
+    fn from(error: ApiError) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for DetailError {
+    fn into_response(self) -> Response {
+        let body = DetailBody { detail: &self.0.message };
+        with_retry_after(self.0.kind, json_response(self.0.kind.status(), &body))
+    }
+}

@@ -1,0 +1,145 @@
+//! One HTTP request at work: its engine requests, their events and the choices they grow into.
+//!
+//! Dropping a [`Generation`] drops its event streams, which aborts what still runs.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use firebrick_engine::{EventKind, TokenEvent};
+use futures::stream::{SelectAll, Stream, StreamExt};
+
+use crate::choice::{Choice, Delta};
+use crate::engine_handle::{EventStream, SubmitError};
+use crate::engine_metrics::Refused;
+use crate::error::{ApiError, ErrorKind};
+use crate::openai::{CompletionTokensDetails, PromptTokensDetails, Usage, VllmStats};
+use crate::state::Model;
+use crate::validate::ValidatedRequest;
+
+/// A request that the engine works on.
+pub struct Generation {
+    streams: SelectAll<PromptStream>,
+    arrived: Instant,
+    prompt_tokens: u64,
+    completion_tokens: u64,
+    cached_tokens: u64,
+}
+
+impl Generation {
+    /// Hands the request's prompts to the engine.
+    pub async fn start(model: &Arc<Model>, request: &ValidatedRequest, arrived: Instant) -> Result<Self, ApiError> {
+        let requests = request.engine_requests(&model.eos_token_ids);
+        // All at once: one after the other, each would wait for the engine's current step.
+        let submitted = requests.into_iter().map(|request| model.engine.submit(request, arrived));
+        let streams = futures::future::try_join_all(submitted).await.map_err(|error| refused(error, model))?;
+        let numbered = (0..).zip(streams);
+        let streams = numbered.map(|(number, events)| PromptStream::new(number, events, model, request)).collect();
+        Ok(Self { streams, arrived, prompt_tokens: request.prompt_tokens(), completion_tokens: 0, cached_tokens: 0 })
+    }
+
+    /// What has been added to the choices since the last call; `None` once all are complete.
+    pub async fn next(&mut self) -> Option<Result<Vec<Delta>, ApiError>> {
+        let progress = match self.streams.next().await? {
+            Ok(progress) => progress,
+            Err(error) => return Some(Err(error)),
+        };
+        self.completion_tokens += progress.deltas.iter().map(|delta| u64::from(delta.num_tokens)).sum::<u64>();
+        self.cached_tokens += progress.cached_tokens;
+        Some(Ok(progress.deltas))
+    }
+
+    /// Token counts so far.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            prompt_tokens: self.prompt_tokens,
+            total_tokens: self.prompt_tokens + self.completion_tokens,
+            completion_tokens: self.completion_tokens,
+            prompt_tokens_details: PromptTokensDetails { cached_tokens: self.cached_tokens },
+            completion_tokens_details: CompletionTokensDetails::default(),
+        }
+    }
+
+    /// Speed so far.
+    pub fn stats(&self) -> VllmStats {
+        let seconds = self.arrived.elapsed().as_secs_f64();
+        let tokens_per_second = self.completion_tokens as f64 / seconds.max(f64::EPSILON);
+        VllmStats { inference_time_seconds: seconds, tokens_per_second }
+    }
+}
+
+fn refused(error: SubmitError, model: &Model) -> ApiError {
+    match error {
+        SubmitError::Rejected(rejected) => rejected.into(),
+        SubmitError::InboxFull => {
+            model.engine.metrics().count_refused(Refused::QueueFull);
+            ApiError::new(ErrorKind::Unavailable, error.to_string())
+        }
+        SubmitError::NotRunning => ApiError::new(ErrorKind::Unavailable, error.to_string()),
+    }
+}
+
+/// What one prompt's choices gained.
+#[derive(Default)]
+struct Progress {
+    deltas: Vec<Delta>,
+    cached_tokens: u64,
+}
+
+/// One prompt's events and choices; ends when all its choices are complete.
+struct PromptStream {
+    events: EventStream,
+    buffer: Vec<TokenEvent>,
+    choices: Vec<Choice>,
+    failed: bool,
+}
+
+impl PromptStream {
+    fn new(number: u32, events: EventStream, model: &Model, request: &ValidatedRequest) -> Self {
+        let prompt = &request.prompts()[number as usize].tokens;
+        let first = number * request.n();
+        let choice = |index| Choice::new(first + index, &model.tokenizer, request.text(), prompt);
+        Self { events, buffer: Vec::new(), choices: (0..request.n()).map(choice).collect(), failed: false }
+    }
+
+    fn is_finished(&self) -> bool {
+        self.failed || self.choices.iter().all(Choice::is_finished)
+    }
+
+    fn apply_all(&mut self) -> Result<Progress, ApiError> {
+        let mut progress = Progress::default();
+        for event in self.buffer.drain(..) {
+            let Some(choice) = self.choices.get_mut(event.index as usize) else { continue };
+            // The choices share the prompt's blocks; the first one says how many were cached.
+            if let (0, EventKind::Scheduled { cached_tokens }) = (event.index, &event.kind) {
+                progress.cached_tokens += u64::from(*cached_tokens);
+            }
+            progress.deltas.extend(choice.apply(event.kind)?);
+        }
+        if self.choices.iter().all(Choice::is_finished) {
+            self.events.stop_early();
+        }
+        Ok(progress)
+    }
+}
+
+impl Stream for PromptStream {
+    type Item = Result<Progress, ApiError>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if this.is_finished() {
+            return Poll::Ready(None);
+        }
+        let count = ready!(this.events.poll_events(context, &mut this.buffer));
+        let result = if count == 0 {
+            let message = "the request was ended by the server: its engine stopped, or its reader was too slow";
+            Err(ApiError::new(ErrorKind::Internal, message))
+        } else {
+            this.apply_all()
+        };
+        this.failed = result.is_err();
+        Poll::Ready(Some(result))
+    }
+}

@@ -1,0 +1,40 @@
+//! The OpenAI-compatible HTTP server: the only crate that knows HTTP, JSON and tokio.
+//!
+//! A request is read (`body`), checked and turned into tokens (`validate`, `prompt`), handed to the engine's thread
+//! (`engine_handle`), and its token events become text (`choice`) and JSON or server-sent events (`answer`). Dropping
+//! the answer, because the client left, aborts the request.
+
+mod answer;
+mod auth;
+mod body;
+mod chat_format;
+mod choice;
+mod completion_format;
+mod engine_handle;
+mod engine_metrics;
+mod engine_thread;
+mod error;
+mod exposition;
+mod generation;
+mod histogram;
+mod limits;
+mod metrics;
+mod openai;
+mod prompt;
+mod request_id;
+mod request_timing;
+mod routes;
+mod serve_request;
+mod shutdown;
+mod state;
+mod telemetry;
+mod validate;
+
+pub use auth::ApiKeys;
+pub use engine_handle::{EngineHandle, EngineSnapshot, EngineState, EventStream, SubmitError};
+pub use engine_metrics::{Ended, EngineMetrics, Refused};
+pub use engine_thread::{EngineThreadOptions, spawn_engine, spawn_engine_with};
+pub use limits::Limits;
+pub use routes::{metrics_router, router};
+pub use shutdown::{drain, serve, serve_metrics};
+pub use state::{AppState, CorsConfig, DeviceInfo, DeviceKind, Model, ModelSlot, SamplingDefaults, ServerConfig};

@@ -1,0 +1,182 @@
+//! `/metrics`: vLLM's families that have a meaning here, and the five of the `vllm_` family with underscores.
+//!
+//! Every label value comes from a fixed set or from the configuration, never from a request.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::engine_handle::EngineSnapshot;
+use crate::engine_metrics::{Ended, EngineMetrics, Refused};
+use crate::exposition::{Exposition, Labels};
+use crate::histogram::{Histogram, REQUEST_SECONDS};
+use crate::state::{AppState, Model};
+
+/// How a generating request ended for its client: the closed set of values of the label `status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// A complete answer.
+    Success,
+    /// An error response or event.
+    Error,
+    /// The client left first.
+    Aborted,
+}
+
+impl Outcome {
+    const ALL: [Self; 3] = [Self::Success, Self::Error, Self::Aborted];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Error => "error",
+            Self::Aborted => "aborted",
+        }
+    }
+}
+
+/// Requests as clients see them, whatever happened inside.
+pub struct HttpMetrics {
+    outcomes: [AtomicU64; Outcome::ALL.len()],
+    seconds: Histogram,
+}
+
+impl HttpMetrics {
+    /// Empty metrics.
+    pub fn new() -> Self {
+        Self { outcomes: Default::default(), seconds: Histogram::new(REQUEST_SECONDS) }
+    }
+
+    /// Counts a generating request that ended after `seconds`.
+    pub fn count(&self, outcome: Outcome, seconds: f64) {
+        self.outcomes[outcome as usize].fetch_add(1, Ordering::Relaxed);
+        self.seconds.observe(seconds);
+    }
+}
+
+impl Default for HttpMetrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The text of `/metrics`; without a model only the families of the HTTP side.
+pub fn render(state: &AppState) -> String {
+    let mut out = Exposition::new();
+    let model = state.loaded();
+    let name = model.as_ref().map_or("", |model| model.name());
+    if let Some(model) = &model {
+        let labels: Labels = &[("model_name", name), ("engine", "0")];
+        let snapshot = model.engine.snapshot();
+        render_gauges(&mut out, labels, &snapshot);
+        render_cache_info(&mut out, labels, &snapshot);
+        render_counters(&mut out, labels, &snapshot, model.engine.metrics());
+        render_histograms(&mut out, labels, model.engine.metrics());
+        render_tokens_and_memory(&mut out, model);
+    }
+    render_http(&mut out, name, state);
+    out.into_text()
+}
+
+fn render_gauges(out: &mut Exposition, labels: Labels, snapshot: &EngineSnapshot) {
+    let running = snapshot.num_running as f64;
+    let waiting = snapshot.num_waiting as f64;
+    out.gauge("vllm:num_requests_running", "Sequences in execution batches.", labels, running);
+    out.gauge("vllm:num_requests_waiting", "Requests waiting to be processed.", labels, waiting);
+    let by_reason: Vec<_> = labels.iter().copied().chain([("reason", "capacity")]).collect();
+    out.gauge("vllm:num_requests_waiting_by_reason", "Waiting requests by reason.", &by_reason, waiting);
+    let usage = snapshot.kv_usage();
+    out.gauge("vllm:kv_cache_usage_perc", "KV cache usage, 1 means 100 percent.", labels, usage);
+    out.gauge("vllm:gpu_cache_usage_perc", "Older name of vllm:kv_cache_usage_perc.", labels, usage);
+}
+
+fn render_cache_info(out: &mut Exposition, labels: Labels, snapshot: &EngineSnapshot) {
+    let [block_size, blocks] = [snapshot.block_size, snapshot.blocks_total].map(|number| number.to_string());
+    let info = [("block_size", block_size.as_str()), ("num_gpu_blocks", blocks.as_str())];
+    let labels: Vec<_> = labels.iter().copied().chain(info).collect();
+    out.gauge("vllm:cache_config_info", "Configuration of the KV cache.", &labels, 1.0);
+}
+
+fn render_counters(out: &mut Exposition, labels: Labels, snapshot: &EngineSnapshot, metrics: &EngineMetrics) {
+    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let prompt = read(&metrics.prompt_tokens);
+    let cached = read(&metrics.prompt_tokens_cached);
+    let counters = [
+        ("vllm:prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache.", snapshot.prefix_queries),
+        ("vllm:prefix_cache_hits_total", "Prompt tokens found in the prefix cache.", snapshot.prefix_hits),
+        ("vllm:gpu_prefix_cache_queries_total", "Older name of prefix_cache_queries.", snapshot.prefix_queries),
+        ("vllm:gpu_prefix_cache_hits_total", "Older name of prefix_cache_hits.", snapshot.prefix_hits),
+        ("vllm:num_preemptions_total", "Sequences preempted.", snapshot.num_preemptions),
+        ("vllm:prompt_tokens_total", "Prompt tokens processed.", prompt),
+        ("vllm:prompt_tokens_cached_total", "Prompt tokens taken from the prefix cache.", cached),
+        ("vllm:generation_tokens_total", "Tokens generated.", read(&metrics.generation_tokens)),
+        ("firebrick:slow_readers_total", "Requests aborted because nobody read them.", read(&metrics.slow_readers)),
+    ];
+    for (name, help, value) in counters {
+        out.counter(name, help, labels, value);
+    }
+    labelled(
+        out,
+        "vllm:prompt_tokens_by_source_total",
+        "Prompt tokens by source.",
+        labels,
+        ("source", [("local_compute", prompt.saturating_sub(cached)), ("local_cache_hit", cached)]),
+    );
+    let ended = Ended::ALL.map(|ended| (ended.label(), metrics.num_ended(ended)));
+    labelled(out, "vllm:request_success_total", "Sequences that ended.", labels, ("finished_reason", ended));
+    let refused = Refused::ALL.map(|refused| (refused.label(), metrics.num_refused(refused)));
+    labelled(out, "vllm:admission_rejections_total", "Requests refused.", labels, ("reason", refused));
+}
+
+/// A counter family with one more label.
+fn labelled<const N: usize>(
+    out: &mut Exposition,
+    name: &str,
+    help: &str,
+    labels: Labels,
+    (label, values): (&str, [(&str, u64); N]),
+) {
+    out.family(name, "counter", help);
+    for (value, count) in values {
+        let labels: Vec<_> = labels.iter().copied().chain([(label, value)]).collect();
+        out.sample(name, &labels, count);
+    }
+}
+
+fn render_histograms(out: &mut Exposition, labels: Labels, metrics: &EngineMetrics) {
+    let histograms: [(&str, &str, &Histogram); 16] = [
+        ("time_to_first_token_seconds", "Time to the first token.", &metrics.first_token_seconds),
+        ("inter_token_latency_seconds", "Time between tokens.", &metrics.inter_token_seconds),
+        ("time_per_output_token_seconds", "Older name of inter_token_latency.", &metrics.inter_token_seconds),
+        ("request_time_per_output_token_seconds", "Mean time per token.", &metrics.time_per_output_token_seconds),
+        ("e2e_request_latency_seconds", "From arrival to the last token.", &metrics.e2e_seconds),
+        ("request_queue_time_seconds", "From arrival to the first batch.", &metrics.queue_seconds),
+        ("request_inference_time_seconds", "From the first batch to the end.", &metrics.inference_seconds),
+        ("request_prefill_time_seconds", "From the first batch to the first token.", &metrics.prefill_seconds),
+        ("request_decode_time_seconds", "From the first token to the last.", &metrics.decode_seconds),
+        ("request_prompt_tokens", "Prompt tokens of a request.", &metrics.request_prompt_tokens),
+        ("request_generation_tokens", "Tokens of a sequence.", &metrics.request_generation_tokens),
+        ("request_max_num_generation_tokens", "Longest sequence of a request.", &metrics.request_max_generation_tokens),
+        ("request_prefill_kv_computed_tokens", "Prompt tokens computed.", &metrics.prefill_kv_computed_tokens),
+        ("request_params_n", "The parameter n.", &metrics.params_n),
+        ("request_params_max_tokens", "The parameter max_tokens.", &metrics.params_max_tokens),
+        ("iteration_tokens_total", "Tokens in a step.", &metrics.step_tokens),
+    ];
+    for (name, help, histogram) in histograms {
+        out.histogram(&format!("vllm:{name}"), help, labels, histogram);
+    }
+}
+
+fn render_tokens_and_memory(out: &mut Exposition, model: &Model) {
+    let tokens = model.engine.metrics().generation_tokens.load(Ordering::Relaxed);
+    out.counter("vllm_tokens_generated_total", "Tokens generated.", &[("model", model.name())], tokens);
+    let memory = model.device.memory_allocated_bytes as f64;
+    out.gauge("vllm_gpu_memory_bytes", "Device memory in use.", &[("gpu_id", "0")], memory);
+}
+
+fn render_http(out: &mut Exposition, model: &str, state: &AppState) {
+    let http = state.http_metrics();
+    let values = Outcome::ALL.map(|outcome| (outcome.label(), http.outcomes[outcome as usize].load(Ordering::Relaxed)));
+    labelled(out, "vllm_requests_total", "Generating requests.", &[("model", model)], ("status", values));
+    let labels: Labels = &[("model", model)];
+    out.histogram("vllm_request_duration_seconds", "Duration of generating requests.", labels, &http.seconds);
+    out.gauge("vllm_active_requests", "Generating requests that are open.", labels, state.num_active() as f64);
+}

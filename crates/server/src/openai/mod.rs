@@ -1,0 +1,13 @@
+//! The wire types of the OpenAI API, as vLLM extends it.
+
+mod fields;
+mod request;
+mod response;
+
+pub use fields::{Loose, OneOrMany, Prompt};
+pub use request::{ChatMessage, ChatRequest, CompletionRequest, ContentPart, MessageContent, SamplingFields};
+pub use response::{
+    ChatChoice, ChatChunk, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatResponse, ChatTokenLogprob, ChatTopLogprob,
+    CompletionChoice, CompletionChunk, CompletionLogprobs, CompletionResponse, CompletionTokensDetails, Field,
+    PromptTokensDetails, ReplyMessage, StopReason, TopLogprobs, Usage, VllmStats,
+};

@@ -1,0 +1,266 @@
+//! Requests as clients send them. Values are checked in `validate.rs`; here only their types count.
+
+use std::collections::HashMap;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use super::fields::{Loose, OneOrMany, Prompt};
+
+/// Calls a macro with its arguments and, after them, the fields that every generating endpoint has.
+///
+/// Macros and not `#[serde(flatten)]`, which would buffer the whole body and could not refuse unknown fields.
+macro_rules! with_shared_fields {
+    ($declare:ident! { $($arguments:tt)* }) => {
+        $declare! { $($arguments)* shared {
+        /// The model's served name; the only model when absent.
+        model: String,
+        /// See [`firebrick_engine::SamplingParams`], as the fields below.
+        temperature: f64,
+        /// Nucleus sampling.
+        top_p: f64,
+        /// Keep the most likely tokens; 0 or -1 keep all.
+        top_k: i64,
+        /// Relative probability floor.
+        min_p: f64,
+        /// Fixes the draws.
+        seed: i64,
+        /// Tokens to generate at most.
+        max_tokens: i64,
+        /// End-of-sequence is impossible before this many tokens.
+        min_tokens: i64,
+        /// Generate past end-of-sequence.
+        ignore_eos: bool,
+        /// Strings that end the text.
+        stop: OneOrMany,
+        /// Tokens that end the text.
+        stop_token_ids: Vec<i64>,
+        /// Keep the stop string in the text.
+        include_stop_str_in_output: bool,
+        /// Choices per prompt.
+        n: i64,
+        /// Penalty per occurrence.
+        frequency_penalty: f64,
+        /// Penalty for having occurred.
+        presence_penalty: f64,
+        /// Divisor of logits of tokens seen.
+        repetition_penalty: f64,
+        /// Token id to bias.
+        logit_bias: HashMap<String, f64>,
+        /// Answer with server-sent events.
+        stream: bool,
+        /// Which usage reports a stream carries.
+        stream_options: StreamOptionFields,
+        /// Leave special tokens out of the text.
+        skip_special_tokens: bool,
+        /// Lower runs first.
+        priority: i64,
+        /// Separates prefix caches.
+        cache_salt: String,
+        /// Only plain text is supported.
+        response_format: ResponseFormat,
+        /// Refused unless 1.
+        best_of: i64,
+        /// Refused unless false.
+        use_beam_search: Loose,
+        /// Refused unless false.
+        prompt_logprobs: Loose,
+        /// Refused unless empty.
+        bad_words: Loose,
+        /// Refused unless empty.
+        allowed_token_ids: Loose,
+        } }
+    };
+}
+
+/// Declares a request type: its own fields and the shared ones.
+macro_rules! request {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $field:ident: $type:ty,)* }
+        shared { $($(#[$shared_doc:meta])* $shared:ident: $shared_type:ty,)* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Default, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub struct $name {
+            $($(#[$doc])* pub $field: Option<$type>,)*
+            $($(#[$shared_doc])* pub $shared: Option<$shared_type>,)*
+            // Informational: accepted and not used.
+            #[serde(rename = "user")]
+            _user: Option<IgnoredAny>,
+            #[serde(rename = "metadata")]
+            _metadata: Option<IgnoredAny>,
+            #[serde(rename = "store")]
+            _store: Option<IgnoredAny>,
+            #[serde(rename = "service_tier")]
+            _service_tier: Option<IgnoredAny>,
+            #[serde(rename = "safety_identifier")]
+            _safety_identifier: Option<IgnoredAny>,
+            #[serde(rename = "prompt_cache_key")]
+            _prompt_cache_key: Option<IgnoredAny>,
+        }
+
+        impl $name {
+            /// The fields that every generating endpoint has; they are gone from `self` afterwards.
+            pub fn take_sampling(&mut self) -> SamplingFields {
+                SamplingFields { $($shared: self.$shared.take(),)* }
+            }
+        }
+    };
+}
+
+/// Declares the struct of the shared fields alone.
+macro_rules! shared_fields {
+    (shared { $($(#[$doc:meta])* $field:ident: $type:ty,)* }) => {
+        /// What every generating endpoint takes, unchecked.
+        #[derive(Debug, Default)]
+        pub struct SamplingFields {
+            $($(#[$doc])* pub $field: Option<$type>,)*
+        }
+    };
+}
+
+with_shared_fields! { shared_fields! {} }
+
+with_shared_fields! { request! {
+    /// The body of `/v1/chat/completions`.
+    ChatRequest {
+        /// The conversation.
+        messages: Vec<ChatMessage>,
+        /// The newer name of `max_tokens`.
+        max_completion_tokens: i64,
+        /// Report log-probabilities.
+        logprobs: bool,
+        /// How many alternatives per token.
+        top_logprobs: i64,
+        /// Begin the assistant's turn.
+        add_generation_prompt: bool,
+        /// Continue the last message.
+        continue_final_message: bool,
+        /// Variables for the chat template.
+        chat_template_kwargs: serde_json::Map<String, serde_json::Value>,
+        /// Refused: templates come with the model.
+        chat_template: Loose,
+        /// Refused unless empty.
+        tools: Loose,
+        /// Refused unless `none`.
+        tool_choice: Loose,
+        /// Without tools it changes nothing.
+        parallel_tool_calls: bool,
+        /// Refused unless empty.
+        functions: Loose,
+        /// Refused unless `none`.
+        function_call: Loose,
+        /// Put the model's special tokens around the rendered text.
+        add_special_tokens: bool,
+        /// Only `["text"]`.
+        modalities: OneOrMany,
+    }
+} }
+
+with_shared_fields! { request! {
+    /// The body of `/v1/completions`.
+    CompletionRequest {
+        /// What to continue.
+        prompt: Prompt,
+        /// Report log-probabilities of this many alternatives.
+        logprobs: i64,
+        /// Begin the text with the prompt.
+        echo: bool,
+        /// Add the model's special tokens to text prompts.
+        add_special_tokens: bool,
+        /// Refused unless empty.
+        suffix: Loose,
+    }
+} }
+
+/// `stream_options`.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StreamOptionFields {
+    /// A last chunk with the usage.
+    pub include_usage: Option<bool>,
+    /// The usage so far in every chunk.
+    pub continuous_usage_stats: Option<bool>,
+    /// Padding against traffic analysis; refused unless false.
+    pub include_obfuscation: Option<bool>,
+}
+
+/// `response_format`; what follows `type` is not read, because only `text` is supported.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ResponseFormat {
+    /// `text`, `json_object` or `json_schema`.
+    pub r#type: String,
+}
+
+/// One message of a conversation.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ChatMessage {
+    /// Who speaks.
+    pub role: Option<String>,
+    /// What is said.
+    pub content: Option<MessageContent>,
+    /// The speaker's name.
+    pub name: Option<String>,
+    /// Refused unless empty.
+    pub tool_calls: Option<Loose>,
+    /// Refused.
+    pub tool_call_id: Option<Loose>,
+    /// Refused unless empty.
+    pub function_call: Option<Loose>,
+    /// What the assistant thought before it spoke.
+    pub reasoning: Option<String>,
+    /// The older name of `reasoning`.
+    pub reasoning_content: Option<String>,
+    // Parts of answers that clients send back: accepted and not used.
+    #[serde(rename = "refusal")]
+    _refusal: Option<IgnoredAny>,
+    #[serde(rename = "annotations")]
+    _annotations: Option<IgnoredAny>,
+    #[serde(rename = "audio")]
+    _audio: Option<IgnoredAny>,
+}
+
+/// Text, or a list of parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MessageContent {
+    /// The whole text.
+    Text(String),
+    /// Texts in a row.
+    Parts(Vec<ContentPart>),
+}
+
+/// One part of a message.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct ContentPart {
+    /// `text`; other types are refused.
+    pub r#type: String,
+    /// The text.
+    pub text: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for MessageContent {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ContentVisitor;
+        impl<'de> serde::de::Visitor<'de> for ContentVisitor {
+            type Value = MessageContent;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+                f.write_str("a string or a list of content parts")
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<MessageContent, E> {
+                Ok(MessageContent::Text(text.to_owned()))
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<MessageContent, A::Error> {
+                let mut parts = Vec::new();
+                while let Some(part) = seq.next_element()? {
+                    parts.push(part);
+                }
+                Ok(MessageContent::Parts(parts))
+            }
+        }
+        deserializer.deserialize_any(ContentVisitor)
+    }
+}

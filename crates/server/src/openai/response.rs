@@ -1,0 +1,261 @@
+//! Responses and stream chunks, in the order of fields that clients are used to.
+
+use firebrick_engine::TokenId;
+use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
+
+/// A field that is absent, null or a value.
+pub type Field<T> = Option<Option<T>>;
+
+/// What ended a choice beyond `finish_reason`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum StopReason {
+    /// A requested stop token.
+    Token(TokenId),
+    /// A stop string.
+    Text(String),
+}
+
+/// Token counts of a request.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Usage {
+    /// Tokens of all prompts.
+    pub prompt_tokens: u64,
+    /// Both together.
+    pub total_tokens: u64,
+    /// Tokens of all choices, end-of-sequence tokens included.
+    pub completion_tokens: u64,
+    /// More about the prompt.
+    pub prompt_tokens_details: PromptTokensDetails,
+    /// More about the completion.
+    pub completion_tokens_details: CompletionTokensDetails,
+}
+
+/// More about the prompt's tokens.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct PromptTokensDetails {
+    /// Those whose keys and values came from the prefix cache.
+    pub cached_tokens: u64,
+}
+
+/// More about the completion's tokens.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct CompletionTokensDetails {
+    /// Those of a separate reasoning text.
+    pub reasoning_tokens: u64,
+}
+
+/// How fast the request was.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct VllmStats {
+    /// From arrival to the last token.
+    pub inference_time_seconds: f64,
+    /// Generated tokens over that time.
+    pub tokens_per_second: f64,
+}
+
+/// The answer of `/v1/chat/completions`.
+#[derive(Debug, Serialize)]
+pub struct ChatResponse {
+    /// `chatcmpl-…`.
+    pub id: String,
+    /// `chat.completion`.
+    pub object: &'static str,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// The served name that was asked for.
+    pub model: String,
+    /// One per `n`.
+    pub choices: Vec<ChatChoice>,
+    /// Token counts.
+    pub usage: Usage,
+    /// Speed.
+    pub vllm_stats: VllmStats,
+}
+
+/// One choice of a chat answer.
+#[derive(Debug, Serialize)]
+pub struct ChatChoice {
+    /// Its number.
+    pub index: u32,
+    /// The assistant's message.
+    pub message: ReplyMessage,
+    /// Present when asked for.
+    pub logprobs: Option<ChatLogprobs>,
+    /// `stop`, `length` or `abort`.
+    pub finish_reason: &'static str,
+    /// Which stop token or string.
+    pub stop_reason: Option<StopReason>,
+}
+
+/// The assistant's message.
+#[derive(Debug, Serialize)]
+pub struct ReplyMessage {
+    /// `assistant`.
+    pub role: &'static str,
+    /// The text.
+    pub content: String,
+}
+
+/// Log-probabilities of a chat choice.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct ChatLogprobs {
+    /// One entry per token.
+    pub content: Vec<ChatTokenLogprob>,
+}
+
+/// Log-probabilities at one position.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ChatTokenLogprob {
+    /// The chosen token.
+    #[serde(flatten)]
+    pub chosen: ChatTopLogprob,
+    /// The most likely tokens.
+    pub top_logprobs: Vec<ChatTopLogprob>,
+}
+
+/// A token and how likely it was.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ChatTopLogprob {
+    /// Its text.
+    pub token: String,
+    /// Its log-probability.
+    pub logprob: f32,
+    /// Its UTF-8 bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// A chunk of a streamed chat answer.
+#[derive(Debug, Serialize)]
+pub struct ChatChunk<'a> {
+    /// `chatcmpl-…`.
+    pub id: &'a str,
+    /// `chat.completion.chunk`.
+    pub object: &'static str,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// The served name.
+    pub model: &'a str,
+    /// One choice, or none in the usage chunk.
+    pub choices: Vec<ChatChunkChoice>,
+    /// Absent unless the client asked for usage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Field<Usage>,
+    /// In the usage chunk only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vllm_stats: Option<VllmStats>,
+}
+
+/// What a chunk adds to a choice.
+#[derive(Debug, Serialize)]
+pub struct ChatChunkChoice {
+    /// The choice's number.
+    pub index: u32,
+    /// The addition.
+    pub delta: ChatDelta,
+    /// Of the tokens in this chunk.
+    pub logprobs: Option<ChatLogprobs>,
+    /// Set in the choice's last chunk.
+    pub finish_reason: Option<&'static str>,
+    /// Present in the choice's last chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_reason: Field<StopReason>,
+}
+
+/// An addition to a message.
+#[derive(Debug, Default, Serialize)]
+pub struct ChatDelta {
+    /// `assistant`, in the first chunk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<&'static str>,
+    /// More text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<String>,
+}
+
+/// The answer of `/v1/completions`.
+#[derive(Debug, Serialize)]
+pub struct CompletionResponse {
+    /// `cmpl-…`.
+    pub id: String,
+    /// `text_completion`.
+    pub object: &'static str,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// The served name that was asked for.
+    pub model: String,
+    /// `n` per prompt.
+    pub choices: Vec<CompletionChoice>,
+    /// Token counts.
+    pub usage: Usage,
+    /// Speed.
+    pub vllm_stats: VllmStats,
+}
+
+/// One choice of a completion, or what a chunk adds to it.
+#[derive(Debug, Serialize)]
+pub struct CompletionChoice {
+    /// Prompt number times `n` plus the choice's number.
+    pub index: u32,
+    /// The text.
+    pub text: String,
+    /// Present when asked for.
+    pub logprobs: Option<CompletionLogprobs>,
+    /// `stop`, `length` or `abort`; null in chunks before the last.
+    pub finish_reason: Option<&'static str>,
+    /// Present with `finish_reason`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stop_reason: Field<StopReason>,
+}
+
+/// A chunk of a streamed completion.
+#[derive(Debug, Serialize)]
+pub struct CompletionChunk<'a> {
+    /// `cmpl-…`.
+    pub id: &'a str,
+    /// `text_completion`.
+    pub object: &'static str,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// The served name.
+    pub model: &'a str,
+    /// One choice, or none in the usage chunk.
+    pub choices: Vec<CompletionChoice>,
+    /// Absent unless the client asked for usage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usage: Field<Usage>,
+    /// In the usage chunk only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vllm_stats: Option<VllmStats>,
+}
+
+/// Log-probabilities of a completion, one entry per token in every list.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct CompletionLogprobs {
+    /// Where the token's text begins, in characters.
+    pub text_offset: Vec<usize>,
+    /// Log-probability of the chosen token.
+    pub token_logprobs: Vec<f32>,
+    /// Text of the chosen token.
+    pub tokens: Vec<String>,
+    /// The most likely tokens.
+    pub top_logprobs: Vec<TopLogprobs>,
+}
+
+/// A map from token text to log-probability, in order of likelihood. Texts may repeat: different tokens can read alike.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TopLogprobs(pub Vec<(String, f32)>);
+
+impl Serialize for TopLogprobs {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        for (index, (text, logprob)) in self.0.iter().enumerate() {
+            // The likelier of two tokens that read alike is kept, since keys must be unique.
+            if self.0[..index].iter().all(|(earlier, _)| earlier != text) {
+                map.serialize_entry(text, logprob)?;
+            }
+        }
+        map.end()
+    }
+}

@@ -1,0 +1,190 @@
+//! What a request continues: messages, texts or tokens, on their way to tokens.
+
+use firebrick_engine::TokenId;
+use firebrick_text::{ContentPart, Message, MessageContent, RenderOptions, TemplateError};
+use serde_json::{Map, Value};
+
+use crate::error::{ApiError, ErrorKind};
+use crate::limits::Limits;
+use crate::openai::{self, ChatMessage, Prompt};
+use crate::state::{Model, unix_seconds};
+use crate::validate::{at_most, refuse_unless_neutral};
+
+/// What a request continues, unchecked.
+pub enum Source {
+    /// A conversation.
+    Chat(Conversation),
+    /// Texts or tokens.
+    Prompt {
+        /// One or many.
+        prompt: Prompt,
+        /// Put the model's special tokens around texts.
+        add_special_tokens: bool,
+    },
+}
+
+/// A conversation and how it becomes a prompt.
+#[derive(Default)]
+pub struct Conversation {
+    /// The messages.
+    pub messages: Vec<ChatMessage>,
+    /// Begin the assistant's turn; by default unless the last message is continued.
+    pub add_generation_prompt: Option<bool>,
+    /// Continue the last message.
+    pub continue_final_message: bool,
+    /// Variables for the template.
+    pub template_variables: Map<String, Value>,
+    /// Put the model's special tokens around the rendered text; templates usually write them themselves.
+    pub add_special_tokens: bool,
+}
+
+/// A prompt within the limits.
+pub struct ValidPrompt {
+    /// Its tokens; at least one, all in the vocabulary.
+    pub tokens: Vec<TokenId>,
+    /// Its text, when the answer begins with it.
+    pub echo: Option<String>,
+}
+
+impl Source {
+    /// Whether generated text continues the prompt's text, as in completions; a chat answer is a text of its own.
+    pub fn continues_prompt(&self) -> bool {
+        match self {
+            Self::Chat(conversation) => conversation.continue_final_message,
+            Self::Prompt { .. } => true,
+        }
+    }
+
+    /// Checks counts, before any work.
+    pub fn check(&self, n: u32, limits: &Limits) -> Result<(), ApiError> {
+        let (name, count) = match self {
+            Self::Chat(conversation) => return check_messages(&conversation.messages, limits),
+            Self::Prompt { prompt: Prompt::Texts(texts), .. } => ("prompt", texts.len()),
+            Self::Prompt { prompt: Prompt::Tokens(lists), .. } => ("prompt", lists.len()),
+        };
+        if count == 0 {
+            return Err(ApiError::parameter(name, "prompt must not be empty"));
+        }
+        at_most(name, "prompts", count, limits.prompts_max)?;
+        at_most("n", "choices in all", count * n as usize, limits.sequences_max)
+    }
+
+    /// Turns everything into tokens.
+    pub fn into_prompts(self, model: &Model, echo: bool) -> Result<Vec<ValidPrompt>, ApiError> {
+        match self {
+            Self::Chat(conversation) => {
+                let add_special_tokens = conversation.add_special_tokens;
+                let text = render(conversation, model)?;
+                Ok(vec![from_text(text, add_special_tokens, echo, model)?])
+            }
+            Self::Prompt { prompt: Prompt::Texts(texts), add_special_tokens } => {
+                texts.into_iter().map(|text| from_text(text, add_special_tokens, echo, model)).collect()
+            }
+            Self::Prompt { prompt: Prompt::Tokens(lists), .. } => {
+                lists.into_iter().map(|tokens| from_tokens(tokens, echo, model)).collect()
+            }
+        }
+    }
+}
+
+fn from_text(text: String, add_special_tokens: bool, echo: bool, model: &Model) -> Result<ValidPrompt, ApiError> {
+    let encoded = model.tokenizer.try_encode(&text, add_special_tokens);
+    let tokens = encoded.map_err(|error| ApiError::parameter("prompt", error.to_string()))?;
+    if tokens.is_empty() {
+        return Err(ApiError::parameter("prompt", "the prompt is empty"));
+    }
+    Ok(ValidPrompt { tokens, echo: echo.then_some(text) })
+}
+
+fn from_tokens(tokens: Vec<TokenId>, echo: bool, model: &Model) -> Result<ValidPrompt, ApiError> {
+    if tokens.is_empty() {
+        return Err(ApiError::parameter("prompt", "the prompt is empty"));
+    }
+    let vocab_size = model.engine.config().vocab_size;
+    if let Some(token) = tokens.iter().find(|&&token| token >= vocab_size) {
+        let message = format!("token {token} is outside the vocabulary of {vocab_size}");
+        return Err(ApiError::parameter("prompt", message));
+    }
+    let fits = tokens.len() < model.max_model_len as usize;
+    let text = (echo && fits).then(|| model.tokenizer.decode(&tokens, false));
+    Ok(ValidPrompt { tokens, echo: text })
+}
+
+fn check_messages(messages: &[ChatMessage], limits: &Limits) -> Result<(), ApiError> {
+    if messages.is_empty() {
+        return Err(ApiError::parameter("messages", "messages must not be empty"));
+    }
+    at_most("messages", "messages", messages.len(), limits.messages_max)
+}
+
+/// The prompt's text.
+fn render(conversation: Conversation, model: &Model) -> Result<String, ApiError> {
+    let Some(template) = &model.chat_template else {
+        let message = "this model has no chat template, so it cannot chat; use /v1/completions, or start the server \
+                       with --chat-template";
+        return Err(ApiError::new(ErrorKind::BadRequest, message));
+    };
+    let continue_final_message = conversation.continue_final_message;
+    let options = RenderOptions {
+        add_generation_prompt: conversation.add_generation_prompt.unwrap_or(!continue_final_message),
+        continue_final_message,
+        tools: None,
+        kwargs: conversation.template_variables,
+        unix_time_s: Some(unix_seconds() as i64),
+    };
+    let numbered = conversation.messages.into_iter().enumerate();
+    let messages = numbered.map(|(index, message)| message_of(index, message)).collect::<Result<Vec<_>, _>>()?;
+    template.render(&messages, &options).map_err(template_error)
+}
+
+fn template_error(error: TemplateError) -> ApiError {
+    match &error {
+        TemplateError::Raised { .. } | TemplateError::Limit { .. } => {
+            ApiError::parameter("messages", error.to_string())
+        }
+        _ => ApiError::new(ErrorKind::BadRequest, error.to_string()),
+    }
+}
+
+fn message_of(index: usize, message: ChatMessage) -> Result<Message, ApiError> {
+    const ROLE_BYTES_MAX: usize = 64;
+    let name = |field: &str| format!("messages[{index}].{field}");
+    let role = message.role.filter(|role| !role.is_empty() && role.len() <= ROLE_BYTES_MAX);
+    let role = role.ok_or_else(|| {
+        let field = name("role");
+        ApiError::parameter(field.clone(), format!("{field} must be a name such as system, user or assistant"))
+    })?;
+    refuse_unless_neutral(&name("tool_calls"), message.tool_calls)?;
+    refuse_unless_neutral(&name("tool_call_id"), message.tool_call_id)?;
+    refuse_unless_neutral(&name("function_call"), message.function_call)?;
+    let content = match message.content {
+        Some(content) => content_of(content, &name("content"))?,
+        None => {
+            let field = name("content");
+            return Err(ApiError::parameter(field.clone(), format!("{field} is missing")));
+        }
+    };
+    Ok(Message {
+        role,
+        content: Some(content),
+        name: message.name,
+        reasoning_content: message.reasoning.or(message.reasoning_content),
+        tool_calls: None,
+        tool_call_id: None,
+    })
+}
+
+fn content_of(content: openai::MessageContent, name: &str) -> Result<MessageContent, ApiError> {
+    let parts = match content {
+        openai::MessageContent::Text(text) => return Ok(MessageContent::Text(text)),
+        openai::MessageContent::Parts(parts) => parts,
+    };
+    let text_of = |part: openai::ContentPart| match part {
+        openai::ContentPart { r#type, text: Some(text) } if r#type == "text" => Ok(ContentPart::Text { text }),
+        openai::ContentPart { r#type, .. } if r#type == "text" => {
+            Err(ApiError::parameter(name, format!("{name}: a text part needs the field `text`")))
+        }
+        _ => Err(ApiError::parameter(name, format!("{name}: only parts of type text are supported"))),
+    };
+    Ok(MessageContent::Parts(parts.into_iter().map(text_of).collect::<Result<_, _>>()?))
+}

@@ -1,0 +1,45 @@
+//! `/v1/completions`: prompts in, their continuations out.
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+
+use crate::answer::Format;
+use crate::body::read_json;
+use crate::error::ApiError;
+use crate::openai::CompletionRequest;
+use crate::prompt::Source;
+use crate::serve_request::serve_request;
+use crate::state::AppState;
+use crate::telemetry::RequestContext;
+use crate::validate::{Draft, refuse_unless_neutral};
+
+/// The API's own default, whatever the model.
+const DEFAULT_MAX_TOKENS: u32 = 16;
+
+/// Continues prompts.
+pub async fn create(
+    State(state): State<AppState>,
+    Extension(context): Extension<RequestContext>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    let read = async { draft(read_json(&headers, body, &state.config().limits).await?) };
+    serve_request(&state, context, Format::Completion, read).await
+}
+
+fn draft(mut body: CompletionRequest) -> Result<Draft, ApiError> {
+    refuse_unless_neutral("suffix", body.suffix)?;
+    Ok(Draft {
+        source: Source::Prompt {
+            prompt: body.prompt.take().ok_or_else(|| ApiError::parameter("prompt", "`prompt` is missing"))?,
+            add_special_tokens: body.add_special_tokens.unwrap_or(true),
+        },
+        sampling: body.take_sampling(),
+        logprobs: body.logprobs,
+        echo: body.echo.unwrap_or(false),
+        default_max_tokens: Some(DEFAULT_MAX_TOKENS),
+    })
+}

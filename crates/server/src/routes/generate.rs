@@ -1,0 +1,113 @@
+//! `/generate` and `/batch_generate`: the plain endpoints, with errors as `{"detail": …}`.
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+
+use crate::answer::CollectedChoice;
+use crate::body::{json_response, read_json};
+use crate::error::DetailError;
+use crate::openai::{OneOrMany, Prompt, SamplingFields};
+use crate::prompt::Source;
+use crate::serve_request::collect_request;
+use crate::state::AppState;
+use crate::telemetry::RequestContext;
+use crate::validate::Draft;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GenerateRequest {
+    prompt: String,
+    max_tokens: Option<i64>,
+    temperature: Option<f64>,
+    top_p: Option<f64>,
+    stop: Option<OneOrMany>,
+}
+
+#[derive(Serialize)]
+struct GenerateResponse {
+    text: String,
+    tokens_generated: u32,
+    finish_reason: &'static str,
+}
+
+/// Continues one prompt.
+pub async fn generate(
+    State(state): State<AppState>,
+    Extension(context): Extension<RequestContext>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, DetailError> {
+    let read = async {
+        let body: GenerateRequest = read_json(&headers, body, &state.config().limits).await?;
+        let sampling = SamplingFields {
+            max_tokens: body.max_tokens,
+            temperature: Some(body.temperature.unwrap_or(0.7)),
+            top_p: Some(body.top_p.unwrap_or(0.9)),
+            stop: body.stop,
+            ..SamplingFields::default()
+        };
+        Ok(draft(vec![body.prompt], sampling))
+    };
+    let choices = collect_request(&state, context, read).await?;
+    let choice = choices.into_iter().next().unwrap_or_default();
+    let finish_reason = choice.finish_reason();
+    let body = GenerateResponse { text: choice.text, tokens_generated: choice.num_tokens, finish_reason };
+    Ok(json_response(StatusCode::OK, &body))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BatchRequest {
+    prompts: Vec<String>,
+    max_tokens: Option<i64>,
+    temperature: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct BatchResponse {
+    results: Vec<BatchResult>,
+}
+
+#[derive(Serialize)]
+struct BatchResult {
+    text: String,
+    tokens: u32,
+}
+
+/// Continues several prompts.
+pub async fn batch_generate(
+    State(state): State<AppState>,
+    Extension(context): Extension<RequestContext>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, DetailError> {
+    let read = async {
+        let body: BatchRequest = read_json(&headers, body, &state.config().limits).await?;
+        let sampling = SamplingFields {
+            max_tokens: body.max_tokens,
+            temperature: Some(body.temperature.unwrap_or(0.7)),
+            ..SamplingFields::default()
+        };
+        Ok(draft(body.prompts, sampling))
+    };
+    let choices = collect_request(&state, context, read).await?;
+    let result = |choice: CollectedChoice| BatchResult { text: choice.text, tokens: choice.num_tokens };
+    Ok(json_response(StatusCode::OK, &BatchResponse { results: choices.into_iter().map(result).collect() }))
+}
+
+/// The length used when the request does not say.
+const DEFAULT_MAX_TOKENS: u32 = 256;
+
+fn draft(prompts: Vec<String>, sampling: SamplingFields) -> Draft {
+    Draft {
+        source: Source::Prompt { prompt: Prompt::Texts(prompts), add_special_tokens: true },
+        sampling,
+        logprobs: None,
+        echo: false,
+        default_max_tokens: Some(DEFAULT_MAX_TOKENS),
+    }
+}

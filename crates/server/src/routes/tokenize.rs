@@ -1,0 +1,99 @@
+//! `/tokenize` and `/detokenize`.
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::Response;
+use firebrick_engine::TokenId;
+use serde::{Deserialize, Serialize};
+
+use crate::body::{json_response, read_json};
+use crate::error::ApiError;
+use crate::openai::{ChatMessage, Prompt};
+use crate::prompt::{Conversation, Source};
+use crate::serve_request::off_thread;
+use crate::state::AppState;
+use crate::validate::at_most;
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct TokenizeRequest {
+    model: Option<String>,
+    prompt: Option<String>,
+    messages: Option<Vec<ChatMessage>>,
+    add_special_tokens: Option<bool>,
+    add_generation_prompt: Option<bool>,
+    continue_final_message: Option<bool>,
+    chat_template_kwargs: Option<serde_json::Map<String, serde_json::Value>>,
+    return_token_strs: Option<bool>,
+}
+
+#[derive(Serialize)]
+struct TokenizeResponse {
+    count: usize,
+    max_model_len: u32,
+    tokens: Vec<TokenId>,
+    token_strs: Option<Vec<String>>,
+}
+
+/// Text or messages to tokens.
+pub async fn tokenize(State(state): State<AppState>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    let limits = &state.config().limits;
+    let request: TokenizeRequest = read_json(&headers, body, limits).await?;
+    let model = state.model_named(request.model.as_deref())?;
+    let with_texts = request.return_token_strs.unwrap_or(false);
+    let source = source(request)?;
+    source.check(1, limits)?;
+    let body = off_thread(move || {
+        let prompts = source.into_prompts(&model, false)?;
+        let tokens = prompts.into_iter().next().map(|prompt| prompt.tokens).unwrap_or_default();
+        let text = |&token: &TokenId| model.tokenizer.token_text(token).unwrap_or_default();
+        let token_strs = with_texts.then(|| tokens.iter().map(text).collect());
+        Ok(TokenizeResponse { count: tokens.len(), max_model_len: model.max_model_len, tokens, token_strs })
+    })
+    .await?;
+    Ok(json_response(StatusCode::OK, &body))
+}
+
+fn source(request: TokenizeRequest) -> Result<Source, ApiError> {
+    match (request.prompt, request.messages) {
+        (Some(prompt), None) => {
+            let add_special_tokens = request.add_special_tokens.unwrap_or(true);
+            Ok(Source::Prompt { prompt: Prompt::Texts(vec![prompt]), add_special_tokens })
+        }
+        (None, Some(messages)) => Ok(Source::Chat(Conversation {
+            messages,
+            add_generation_prompt: request.add_generation_prompt,
+            continue_final_message: request.continue_final_message.unwrap_or(false),
+            template_variables: request.chat_template_kwargs.unwrap_or_default(),
+            add_special_tokens: request.add_special_tokens.unwrap_or(false),
+        })),
+        _ => Err(ApiError::parameter("prompt", "send either `prompt` or `messages`")),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DetokenizeRequest {
+    model: Option<String>,
+    tokens: Vec<TokenId>,
+}
+
+#[derive(Serialize)]
+struct DetokenizeResponse {
+    prompt: String,
+}
+
+/// Tokens to text.
+pub async fn detokenize(State(state): State<AppState>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
+    let request: DetokenizeRequest = read_json(&headers, body, &state.config().limits).await?;
+    let model = state.model_named(request.model.as_deref())?;
+    at_most("tokens", "tokens", request.tokens.len(), model.max_model_len as usize)?;
+    let vocab_size = model.engine.config().vocab_size;
+    if let Some(token) = request.tokens.iter().find(|&&token| token >= vocab_size) {
+        let message = format!("token {token} is outside the vocabulary of {vocab_size}");
+        return Err(ApiError::parameter("tokens", message));
+    }
+    let body = DetokenizeResponse { prompt: model.tokenizer.decode(&request.tokens, false) };
+    Ok(json_response(StatusCode::OK, &body))
+}

@@ -1,0 +1,96 @@
+//! The path of every generating request: read, check, hand to the engine, answer.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use axum::response::Response;
+
+use crate::answer::{AnswerHead, CollectedChoice, Format, collect};
+use crate::error::{ApiError, ErrorKind};
+use crate::generation::Generation;
+use crate::state::{AppState, Model};
+use crate::telemetry::{OpenRequest, RequestContext};
+use crate::validate::{Draft, ValidatedRequest};
+
+/// Answers in OpenAI's format, streamed or whole.
+pub async fn serve_request(
+    state: &AppState,
+    context: RequestContext,
+    format: Format,
+    read: impl Future<Output = Result<Draft, ApiError>>,
+) -> Result<Response, ApiError> {
+    let mut open = OpenRequest::new(state, context);
+    let kind = match format {
+        Format::Chat => "chat completion",
+        Format::Completion => "completion",
+    };
+    let started = match begin(state, &mut open, kind, read).await {
+        Ok(started) => started,
+        Err(error) => return Err(failed(&mut open, error)),
+    };
+    let Started { request, model_name, generation } = started;
+    let head = AnswerHead::new(format, &open.context().id, model_name, &request);
+    match request.stream() {
+        Some(options) => Ok(head.streamed(generation, options, open)),
+        None => head.whole(generation, &mut open).await.map_err(|error| failed(&mut open, error)),
+    }
+}
+
+/// Waits for all choices, for endpoints with a format of their own.
+pub async fn collect_request(
+    state: &AppState,
+    context: RequestContext,
+    read: impl Future<Output = Result<Draft, ApiError>>,
+) -> Result<Vec<CollectedChoice>, ApiError> {
+    let mut open = OpenRequest::new(state, context);
+    let mut started = match begin(state, &mut open, "generate", read).await {
+        Ok(started) => started,
+        Err(error) => return Err(failed(&mut open, error)),
+    };
+    let num_choices = started.request.prompts().len() as u32 * started.request.n();
+    let choices = collect(&mut started.generation, num_choices).await.map_err(|error| failed(&mut open, error))?;
+    open.succeed(&started.generation);
+    Ok(choices)
+}
+
+fn failed(open: &mut OpenRequest, error: ApiError) -> ApiError {
+    open.fail(&error);
+    error
+}
+
+struct Started {
+    request: ValidatedRequest,
+    model_name: String,
+    generation: Generation,
+}
+
+async fn begin(
+    state: &AppState,
+    open: &mut OpenRequest,
+    kind: &str,
+    read: impl Future<Output = Result<Draft, ApiError>>,
+) -> Result<Started, ApiError> {
+    // Refused before its body is read, so that a slow sender cannot hold up a drain.
+    state.refuse_while_draining()?;
+    let draft = read.await?;
+    open.admit()?;
+    let model = state.model_named(draft.sampling.model.as_deref())?;
+    let model_name = draft.sampling.model.clone().unwrap_or_else(|| model.name().to_owned());
+    let request = validate(state, model.clone(), draft).await?;
+    open.log_accepted(kind, &request);
+    let generation = Generation::start(&model, &request, open.context().arrived).await?;
+    Ok(Started { request, model_name, generation })
+}
+
+async fn validate(state: &AppState, model: Arc<Model>, draft: Draft) -> Result<ValidatedRequest, ApiError> {
+    let state = state.clone();
+    off_thread(move || ValidatedRequest::new(draft, &model, &state.config().limits)).await
+}
+
+/// Runs what computes for long (templates, tokenizers) away from the threads that do I/O. A panic ends this request only.
+pub async fn off_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let failed = |_| Err(ApiError::new(ErrorKind::Internal, "internal error"));
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(failed)
+}

@@ -1,0 +1,316 @@
+//! What every handler sees: configuration, the model once it is loaded, and how much work is open.
+//!
+//! The port opens before the model is there, so the model sits in a slot that is loading, ready or failed.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use firebrick_engine::TokenId;
+use firebrick_text::{ChatTemplate, Tokenizer};
+use tokio::sync::Notify;
+
+use crate::auth::ApiKeys;
+use crate::engine_handle::EngineHandle;
+use crate::error::{ApiError, ErrorKind};
+use crate::limits::Limits;
+use crate::metrics::HttpMetrics;
+use crate::request_id::IdSource;
+
+/// What the command line decides about the server.
+#[derive(Clone)]
+pub struct ServerConfig {
+    /// What a request may take.
+    pub limits: Limits,
+    /// Who may call.
+    pub api_keys: ApiKeys,
+    /// Which web pages may call; `None` sends no CORS headers.
+    pub cors: Option<CorsConfig>,
+    /// Whether routes of class `admin` exist.
+    pub admin_routes: bool,
+    /// Whether each request is logged; its texts never are.
+    pub log_requests: bool,
+    /// A busy engine whose last step is older than this is unhealthy.
+    pub heartbeat_age_max: Duration,
+    /// Answered by `/version`.
+    pub version: &'static str,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            limits: Limits::default(),
+            api_keys: ApiKeys::new(Vec::<String>::new()),
+            cors: None,
+            admin_routes: false,
+            log_requests: true,
+            heartbeat_age_max: Duration::from_secs(5),
+            version: env!("CARGO_PKG_VERSION"),
+        }
+    }
+}
+
+/// Allowed origins, methods and headers of web pages; `*` allows all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CorsConfig {
+    /// Origins such as `https://example.org`.
+    pub origins: Vec<String>,
+    /// Methods such as `POST`.
+    pub methods: Vec<String>,
+    /// Request headers.
+    pub headers: Vec<String>,
+}
+
+/// The sampling parameters of requests that do not say; from the model's `generation_config.json`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SamplingDefaults {
+    /// See [`firebrick_engine::SamplingParams`].
+    pub temperature: Option<f32>,
+    /// See [`firebrick_engine::SamplingParams`].
+    pub top_p: Option<f32>,
+    /// 0 keeps all tokens.
+    pub top_k: Option<u32>,
+    /// See [`firebrick_engine::SamplingParams`].
+    pub min_p: Option<f32>,
+    /// See [`firebrick_engine::SamplingParams`].
+    pub repetition_penalty: Option<f32>,
+    /// `max_new_tokens`: the default of chat requests, which otherwise may fill the model's length.
+    pub max_tokens: Option<u32>,
+}
+
+/// Where the model runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// Whether it is a GPU.
+    pub kind: DeviceKind,
+    /// Its name.
+    pub name: String,
+    /// Memory of the device, 0 if unknown.
+    pub memory_total_bytes: u64,
+    /// Memory that weights, KV cache and workspace take.
+    pub memory_allocated_bytes: u64,
+    /// Memory set aside for the model, at least what is allocated.
+    pub memory_reserved_bytes: u64,
+}
+
+/// The kind of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// The processor.
+    Cpu,
+    /// A graphics card.
+    Gpu,
+}
+
+/// A loaded model.
+pub struct Model {
+    /// Names that requests may use; the first is shown and is the label of metrics.
+    pub served_names: Vec<String>,
+    /// Where it came from: a hub id or a path.
+    pub root: String,
+    /// Strings to tokens.
+    pub tokenizer: Tokenizer,
+    /// Messages to a prompt; models without one do not chat.
+    pub chat_template: Option<ChatTemplate>,
+    /// Of requests that do not say.
+    pub defaults: SamplingDefaults,
+    /// Tokens that end a text.
+    pub eos_token_ids: Vec<TokenId>,
+    /// Prompt and output together, at most.
+    pub max_model_len: u32,
+    /// Devices that share the model.
+    pub tensor_parallel_size: u32,
+    /// Where it runs.
+    pub device: DeviceInfo,
+    /// Who generates.
+    pub engine: EngineHandle,
+}
+
+impl Model {
+    /// The name that is shown.
+    pub fn name(&self) -> &str {
+        self.served_names.first().map_or("", String::as_str)
+    }
+}
+
+/// How far the model is.
+#[derive(Clone)]
+pub enum ModelSlot {
+    /// On its way.
+    Loading,
+    /// Serving.
+    Ready(Arc<Model>),
+    /// It could not be loaded; the text says why.
+    Failed(String),
+}
+
+/// Shared by all handlers; clones are the same state.
+#[derive(Clone)]
+pub struct AppState(Arc<Inner>);
+
+struct Inner {
+    config: ServerConfig,
+    model: RwLock<ModelSlot>,
+    created: u64,
+    draining: AtomicBool,
+    active: AtomicUsize,
+    idle: Notify,
+    http: HttpMetrics,
+    ids: IdSource,
+}
+
+impl AppState {
+    /// A server whose model is still loading.
+    pub fn new(config: ServerConfig) -> Self {
+        Self(Arc::new(Inner {
+            config,
+            model: RwLock::new(ModelSlot::Loading),
+            created: unix_seconds(),
+            draining: AtomicBool::new(false),
+            active: AtomicUsize::new(0),
+            idle: Notify::new(),
+            http: HttpMetrics::new(),
+            ids: IdSource::new(),
+        }))
+    }
+
+    /// What the command line decided.
+    pub fn config(&self) -> &ServerConfig {
+        &self.0.config
+    }
+
+    /// Puts the loaded model into service.
+    pub fn set_model(&self, model: Model) {
+        self.set_slot(ModelSlot::Ready(Arc::new(model)));
+    }
+
+    /// Says that the model cannot be loaded, and why.
+    pub fn set_failed(&self, reason: impl Into<String>) {
+        self.set_slot(ModelSlot::Failed(reason.into()));
+    }
+
+    fn set_slot(&self, slot: ModelSlot) {
+        *self.0.model.write().unwrap_or_else(PoisonError::into_inner) = slot;
+    }
+
+    /// How far the model is.
+    pub fn slot(&self) -> ModelSlot {
+        self.0.model.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The model, if it is loaded.
+    pub fn loaded(&self) -> Option<Arc<Model>> {
+        match self.slot() {
+            ModelSlot::Ready(model) => Some(model),
+            _ => None,
+        }
+    }
+
+    /// The model, or 503.
+    pub fn model(&self) -> Result<Arc<Model>, ApiError> {
+        match self.slot() {
+            ModelSlot::Ready(model) => Ok(model),
+            ModelSlot::Loading => Err(ApiError::new(ErrorKind::Unavailable, "the model is still loading")),
+            ModelSlot::Failed(_) => Err(ApiError::new(ErrorKind::Unavailable, "the model could not be loaded")),
+        }
+    }
+
+    /// The model under a name that the client gave, or the only one when it gave none.
+    pub fn model_named(&self, name: Option<&str>) -> Result<Arc<Model>, ApiError> {
+        let model = self.model()?;
+        let known = name.is_none_or(|name| model.served_names.iter().any(|served| served == name));
+        if known {
+            return Ok(model);
+        }
+        let shown: String = name.unwrap_or_default().chars().take(200).collect();
+        let message = format!("The model `{}` does not exist.", shown.escape_debug());
+        Err(ApiError { kind: ErrorKind::NotFound, message, param: Some("model".to_owned()) })
+    }
+
+    /// Seconds since 1970 when the server started.
+    pub fn created(&self) -> u64 {
+        self.0.created
+    }
+
+    /// Counters of requests as clients see them.
+    pub fn http_metrics(&self) -> &HttpMetrics {
+        &self.0.http
+    }
+
+    /// Names for requests.
+    pub(crate) fn ids(&self) -> &IdSource {
+        &self.0.ids
+    }
+
+    /// Generating requests that are open.
+    pub fn num_active(&self) -> usize {
+        self.0.active.load(Ordering::Acquire)
+    }
+
+    /// Counts a generating request as open until the guard is dropped; 503 while draining.
+    pub fn admit(&self) -> Result<ActiveGuard, ApiError> {
+        // Counted before looking, so that a drain either refuses the request or waits for it.
+        self.0.active.fetch_add(1, Ordering::AcqRel);
+        let guard = ActiveGuard(self.clone());
+        self.refuse_while_draining()?;
+        Ok(guard)
+    }
+
+    /// 503 while draining.
+    pub fn refuse_while_draining(&self) -> Result<(), ApiError> {
+        if self.is_draining() {
+            return Err(ApiError::new(ErrorKind::Unavailable, "the server is shutting down"));
+        }
+        Ok(())
+    }
+
+    /// Stops accepting work: `/ready` answers 503, and so do new generating requests. Open ones go on.
+    pub fn begin_drain(&self) {
+        self.0.draining.store(true, Ordering::Release);
+    }
+
+    /// Whether [`begin_drain`](Self::begin_drain) was called.
+    pub fn is_draining(&self) -> bool {
+        self.0.draining.load(Ordering::Acquire)
+    }
+
+    /// Whether new work is accepted and the engine can do it.
+    pub fn is_ready(&self) -> bool {
+        !self.is_draining() && self.is_healthy()
+    }
+
+    /// Whether the model is loaded and its engine moves.
+    pub fn is_healthy(&self) -> bool {
+        self.loaded().is_some_and(|model| model.engine.is_healthy(self.config().heartbeat_age_max))
+    }
+
+    /// Waits until no generating request is open; `false` if some still are after `timeout`.
+    pub async fn wait_idle(&self, timeout: Duration) -> bool {
+        let idle = async {
+            loop {
+                let notified = self.0.idle.notified();
+                if self.num_active() == 0 {
+                    return;
+                }
+                notified.await;
+            }
+        };
+        tokio::time::timeout(timeout, idle).await.is_ok()
+    }
+}
+
+/// An open generating request.
+pub struct ActiveGuard(AppState);
+
+impl Drop for ActiveGuard {
+    fn drop(&mut self) {
+        if self.0.0.active.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.0.idle.notify_waiters();
+        }
+    }
+}
+
+/// Seconds since 1970; clients expect creation times.
+pub(crate) fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
+}

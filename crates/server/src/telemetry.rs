@@ -1,0 +1,147 @@
+//! What is known about a request while it is open: its id, its log lines, its place in the metrics.
+//!
+//! Texts are never logged. The id in the log is ours; the client's `X-Request-Id` is only sent back.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
+
+use crate::error::{ApiError, ErrorKind};
+use crate::generation::Generation;
+use crate::metrics::Outcome;
+use crate::state::{ActiveGuard, AppState};
+use crate::validate::ValidatedRequest;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// A request's id and when it came.
+#[derive(Clone, Debug)]
+pub struct RequestContext {
+    /// 32 hexadecimal digits.
+    pub id: Arc<str>,
+    /// When its headers were whole.
+    pub arrived: Instant,
+}
+
+/// Marks a response whose body outlives its handler, so that its end is logged elsewhere.
+#[derive(Clone)]
+pub struct Streamed;
+
+/// The outermost layer: gives every request an id, logs it, and turns a panic of its handler into a 500.
+pub async fn trace(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    let context = RequestContext { id: state.ids().next().into(), arrived: Instant::now() };
+    let echoed = client_id(request.headers());
+    let quiet = !state.config().log_requests || request.method() == axum::http::Method::GET;
+    if !quiet {
+        tracing::info!("[{}] {} {}", context.id, request.method(), request.uri().path().escape_debug());
+    }
+    request.extensions_mut().insert(context.clone());
+    let outcome = AssertUnwindSafe(next.run(request)).catch_unwind().await;
+    let mut response = outcome.unwrap_or_else(|_| {
+        tracing::error!("[{}] the handler panicked", context.id);
+        ApiError::new(ErrorKind::Internal, "internal error").into_response()
+    });
+    let id = echoed.or_else(|| HeaderValue::from_str(&context.id).ok());
+    if let Some(id) = id {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    if !quiet && response.extensions().get::<Streamed>().is_none() {
+        log_completed(&context, response.status().as_u16());
+    }
+    response
+}
+
+fn log_completed(context: &RequestContext, status: u16) {
+    tracing::info!("[{}] Completed in {:.3}s - Status: {status}", context.id, context.arrived.elapsed().as_secs_f64());
+}
+
+/// The client's own id, if it is short and plain enough to be sent back.
+fn client_id(headers: &HeaderMap) -> Option<HeaderValue> {
+    const BYTES_MAX: usize = 128;
+    let value = headers.get(REQUEST_ID)?;
+    let plain = !value.is_empty() && value.len() <= BYTES_MAX && value.as_bytes().iter().all(u8::is_ascii_graphic);
+    plain.then(|| value.clone())
+}
+
+/// A generating request from its first byte to its last; counted and logged when dropped.
+pub struct OpenRequest {
+    state: AppState,
+    context: RequestContext,
+    active: Option<ActiveGuard>,
+    outcome: Outcome,
+    streamed: bool,
+}
+
+impl OpenRequest {
+    /// A request that has just come.
+    pub fn new(state: &AppState, context: RequestContext) -> Self {
+        Self { state: state.clone(), context, active: None, outcome: Outcome::Aborted, streamed: false }
+    }
+
+    /// Its id and when it came.
+    pub fn context(&self) -> &RequestContext {
+        &self.context
+    }
+
+    /// Counts it as active; 503 while draining.
+    pub fn admit(&mut self) -> Result<(), ApiError> {
+        self.active = Some(self.state.admit()?);
+        Ok(())
+    }
+
+    /// Logs what was asked, in numbers.
+    pub fn log_accepted(&self, kind: &str, request: &ValidatedRequest) {
+        if self.state.config().log_requests {
+            let (prompt, max_tokens) = (request.prompt_tokens(), request.max_tokens());
+            tracing::info!(
+                "[{}] Processing {kind} request: Prompt length: {prompt} tokens, Max tokens: {max_tokens}",
+                self.context.id
+            );
+        }
+    }
+
+    /// The answer will outlive the handler.
+    pub fn set_streamed(&mut self) {
+        self.streamed = true;
+    }
+
+    /// The answer is complete.
+    pub fn succeed(&mut self, generation: &Generation) {
+        self.outcome = Outcome::Success;
+        if self.state.config().log_requests {
+            let stats = generation.stats();
+            tracing::info!(
+                "[{}] Generation completed: Inference time: {:.3}s, Generated tokens: {}, Throughput: {:.1} tokens/s",
+                self.context.id,
+                stats.inference_time_seconds,
+                generation.usage().completion_tokens,
+                stats.tokens_per_second
+            );
+        }
+    }
+
+    /// The answer is an error.
+    pub fn fail(&mut self, error: &ApiError) {
+        self.outcome = Outcome::Error;
+        if error.kind == ErrorKind::Internal {
+            tracing::error!("[{}] {}", self.context.id, error.message.escape_debug());
+        }
+    }
+}
+
+impl Drop for OpenRequest {
+    fn drop(&mut self) {
+        self.state.http_metrics().count(self.outcome, self.context.arrived.elapsed().as_secs_f64());
+        if self.outcome == Outcome::Aborted && self.state.config().log_requests {
+            tracing::info!("[{}] the client left", self.context.id);
+        } else if self.streamed && self.state.config().log_requests {
+            log_completed(&self.context, 200);
+        }
+    }
+}

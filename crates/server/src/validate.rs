@@ -1,0 +1,345 @@
+//! From what a client sent to what the engine may be given: the one place where requests are checked.
+//!
+//! Every front door makes a [`Draft`] and gets a [`ValidatedRequest`]; there is no other way to make one. Counts and
+//! ranges are checked before anything of their size is allocated.
+
+use std::ops::RangeInclusive;
+
+use firebrick_engine::{Request, SamplingParams, TokenId};
+
+use crate::error::{ApiError, ErrorKind};
+use crate::limits::Limits;
+use crate::openai::{Loose, OneOrMany, SamplingFields};
+use crate::prompt::{Source, ValidPrompt};
+use crate::state::{Model, SamplingDefaults};
+
+/// A request of any front door, unchecked.
+pub struct Draft {
+    /// What to continue.
+    pub source: Source,
+    /// How to continue it.
+    pub sampling: SamplingFields,
+    /// Alternatives to report per token; `None` reports no log-probabilities.
+    pub logprobs: Option<i64>,
+    /// Begin the text with the prompt.
+    pub echo: bool,
+    /// Used when neither the request nor the model's defaults say; `None` fills the model's length.
+    pub default_max_tokens: Option<u32>,
+}
+
+/// What a stream reports about usage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamOptions {
+    /// A last chunk with the usage.
+    pub include_usage: bool,
+    /// The usage so far in every chunk.
+    pub continuous_usage: bool,
+}
+
+/// How tokens become text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TextOptions {
+    /// Strings that end the text.
+    pub stops: Vec<String>,
+    /// Keep them in the text.
+    pub include_stop: bool,
+    /// Leave special tokens out.
+    pub skip_special_tokens: bool,
+    /// The text continues the prompt as one text, or is a message of its own.
+    pub continues_prompt: bool,
+}
+
+/// A request within all limits, as tokens.
+pub struct ValidatedRequest {
+    prompts: Vec<ValidPrompt>,
+    params: Vec<SamplingParams>,
+    n: u32,
+    priority: i32,
+    cache_salt: Option<String>,
+    text: TextOptions,
+    stream: Option<StreamOptions>,
+}
+
+impl ValidatedRequest {
+    /// Checks a request and turns its prompt into tokens. This computes; callers run it off the I/O threads.
+    pub fn new(draft: Draft, model: &Model, limits: &Limits) -> Result<Self, ApiError> {
+        let Draft { source, sampling, logprobs, echo, default_max_tokens } = draft;
+        refuse_unsupported(&sampling)?;
+        if echo && logprobs.is_some() {
+            return Err(ApiError::parameter("echo", "echo together with logprobs is not supported"));
+        }
+        let n = whole("n", sampling.n, 1, 1..=i64::from(limits.choices_max))? as u32;
+        source.check(n, limits)?;
+        let stream = stream_options(&sampling)?;
+        let text = text_options(&sampling, &source, limits)?;
+        let priority = whole("priority", sampling.priority, 0, i32::MIN.into()..=i32::MAX.into())? as i32;
+        let cache_salt = cache_salt(sampling.cache_salt.as_deref(), limits)?;
+        let common = sampling_params(&sampling, logprobs, model, limits)?;
+        let min_tokens = whole("min_tokens", sampling.min_tokens, 0, 0..=u32::MAX.into())? as u32;
+        let prompts = source.into_prompts(model, echo)?;
+        let params = prompts
+            .iter()
+            .map(|prompt| {
+                let length = LengthRequest { asked: sampling.max_tokens, default: default_max_tokens, min_tokens };
+                let max_tokens = length.resolve(prompt.tokens.len(), model)?;
+                Ok(SamplingParams { max_tokens: Some(max_tokens), min_tokens, ..common.clone() })
+            })
+            .collect::<Result<_, ApiError>>()?;
+        Ok(Self { prompts, params, n, priority, cache_salt, text, stream })
+    }
+
+    /// Choices per prompt.
+    pub fn n(&self) -> u32 {
+        self.n
+    }
+
+    /// The prompts.
+    pub fn prompts(&self) -> &[ValidPrompt] {
+        &self.prompts
+    }
+
+    /// How tokens become text.
+    pub fn text(&self) -> &TextOptions {
+        &self.text
+    }
+
+    /// Present when the answer is streamed.
+    pub fn stream(&self) -> Option<StreamOptions> {
+        self.stream
+    }
+
+    /// Tokens of all prompts.
+    pub fn prompt_tokens(&self) -> u64 {
+        self.prompts.iter().map(|prompt| prompt.tokens.len() as u64).sum()
+    }
+
+    /// The longest text that was asked for, in tokens.
+    pub fn max_tokens(&self) -> u32 {
+        self.params.iter().filter_map(|params| params.max_tokens).max().unwrap_or(0)
+    }
+
+    /// One engine request per prompt.
+    pub fn engine_requests(&self, eos_token_ids: &[TokenId]) -> Vec<Request> {
+        let with_params = self.prompts.iter().zip(&self.params);
+        let request = |(prompt, params): (&ValidPrompt, &SamplingParams)| Request {
+            prompt: prompt.tokens.clone(),
+            params: params.clone(),
+            n: self.n,
+            priority: self.priority,
+            eos_token_ids: eos_token_ids.to_vec(),
+            cache_salt: self.cache_salt.clone(),
+        };
+        with_params.map(request).collect()
+    }
+}
+
+/// What the request says about the length of its text.
+struct LengthRequest {
+    asked: Option<i64>,
+    default: Option<u32>,
+    min_tokens: u32,
+}
+
+impl LengthRequest {
+    /// The number of tokens to generate at most, such that prompt and text fit the model.
+    fn resolve(&self, prompt: usize, model: &Model) -> Result<u32, ApiError> {
+        let max_len = model.max_model_len;
+        let room = i64::from(max_len) - prompt as i64;
+        if room < 1 {
+            return Err(too_long(max_len, prompt, self.asked.unwrap_or(1)));
+        }
+        let max_tokens = match self.asked {
+            Some(asked) if asked < 1 => {
+                return Err(ApiError::parameter("max_tokens", format!("max_tokens is {asked}, it must be at least 1")));
+            }
+            Some(asked) if asked > room => return Err(too_long(max_len, prompt, asked)),
+            Some(asked) => asked,
+            None => self.default.or(model.defaults.max_tokens).map_or(room, |default| room.min(default.max(1).into())),
+        } as u32;
+        if self.min_tokens > max_tokens {
+            let message = format!("min_tokens is {}, more than max_tokens, which is {max_tokens}", self.min_tokens);
+            return Err(ApiError::parameter("min_tokens", message));
+        }
+        Ok(max_tokens)
+    }
+}
+
+/// Worded so that clients which look for "maximum context length" recognise it.
+fn too_long(max_len: u32, prompt: usize, max_tokens: i64) -> ApiError {
+    let message = format!(
+        "This model's maximum context length is {max_len} tokens. However, the prompt contains {prompt} tokens and \
+         {max_tokens} output tokens were requested. Please reduce the length of the input or the number of requested \
+         output tokens."
+    );
+    ApiError::parameter("max_tokens", message)
+}
+
+/// Parameters of the API that say nothing when neutral and are refused otherwise.
+fn refuse_unsupported(fields: &SamplingFields) -> Result<(), ApiError> {
+    let loose = [
+        ("use_beam_search", fields.use_beam_search),
+        ("prompt_logprobs", fields.prompt_logprobs),
+        ("bad_words", fields.bad_words),
+        ("allowed_token_ids", fields.allowed_token_ids),
+    ];
+    for (name, value) in loose {
+        refuse_unless_neutral(name, value)?;
+    }
+    if fields.best_of.is_some_and(|best_of| best_of != 1) {
+        return Err(ApiError::parameter("best_of", "best_of is not supported; use n"));
+    }
+    match &fields.response_format {
+        Some(format) if format.r#type != "text" => {
+            let message = "only the response_format {\"type\": \"text\"} is supported";
+            Err(ApiError::parameter("response_format", message))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a parameter that asks for something.
+pub(crate) fn refuse_unless_neutral(name: &str, value: Option<Loose>) -> Result<(), ApiError> {
+    match value {
+        Some(value) if !value.is_neutral() => Err(ApiError::parameter(name, format!("{name} is not supported"))),
+        _ => Ok(()),
+    }
+}
+
+fn stream_options(fields: &SamplingFields) -> Result<Option<StreamOptions>, ApiError> {
+    let stream = fields.stream.unwrap_or(false);
+    let Some(options) = fields.stream_options else { return Ok(stream.then(StreamOptions::default)) };
+    if !stream {
+        return Err(ApiError::parameter("stream_options", "stream_options is only allowed when stream is true"));
+    }
+    if options.include_obfuscation == Some(true) {
+        return Err(ApiError::parameter("stream_options", "stream_options.include_obfuscation is not supported"));
+    }
+    let continuous_usage = options.continuous_usage_stats.unwrap_or(false);
+    Ok(Some(StreamOptions { include_usage: options.include_usage.unwrap_or(false), continuous_usage }))
+}
+
+fn text_options(fields: &SamplingFields, source: &Source, limits: &Limits) -> Result<TextOptions, ApiError> {
+    let stops = fields.stop.as_ref().map_or(&[][..], |OneOrMany(stops)| stops);
+    at_most("stop", "stop strings", stops.len(), limits.stops_max)?;
+    for stop in stops {
+        if stop.is_empty() {
+            return Err(ApiError::parameter("stop", "a stop string must not be empty"));
+        }
+        at_most("stop", "bytes in one stop string", stop.len(), limits.stop_bytes_max)?;
+    }
+    Ok(TextOptions {
+        stops: stops.to_vec(),
+        include_stop: fields.include_stop_str_in_output.unwrap_or(false),
+        skip_special_tokens: fields.skip_special_tokens.unwrap_or(true),
+        continues_prompt: source.continues_prompt(),
+    })
+}
+
+fn cache_salt(salt: Option<&str>, limits: &Limits) -> Result<Option<String>, ApiError> {
+    let Some(salt) = salt else { return Ok(None) };
+    if salt.is_empty() {
+        return Err(ApiError::parameter("cache_salt", "cache_salt must not be empty"));
+    }
+    at_most("cache_salt", "bytes in cache_salt", salt.len(), limits.cache_salt_bytes_max)?;
+    Ok(Some(salt.to_owned()))
+}
+
+/// All sampling parameters but the lengths, which depend on the prompt.
+fn sampling_params(
+    fields: &SamplingFields,
+    logprobs: Option<i64>,
+    model: &Model,
+    limits: &Limits,
+) -> Result<SamplingParams, ApiError> {
+    let SamplingDefaults { temperature, top_p, top_k, min_p, repetition_penalty, .. } = model.defaults;
+    let vocab_size = model.engine.config().vocab_size;
+    let logprobs_max = limits.logprobs_max.into();
+    Ok(SamplingParams {
+        temperature: real("temperature", fields.temperature, temperature.unwrap_or(1.0), 0.0..=100.0)?,
+        top_p: real("top_p", fields.top_p, top_p.unwrap_or(1.0), f64::from(f32::MIN_POSITIVE)..=1.0)?,
+        top_k: top_k_of(fields.top_k, top_k)?,
+        min_p: real("min_p", fields.min_p, min_p.unwrap_or(0.0), 0.0..=1.0)?,
+        seed: fields.seed.map(|seed| seed as u64),
+        max_tokens: None,
+        min_tokens: 0,
+        ignore_eos: fields.ignore_eos.unwrap_or(false),
+        stop_token_ids: stop_token_ids(fields.stop_token_ids.as_deref(), vocab_size, limits)?,
+        frequency_penalty: real("frequency_penalty", fields.frequency_penalty, 0.0, -2.0..=2.0)?,
+        presence_penalty: real("presence_penalty", fields.presence_penalty, 0.0, -2.0..=2.0)?,
+        repetition_penalty: real(
+            "repetition_penalty",
+            fields.repetition_penalty,
+            repetition_penalty.unwrap_or(1.0),
+            0.01..=100.0,
+        )?,
+        logit_bias: logit_bias(fields, vocab_size, limits)?,
+        logprobs: match logprobs {
+            None => None,
+            some => Some(whole("logprobs", some, 0, 0..=logprobs_max)? as u32),
+        },
+    })
+}
+
+fn top_k_of(asked: Option<i64>, default: Option<u32>) -> Result<Option<u32>, ApiError> {
+    match asked {
+        None => Ok(default.filter(|&top_k| top_k > 0)),
+        Some(-1 | 0) => Ok(None),
+        Some(_) => Ok(Some(whole("top_k", asked, 0, -1..=u32::MAX.into())? as u32)),
+    }
+}
+
+fn stop_token_ids(ids: Option<&[i64]>, vocab_size: u32, limits: &Limits) -> Result<Vec<TokenId>, ApiError> {
+    let ids = ids.unwrap_or_default();
+    at_most("stop_token_ids", "stop token ids", ids.len(), limits.stop_token_ids_max)?;
+    ids.iter().map(|&id| token("stop_token_ids", id, vocab_size)).collect()
+}
+
+fn logit_bias(fields: &SamplingFields, vocab_size: u32, limits: &Limits) -> Result<Vec<(TokenId, f32)>, ApiError> {
+    let Some(bias) = &fields.logit_bias else { return Ok(Vec::new()) };
+    at_most("logit_bias", "entries of logit_bias", bias.len(), limits.logit_bias_max)?;
+    let entry = |(id, &value): (&String, &f64)| {
+        let id =
+            id.parse().map_err(|_| ApiError::parameter("logit_bias", "the keys of logit_bias must be token ids"))?;
+        Ok((token("logit_bias", id, vocab_size)?, real("logit_bias", Some(value), 0.0, -100.0..=100.0)?))
+    };
+    let mut entries = bias.iter().map(entry).collect::<Result<Vec<_>, ApiError>>()?;
+    // A map has no order; the engine's decisions must not depend on one.
+    entries.sort_by_key(|&(id, _)| id);
+    Ok(entries)
+}
+
+fn token(name: &str, id: i64, vocab_size: u32) -> Result<TokenId, ApiError> {
+    let known = u32::try_from(id).ok().filter(|&id| id < vocab_size);
+    known.ok_or_else(|| {
+        ApiError::parameter(name, format!("{name}: token {id} is outside the vocabulary of {vocab_size}"))
+    })
+}
+
+/// A number in a range; not-a-number is in none.
+fn real(name: &str, value: Option<f64>, default: f32, range: RangeInclusive<f64>) -> Result<f32, ApiError> {
+    let Some(value) = value else { return Ok(default) };
+    if range.contains(&value) {
+        return Ok(value as f32);
+    }
+    let (start, end) = (range.start(), range.end());
+    Err(ApiError::parameter(name, format!("{name} is {value}, it must be between {start} and {end}")))
+}
+
+/// A whole number in a range.
+fn whole(name: &str, value: Option<i64>, default: i64, range: RangeInclusive<i64>) -> Result<i64, ApiError> {
+    let Some(value) = value else { return Ok(default) };
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    let (start, end) = (range.start(), range.end());
+    Err(ApiError::parameter(name, format!("{name} is {value}, it must be between {start} and {end}")))
+}
+
+/// A count within a limit.
+pub(crate) fn at_most(name: &str, what: &str, count: usize, max: usize) -> Result<(), ApiError> {
+    if count <= max {
+        return Ok(());
+    }
+    let message = format!("{count} {what}, the limit is {max}");
+    Err(ApiError { kind: ErrorKind::BadRequest, message, param: Some(name.to_owned()) })
+}

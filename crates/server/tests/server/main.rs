@@ -1,0 +1,8 @@
+//! The server over a real port, with a scripted model.
+
+mod support;
+
+mod errors;
+mod lifecycle;
+mod load;
+mod wire;

@@ -1,0 +1,29 @@
+//! Firebrick: an LLM serving engine with one model source for CPU, wgpu and CUDA.
+//!
+//! [`Llm`] generates text offline; [`Loaded`] holds the parts that a server is made of. The `firebrick` binary serves
+//! the OpenAI API with them.
+//!
+//! ```no_run
+//! use firebrick::{Llm, Options, SamplingParams};
+//!
+//! let mut llm = Llm::load("HuggingFaceTB/SmolLM2-135M-Instruct", Options::default())?;
+//! for completion in llm.generate(&["The capital of France is"], &SamplingParams::greedy())? {
+//!     println!("{}", completion.text);
+//! }
+//! # Ok::<(), firebrick::Error>(())
+//! ```
+
+mod error;
+mod llm;
+mod loaded;
+mod options;
+mod source;
+
+pub use error::Error;
+pub use firebrick_engine::{FinishReason, SamplingParams, SchedulingPolicy, TokenId};
+pub use firebrick_ops::Backend;
+pub use firebrick_text::{Message, MessageContent};
+pub use llm::{Completion, Llm};
+pub use loaded::{LoadReport, Loaded};
+pub use options::{DeviceChoice, Options};
+pub use source::{ModelSource, resolve};

@@ -1,0 +1,216 @@
+//! A model ready to run: engine, tokenizer and everything a front end needs to know.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use burn::tensor::{DType, Device};
+use firebrick_checkpoint::{
+    Checkpoint, Dtype, GenerationConfig, GgufTokenizer, MemoryPlan, ModelConfig, PlanOptions, TokenizerSource,
+};
+use firebrick_engine::{Engine, EngineConfig};
+use firebrick_executor::{LocalExecutor, available_host_memory};
+use firebrick_model::{LoadOptions, Progress};
+use firebrick_ops::{Backend, activation_dtype, open_device};
+use firebrick_text::{ChatTemplate, GgufVocabulary, SpecialTokens, Tokenizer};
+
+use crate::{DeviceChoice, Error, Options};
+
+/// Most memory that the KV cache takes on the CPU unless told otherwise.
+const CPU_KV_BYTES_MAX: u64 = 4 << 30;
+
+/// A model on a device, with its engine.
+pub struct Loaded {
+    /// The idle engine.
+    pub engine: Engine<LocalExecutor>,
+    /// The model's tokenizer.
+    pub tokenizer: Tokenizer,
+    /// The model's chat template, or the one from the options.
+    pub chat_template: Option<ChatTemplate>,
+    /// The model's shape.
+    pub config: ModelConfig,
+    /// The model's own sampling defaults.
+    pub generation: GenerationConfig,
+    /// Tokens that end an answer.
+    pub eos_token_ids: Vec<u32>,
+    /// What was loaded where.
+    pub report: LoadReport,
+}
+
+/// What was loaded where, and how long it took.
+#[derive(Clone, Debug)]
+pub struct LoadReport {
+    /// The device's backend.
+    pub backend: Backend,
+    /// Form of the weights on the device.
+    pub dtype: Dtype,
+    /// Prompt and output together, at most.
+    pub max_model_len: usize,
+    /// Where the memory goes.
+    pub plan: MemoryPlan,
+    /// Blocks of KV cache.
+    pub num_blocks: u32,
+    /// From opening the files to an idle engine.
+    pub duration: Duration,
+}
+
+impl Loaded {
+    /// Loads the model at `path`: a folder or a `.gguf` file. `progress` is called with bytes as they reach the device.
+    pub fn load(path: &Path, options: &Options, progress: Progress) -> Result<Self, Error> {
+        let started = Instant::now();
+        let checkpoint = Checkpoint::open(path)?;
+        let config = checkpoint.config().clone();
+        let (backend, device) = choose_device(options.device)?;
+        let dtype = choose_dtype(options.dtype, config.dtype, backend);
+        let max_model_len = choose_model_len(options.max_model_len, &config)?;
+        let plan = memory_plan(&checkpoint, options, (backend, &device), dtype, max_model_len)?;
+        let num_blocks = match options.num_gpu_blocks_override {
+            Some(blocks) => blocks,
+            None => num_blocks(&plan, options, backend)?,
+        };
+        let load = LoadOptions { dtype, max_model_len };
+        let blocks = (num_blocks, options.block_size);
+        let executor = LocalExecutor::load(&checkpoint, load, blocks, &device, progress)?;
+        let engine = Engine::new(engine_config(options, &config, max_model_len), executor)?;
+        let tokenizer = tokenizer(&checkpoint)?;
+        let source = options.chat_template.clone().or_else(|| checkpoint.chat_template());
+        let special = special_tokens(&checkpoint);
+        let chat_template = source.map(|source| ChatTemplate::new(&source, special)).transpose()?;
+        let generation = checkpoint.generation_config();
+        let mut eos_token_ids = config.eos_token_ids.clone();
+        eos_token_ids.extend(generation.eos_token_ids.iter().copied());
+        eos_token_ids.sort_unstable();
+        eos_token_ids.dedup();
+        let report = LoadReport { backend, dtype, max_model_len, plan, num_blocks, duration: started.elapsed() };
+        Ok(Self { engine, tokenizer, chat_template, config, generation, eos_token_ids, report })
+    }
+}
+
+fn choose_device(choice: DeviceChoice) -> Result<(Backend, Device), Error> {
+    match choice {
+        DeviceChoice::Backend(backend) => Ok((backend, open_device(backend)?)),
+        DeviceChoice::Auto => match open_device(Backend::Cuda) {
+            Ok(device) => Ok((Backend::Cuda, device)),
+            Err(_) => match open_device(Backend::Cpu) {
+                Ok(device) => Ok((Backend::Cpu, device)),
+                Err(_) => Ok((Backend::Wgpu, open_device(Backend::Wgpu)?)),
+            },
+        },
+    }
+}
+
+/// wgpu has no bfloat16: such weights become float16 there.
+fn choose_dtype(wanted: Option<Dtype>, stored: Dtype, backend: Backend) -> Dtype {
+    match (wanted.unwrap_or(stored), backend) {
+        (Dtype::BF16, Backend::Wgpu) => Dtype::F16,
+        (dtype, _) => dtype,
+    }
+}
+
+fn choose_model_len(wanted: Option<usize>, config: &ModelConfig) -> Result<usize, Error> {
+    let trained = config.max_position_embeddings;
+    match wanted {
+        Some(0) => Err(Error::Option("max_model_len is 0; it must be at least 1".into())),
+        Some(wanted) if wanted > trained => Err(Error::Option(format!(
+            "max_model_len is {wanted}, but the model was made for {trained} tokens; use --max-model-len {trained} or less"
+        ))),
+        Some(wanted) => Ok(wanted),
+        None => Ok(trained),
+    }
+}
+
+fn memory_plan(
+    checkpoint: &Checkpoint,
+    options: &Options,
+    (backend, device): (Backend, &Device),
+    dtype: Dtype,
+    max_model_len: usize,
+) -> Result<MemoryPlan, Error> {
+    let config = checkpoint.config();
+    let memory = available_host_memory().unwrap_or(u64::MAX >> 8);
+    let burn_dtype = |dtype| match dtype {
+        Dtype::F32 => DType::F32,
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::BF16,
+    };
+    let kv_dtype = if activation_dtype(device, burn_dtype(dtype)) == DType::F32 { Dtype::F32 } else { dtype };
+    let plan_options = PlanOptions {
+        dtype,
+        kv_dtype,
+        block_size: options.block_size as usize,
+        max_model_len,
+        max_num_seqs: options.max_num_seqs as usize,
+        max_num_batched_tokens: options.max_num_batched_tokens as usize,
+        memory_utilization: options.gpu_memory_utilization,
+        ..PlanOptions::new(config, backend.name(), memory)
+    };
+    Ok(MemoryPlan::new(config, checkpoint.num_parameters(), plan_options))
+}
+
+fn num_blocks(plan: &MemoryPlan, options: &Options, backend: Backend) -> Result<u32, Error> {
+    let block_bytes = plan.kv_bytes_per_token * u64::from(options.block_size);
+    let bytes = match (options.kv_cache_memory_bytes, backend) {
+        (Some(bytes), _) => bytes,
+        (None, Backend::Cpu) => {
+            plan.check().map_err(Box::new)?;
+            plan.kv_bytes().min(CPU_KV_BYTES_MAX)
+        }
+        (None, _) => {
+            plan.check().map_err(Box::new)?;
+            plan.kv_bytes()
+        }
+    };
+    Ok(u32::try_from(bytes / block_bytes.max(1)).unwrap_or(u32::MAX >> 8))
+}
+
+fn engine_config(options: &Options, config: &ModelConfig, max_model_len: usize) -> EngineConfig {
+    let clamp = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
+    EngineConfig {
+        block_size: options.block_size,
+        max_model_len: clamp(max_model_len),
+        max_num_seqs: options.max_num_seqs,
+        max_num_batched_tokens: options.max_num_batched_tokens,
+        max_waiting: options.max_waiting,
+        max_choices: 128.min(options.max_num_seqs),
+        vocab_size: clamp(config.vocab_size),
+        enable_prefix_caching: options.enable_prefix_caching,
+        enable_chunked_prefill: options.enable_chunked_prefill,
+        policy: options.policy,
+        seed: options.seed,
+        hash_key: random_key(),
+    }
+}
+
+/// A key that clients cannot know: the standard library's hasher keys are seeded by the operating system.
+fn random_key() -> [u64; 2] {
+    use std::hash::{BuildHasher, RandomState};
+    [RandomState::new().hash_one(0u8), RandomState::new().hash_one(1u8)]
+}
+
+fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer, Error> {
+    Ok(match checkpoint.tokenizer_source() {
+        TokenizerSource::Json(path) => Tokenizer::from_file(&path)?,
+        TokenizerSource::Gguf(vocabulary) => Tokenizer::from_gguf(gguf_vocabulary(vocabulary))?,
+    })
+}
+
+fn gguf_vocabulary(from: GgufTokenizer) -> GgufVocabulary {
+    GgufVocabulary {
+        model: from.model,
+        pre: from.pre,
+        tokens: from.tokens,
+        scores: from.scores,
+        token_types: from.token_types,
+        merges: from.merges,
+        bos: from.bos,
+        eos: from.eos,
+        unknown: from.unknown,
+        add_bos: from.add_bos,
+        add_eos: from.add_eos,
+        add_space_prefix: from.add_space_prefix,
+    }
+}
+
+fn special_tokens(checkpoint: &Checkpoint) -> SpecialTokens {
+    let from = checkpoint.special_tokens();
+    SpecialTokens { bos: from.bos, eos: from.eos, pad: from.pad, unk: from.unk }
+}

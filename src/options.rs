@@ -1,0 +1,71 @@
+//! How to load and run a model.
+
+use firebrick_checkpoint::Dtype;
+use firebrick_engine::SchedulingPolicy;
+use firebrick_ops::Backend;
+
+/// Which device runs the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// CUDA where there is an NVIDIA GPU, else the CPU.
+    Auto,
+    /// This one, or an error.
+    Backend(Backend),
+}
+
+/// Everything that can be chosen; the defaults serve.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The device.
+    pub device: DeviceChoice,
+    /// Form of the weights; `None`: the checkpoint's, or the nearest that the device has.
+    pub dtype: Option<Dtype>,
+    /// Prompt and output together; `None`: what the model was trained for.
+    pub max_model_len: Option<usize>,
+    /// Tokens per KV block.
+    pub block_size: u32,
+    /// Sequences in one batch.
+    pub max_num_seqs: u32,
+    /// Tokens in one batch.
+    pub max_num_batched_tokens: u32,
+    /// Requests waiting for their first step.
+    pub max_waiting: u32,
+    /// Share of the device's memory that may be used.
+    pub gpu_memory_utilization: f32,
+    /// Bytes of KV cache; `None`: what is left (on the CPU at most 4 GiB).
+    pub kv_cache_memory_bytes: Option<u64>,
+    /// Blocks of KV cache, whatever fits.
+    pub num_gpu_blocks_override: Option<u32>,
+    /// Share blocks between requests with equal prefixes.
+    pub enable_prefix_caching: bool,
+    /// Cut long prompts into several steps.
+    pub enable_chunked_prefill: bool,
+    /// Which waiting request runs first.
+    pub policy: SchedulingPolicy,
+    /// Seeds of requests that bring none derive from this.
+    pub seed: u64,
+    /// A chat template that replaces the model's.
+    pub chat_template: Option<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            device: DeviceChoice::Auto,
+            dtype: None,
+            max_model_len: None,
+            block_size: 16,
+            max_num_seqs: 256,
+            max_num_batched_tokens: 2048,
+            max_waiting: 4096,
+            gpu_memory_utilization: 0.9,
+            kv_cache_memory_bytes: None,
+            num_gpu_blocks_override: None,
+            enable_prefix_caching: true,
+            enable_chunked_prefill: true,
+            policy: SchedulingPolicy::Fcfs,
+            seed: 0,
+            chat_template: None,
+        }
+    }
+}

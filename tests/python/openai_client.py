@@ -1,0 +1,245 @@
+"""Drives a running server with the real OpenAI client and asserts what it must do.
+
+    pip install openai
+    python tests/python/openai_client.py http://127.0.0.1:8000/v1 MODEL [API_KEY]
+
+Works with any model; only the shapes and the relations between answers are checked, never the words.
+"""
+
+import json
+import sys
+import urllib.request
+
+import openai
+
+CHECKS = []
+
+
+def check(function):
+    CHECKS.append(function)
+    return function
+
+
+MESSAGES = [
+    {"role": "system", "content": "You are a helpful assistant."},
+    {"role": "user", "content": "Name three colours."},
+]
+
+
+@check
+def models_are_listed(client, model):
+    cards = client.models.list().data
+    assert model in [card.id for card in cards], cards
+    card = client.models.retrieve(model)
+    assert card.object == "model" and card.max_model_len > 0
+
+
+@check
+def chat_answers(client, model):
+    reply = client.chat.completions.create(model=model, messages=MESSAGES, max_tokens=8, temperature=0)
+    choice = reply.choices[0]
+    assert reply.id.startswith("chatcmpl-") and reply.object == "chat.completion"
+    assert choice.message.role == "assistant" and isinstance(choice.message.content, str)
+    assert choice.finish_reason in ("stop", "length")
+    usage = reply.usage
+    assert usage.total_tokens == usage.prompt_tokens + usage.completion_tokens
+    assert 0 < usage.completion_tokens <= 8
+    assert usage.prompt_tokens_details.cached_tokens >= 0
+    assert reply.vllm_stats["inference_time_seconds"] > 0 and reply.vllm_stats["tokens_per_second"] > 0
+
+
+@check
+def streams_add_up_to_the_whole_answer(client, model):
+    parameters = dict(model=model, messages=MESSAGES, max_tokens=24, temperature=0)
+    whole = client.chat.completions.create(**parameters).choices[0]
+    text, finish, usage, roles = "", None, None, []
+    options = {"include_usage": True}
+    for chunk in client.chat.completions.create(stream=True, stream_options=options, **parameters):
+        assert chunk.object == "chat.completion.chunk"
+        if not chunk.choices:
+            usage = chunk.usage
+            continue
+        assert chunk.usage is None
+        delta = chunk.choices[0].delta
+        roles += [delta.role] if delta.role else []
+        text += delta.content or ""
+        finish = chunk.choices[0].finish_reason or finish
+    assert roles == ["assistant"], roles
+    assert text == whole.message.content, (text, whole.message.content)
+    assert finish == whole.finish_reason
+    assert usage.completion_tokens > 0
+
+
+@check
+def completions_answer_and_stream(client, model):
+    parameters = dict(model=model, prompt="Once upon a time", max_tokens=12, temperature=0)
+    whole = client.completions.create(**parameters)
+    assert whole.object == "text_completion" and whole.id.startswith("cmpl-")
+    chunks = list(client.completions.create(stream=True, **parameters))
+    assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text
+    assert chunks[-1].choices[0].finish_reason == whole.choices[0].finish_reason
+
+
+@check
+def completions_default_to_sixteen_tokens(client, model):
+    reply = client.completions.create(model=model, prompt="One two three", extra_body={"ignore_eos": True})
+    assert reply.usage.completion_tokens == 16
+
+
+@check
+def prompts_may_be_many_and_may_be_tokens(client, model):
+    reply = client.completions.create(model=model, prompt=["One", "Two", "Three"], max_tokens=4, n=2)
+    assert [choice.index for choice in reply.choices] == list(range(6))
+    reply = client.completions.create(model=model, prompt=[[10, 11, 12], [13, 14]], max_tokens=4)
+    assert reply.usage.prompt_tokens == 5 and len(reply.choices) == 2
+    reply = client.completions.create(model=model, prompt=[10, 11, 12], max_tokens=4)
+    assert reply.usage.prompt_tokens == 3 and len(reply.choices) == 1
+
+
+@check
+def choices_differ_when_drawn_and_repeat_with_a_seed(client, model):
+    parameters = dict(model=model, messages=MESSAGES, n=3, max_tokens=16, temperature=1.5, seed=11)
+    first = client.chat.completions.create(**parameters)
+    second = client.chat.completions.create(**parameters)
+    texts = [choice.message.content for choice in first.choices]
+    assert texts == [choice.message.content for choice in second.choices]
+    assert [choice.index for choice in first.choices] == [0, 1, 2] and len(set(texts)) > 1
+
+
+@check
+def streams_of_several_choices_are_told_apart(client, model):
+    parameters = dict(model=model, messages=MESSAGES, n=2, max_tokens=12, temperature=1, seed=5)
+    whole = client.chat.completions.create(**parameters)
+    texts = ["", ""]
+    for chunk in client.chat.completions.create(stream=True, **parameters):
+        choice = chunk.choices[0]
+        texts[choice.index] += choice.delta.content or ""
+    assert texts == [choice.message.content for choice in whole.choices]
+
+
+@check
+def greedy_answers_repeat(client, model):
+    parameters = dict(model=model, messages=MESSAGES, max_tokens=16, temperature=0)
+    texts = {client.chat.completions.create(**parameters).choices[0].message.content for _ in range(3)}
+    assert len(texts) == 1, texts
+
+
+@check
+def chat_logprobs_cover_every_token(client, model):
+    parameters = dict(model=model, messages=MESSAGES, max_tokens=6, temperature=0, logprobs=True, top_logprobs=3)
+    reply = client.chat.completions.create(**parameters)
+    content = reply.choices[0].logprobs.content
+    assert len(content) == reply.usage.completion_tokens
+    for entry in content:
+        assert entry.logprob <= 0 and len(entry.top_logprobs) == 3
+        assert isinstance(entry.bytes, list) and entry.top_logprobs[0].logprob >= entry.top_logprobs[-1].logprob
+    streamed = []
+    for chunk in client.chat.completions.create(stream=True, **parameters):
+        if chunk.choices[0].logprobs:
+            streamed += chunk.choices[0].logprobs.content
+    assert [entry.token for entry in streamed] == [entry.token for entry in content]
+
+
+@check
+def completion_logprobs_are_parallel_lists(client, model):
+    reply = client.completions.create(model=model, prompt="Hello", max_tokens=5, temperature=0, logprobs=2)
+    logprobs = reply.choices[0].logprobs
+    lengths = {len(logprobs.tokens), len(logprobs.token_logprobs), len(logprobs.top_logprobs), len(logprobs.text_offset)}
+    assert lengths == {reply.usage.completion_tokens}
+
+
+@check
+def stop_strings_cut_the_text(client, model):
+    parameters = dict(model=model, prompt="Once upon a time", max_tokens=48, temperature=0)
+    text = client.completions.create(**parameters).choices[0].text
+    stop = text[len(text) // 2 :][:3]
+    assert stop, "the model said nothing"
+    choice = client.completions.create(stop=[stop], **parameters).choices[0]
+    assert choice.finish_reason == "stop" and choice.stop_reason == stop
+    assert choice.text == text[: text.index(stop)]
+
+
+@check
+def echo_begins_with_the_prompt(client, model):
+    reply = client.completions.create(model=model, prompt="Echo this", max_tokens=2, echo=True)
+    assert reply.choices[0].text.startswith("Echo this")
+
+
+@check
+def extra_parameters_are_taken(client, model):
+    extra = {"top_k": 20, "min_p": 0.05, "repetition_penalty": 1.1, "min_tokens": 2, "cache_salt": "salt"}
+    reply = client.chat.completions.create(
+        model=model, messages=MESSAGES, max_tokens=4, top_p=0.9, frequency_penalty=0.1, presence_penalty=0.1,
+        logit_bias={"5": -100}, user="somebody", extra_body=extra,
+    )
+    assert reply.usage.completion_tokens >= 2
+
+
+@check
+def errors_are_the_clients_own_exceptions(client, model):
+    def raised(kind, **parameters):
+        try:
+            client.chat.completions.create(**{"model": model, "messages": MESSAGES, "max_tokens": 2, **parameters})
+        except kind as error:
+            return error
+        raise AssertionError(f"{kind.__name__} was not raised by {parameters}")
+
+    assert "does not exist" in str(raised(openai.NotFoundError, model="no-such-model"))
+    assert raised(openai.BadRequestError, temperature=-1).param == "temperature"
+    assert raised(openai.BadRequestError, n=100_000).param == "n"
+    assert raised(openai.BadRequestError, messages=[]).param == "messages"
+    assert raised(openai.BadRequestError, extra_body={"no_such_parameter": 1}).param == "no_such_parameter"
+    assert "maximum context length" in str(raised(openai.BadRequestError, max_tokens=10**9))
+    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
+    assert raised(openai.BadRequestError, tools=[tool]).param == "tools"
+    assert raised(openai.BadRequestError, response_format={"type": "json_object"}).param == "response_format"
+
+
+@check
+def a_client_may_leave_a_stream(client, model):
+    for _ in range(5):
+        stream = client.chat.completions.create(model=model, messages=MESSAGES, max_tokens=200, stream=True)
+        next(iter(stream))
+        stream.close()
+    client.chat.completions.create(model=model, messages=MESSAGES, max_tokens=2)
+
+
+@check
+def probes_and_metrics_answer(client, model):
+    root = str(client.base_url).removesuffix("/").removesuffix("/v1")
+
+    def get(path):
+        request = urllib.request.Request(root + path, headers={"Authorization": f"Bearer {client.api_key}"})
+        with urllib.request.urlopen(request) as response:
+            return response.read().decode()
+
+    health = json.loads(get("/health"))
+    assert health["status"] == "healthy" and health["model_loaded"] is True
+    assert json.loads(get("/ready")) == {"ready": True}
+    assert json.loads(get("/metrics.json"))["model"]
+    metrics = get("/metrics")
+    for name in ("vllm:generation_tokens_total", "vllm:time_to_first_token_seconds_bucket", "vllm_requests_total"):
+        assert name in metrics, name
+    assert json.loads(get("/version"))["version"]
+
+
+def main():
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    base_url, model = sys.argv[1:3]
+    api_key = sys.argv[3] if len(sys.argv) > 3 else "none"
+    client = openai.OpenAI(base_url=base_url, api_key=api_key, max_retries=0, timeout=120)
+    failed = 0
+    for function in CHECKS:
+        try:
+            function(client, model)
+            print(f"ok      {function.__name__}")
+        except Exception as error:  # one failure must not hide the others
+            failed += 1
+            print(f"FAILED  {function.__name__}: {type(error).__name__}: {error}")
+    print(f"{len(CHECKS) - failed} of {len(CHECKS)} checks passed")
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
