@@ -26,4 +26,7 @@ pub use firebrick_text::{Message, MessageContent};
 pub use llm::{Completion, Llm};
 pub use loaded::{LoadReport, Loaded};
 pub use options::{DeviceChoice, Options};
-pub use source::{ModelSource, resolve};
+pub use source::{
+    CachedModel, HubId, ModelSource, Origin, REFERENCE_MODEL, SourceEvent, SourceOptions, cached_models, models_folder,
+    remove_cached, resolve, resolve_with,
+};

@@ -56,7 +56,8 @@ impl Llm {
     /// Answers a conversation.
     pub fn chat(&mut self, messages: &[Message], params: &SamplingParams) -> Result<Completion, Error> {
         let template = self.loaded.chat_template.as_ref().ok_or(Error::NoTemplate)?;
-        let prompt = template.render(messages, &RenderOptions::default())?;
+        let options = RenderOptions { add_generation_prompt: true, ..RenderOptions::default() };
+        let prompt = template.render(messages, &options)?;
         let tokens = self.loaded.tokenizer.encode(&prompt, false);
         Ok(self.generate_tokens(vec![tokens], params)?.remove(0))
     }

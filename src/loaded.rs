@@ -61,8 +61,13 @@ impl Loaded {
         let config = checkpoint.config().clone();
         let (backend, device) = choose_device(options.device)?;
         let dtype = choose_dtype(options.dtype, config.dtype, backend);
-        let max_model_len = choose_model_len(options.max_model_len, &config)?;
-        let plan = memory_plan(&checkpoint, options, (backend, &device), dtype, max_model_len)?;
+        let mut max_model_len = choose_model_len(options.max_model_len, &config)?;
+        let mut plan = memory_plan(&checkpoint, options, (backend, &device), dtype, max_model_len)?;
+        let longest = usize::try_from(plan.kv_tokens()).unwrap_or(usize::MAX);
+        if options.fit_model_len && longest >= 2 && longest < max_model_len {
+            max_model_len = longest;
+            plan = memory_plan(&checkpoint, options, (backend, &device), dtype, max_model_len)?;
+        }
         let num_blocks = match options.num_gpu_blocks_override {
             Some(blocks) => blocks,
             None => num_blocks(&plan, options, backend)?,

@@ -22,6 +22,8 @@ pub struct Options {
     pub dtype: Option<Dtype>,
     /// Prompt and output together; `None`: what the model was trained for.
     pub max_model_len: Option<usize>,
+    /// Where the length does not fit into memory, take the longest that does instead of refusing.
+    pub fit_model_len: bool,
     /// Tokens per KV block.
     pub block_size: u32,
     /// Sequences in one batch.
@@ -54,6 +56,7 @@ impl Default for Options {
             device: DeviceChoice::Auto,
             dtype: None,
             max_model_len: None,
+            fit_model_len: false,
             block_size: 16,
             max_num_seqs: 256,
             max_num_batched_tokens: 2048,

@@ -1,2 +1,42 @@
-//! The firebrick command.
-fn main() {}
+//! The `firebrick` command: wires the library to a terminal, files and signals, and decides nothing of its own.
+
+mod args;
+mod bench;
+mod compare;
+mod failure;
+mod loading;
+mod logging;
+mod models;
+mod output;
+mod plan;
+mod progress;
+mod run;
+mod serve;
+mod vllm_flags;
+
+use std::process::ExitCode;
+
+use args::Command;
+use failure::Failure;
+
+fn main() -> ExitCode {
+    match args::read(std::env::args_os().collect()).and_then(dispatch) {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            ExitCode::from(failure.code())
+        }
+    }
+}
+
+fn dispatch((command, notices): (Command, Vec<String>)) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Serve(args) => return serve::serve(*args, &notices),
+        Command::Run(args) => run::run(*args)?,
+        Command::Plan(args) => plan::plan(*args)?,
+        Command::Bench(args) => bench::bench(*args)?,
+        Command::Compare(args) => compare::compare(*args)?,
+        Command::Models(args) => models::models(args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}

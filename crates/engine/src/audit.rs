@@ -6,7 +6,8 @@
 
 use crate::prefix_cache::Parent;
 use crate::scheduler::Scheduler;
-use crate::sequence::{Sequence, SequenceKey};
+use crate::sequence::Sequence;
+use crate::sequence_table::SequenceKey;
 use crate::{BlockId, SequenceId};
 
 impl Scheduler {

@@ -1,15 +1,15 @@
 //! The second half of a step: results become tokens, full blocks are published, sequences end or go on.
 //!
-//! A block enters the prefix cache only once a finite token was sampled from a context that contains it: keys and values
-//! that are not finite would poison every request that shares them.
+//! A block enters the prefix cache only once a token was sampled from finite logits of a context that contains it: keys
+//! and values that are not finite would poison every request that shares them.
 
 use crate::block_pool::Published;
 use crate::scheduler::Scheduler;
-use crate::sequence::SequenceKey;
+use crate::sequence_table::SequenceKey;
 use crate::{EventKind, ExecuteError, FinishReason, SampleOutcome, SampledToken};
 
 /// Why a sequence ends whose logits are not finite.
-pub(crate) const NOT_FINITE: &str = "the model's output was not finite";
+const NOT_FINITE: &str = "the model's output was not finite";
 
 impl Scheduler {
     /// Takes the outcomes of the step in flight, one per sampled row in order.

@@ -11,6 +11,9 @@ pub trait Executor {
 
     /// Enqueues the batch now; the future only waits for the sampled ids, one outcome per `batch.samples` in order.
     ///
+    /// Batches run in the order in which they were enqueued, also when a future is dropped: a later batch may write to
+    /// blocks that an earlier one reads. An error means that nothing can be run any more.
+    ///
     /// The future borrows nothing, so that the next batch can be planned while this one runs.
     fn execute(&mut self, batch: &Batch) -> impl Future<Output = Result<Vec<SampleOutcome>, ExecuteError>> + 'static;
 }

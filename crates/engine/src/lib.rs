@@ -2,8 +2,20 @@
 //!
 //! A pure state machine: the same requests in the same order give the same decisions. It knows no tensors, text,
 //! threads, clocks or sockets; a step's work is handed to an [`Executor`], and results come back as [`TokenEvent`]s.
+//!
+//! ```text
+//! add_request ─ admission ─→ waiting ─┐
+//!                               ↑     ├─ plan ─→ Batch ─→ Executor ─→ outcomes ─ commit ─→ TokenEvents
+//!                    preempt ───┴─ running                                          │
+//!                                     └──────────────── append token ←──────────────┘
+//! ```
+//!
+//! How to read it: `request`, `batch`, `event` and `executor` are what goes in and out; `sequence` holds the two
+//! counters that everything follows from; `plan` and `commit` are the two halves of a step on the state in `scheduler`;
+//! `block_pool` and `prefix_cache` own the blocks; `audit` states the invariants; `tests/simulation/` tries to break
+//! them.
 
-// The simulation is an integration test; the tests of the planted bugs run the same files against this crate's insides.
+// The simulation is an integration test. The tests of planted bugs run the same files inside the crate.
 #[cfg(test)]
 extern crate self as firebrick_engine;
 #[cfg(test)]
@@ -32,6 +44,7 @@ mod request;
 mod scheduler;
 mod scripted;
 mod sequence;
+mod sequence_table;
 mod stats;
 mod token_span;
 mod trace;

@@ -8,10 +8,9 @@
 //! - every running sequence gets at least one token in every step (the budget is at least `max_num_seqs`), so a long
 //!   prompt never stops those that are already generating.
 
-use crate::sequence::SequenceKey;
-use crate::{EventKind, SequenceId};
-
 use crate::scheduler::Scheduler;
+use crate::sequence_table::SequenceKey;
+use crate::{EventKind, SequenceId};
 
 /// One sequence's part of a planned step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,11 +5,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::commit::NOT_FINITE;
 use crate::engine::StepResult;
 use crate::prefix_cache::Parent;
 use crate::scheduler::Scheduler;
-use crate::sequence::SequenceKey;
+use crate::sequence_table::SequenceKey;
 use crate::{BlockId, EventKind, FinishReason, RequestId, SchedulingPolicy};
 
 /// Generates the list of bugs beside the enum, so that no bug is left out of the test.
@@ -168,10 +167,10 @@ impl Planted {
                 scheduler.release_blocks(key);
                 self.aside.push((order, key));
             }
-            Some(PlantedBug::DependsOnProcess) if !scheduler.running.is_empty() => {
-                if PROCESS.fetch_add(1, Ordering::Relaxed).is_multiple_of(7) {
-                    self.aside.extend(std::mem::take(&mut scheduler.waiting));
-                }
+            Some(PlantedBug::DependsOnProcess)
+                if !scheduler.running.is_empty() && PROCESS.fetch_add(1, Ordering::Relaxed).is_multiple_of(7) =>
+            {
+                self.aside.extend(std::mem::take(&mut scheduler.waiting));
             }
             _ => {}
         }
@@ -270,8 +269,8 @@ fn spoil_events(bug: PlantedBug, scheduler: &mut Scheduler) {
         (PlantedBug::DropsToken, _, Some(token)) => drop(events.remove(token)),
         (PlantedBug::TellsEndTwice, Some(end), _) => events.push(events[end].clone()),
         (PlantedBug::TellsEndTooEarly, Some(end), Some(token)) if token + 1 == end => {
-            let natural = !matches!(&events[end].kind, EventKind::Finished { reason: FinishReason::Error(text) } if text == NOT_FINITE);
-            if natural && events[end].request == events[token].request {
+            let error = matches!(&events[end].kind, EventKind::Finished { reason: FinishReason::Error(_) });
+            if !error && events[end].request == events[token].request {
                 events.swap(token, end);
             }
         }

@@ -32,7 +32,8 @@ pub struct SamplingParams {
     pub frequency_penalty: f32,
     /// Subtracted from the logit of every token already in the output.
     pub presence_penalty: f32,
-    /// Divides positive and multiplies negative logits of tokens in the prompt or output (Keskar et al., 2019); 1 is off.
+    /// Divides positive and multiplies negative logits of tokens in the prompt or output (Keskar et al., 2019).
+    /// 1 is off.
     pub repetition_penalty: f32,
     /// Added to the logits of single tokens.
     pub logit_bias: Vec<(TokenId, f32)>,

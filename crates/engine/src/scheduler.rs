@@ -1,8 +1,8 @@
 //! Every live request and every block: who is waiting, who is running, and how they leave.
 //!
 //! A step has two halves. [`schedule`](Scheduler::schedule) (in `plan.rs`) decides what to run and takes the blocks for
-//! it; [`commit`](Scheduler::commit) (in `commit.rs`) takes the results. Between the two the plan is in flight: requests
-//! may come, and aborts are noted but change nothing until the results are there.
+//! it; [`commit`](Scheduler::commit) (in `commit.rs`) takes the results. Between the two the plan is in flight:
+//! requests may come, and aborts are noted but change nothing until the results are there.
 //!
 //! A sequence is in exactly one place: not yet born (a choice that waits for its sibling to compute the prompt),
 //! waiting, or running. Only running sequences own blocks.
@@ -16,7 +16,8 @@ use crate::block_pool::BlockPool;
 use crate::plan::PlannedRow;
 use crate::policy::ServiceOrder;
 use crate::prefix_cache::ChainHasher;
-use crate::sequence::{RequestFacts, Sequence, SequenceKey, SequenceTable};
+use crate::sequence::{RequestFacts, Sequence};
+use crate::sequence_table::{SequenceKey, SequenceTable};
 use crate::stats::{EngineStats, FinishedStats};
 use crate::{
     Batch, BlockId, EngineConfig, EventKind, FinishReason, Rejected, Request, RequestId, SequenceId, TokenEvent,

@@ -1,8 +1,8 @@
 //! An executor without a model, for tests: its tokens are a hash of what it finds in a simulated KV cache.
 //!
 //! Like a real model it knows a sequence's past only through the cache: every step writes its tokens to the slots of
-//! `slot_mapping` and reads the whole context back through `block_tables`. A wrong slot, a wrong block table, or a block
-//! that another sequence has overwritten gives wrong tokens, as it would on a device. What the right tokens are,
+//! `slot_mapping` and reads the whole context back through `block_tables`. A wrong slot, a wrong block table, or a
+//! block that another sequence has overwritten gives wrong tokens, as it would on a device. What the right tokens are,
 //! [`HistoryHash`] says from the tokens alone.
 
 use std::collections::HashMap;

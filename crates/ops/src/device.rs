@@ -57,6 +57,8 @@ pub fn open_device(backend: Backend) -> Result<Device, DeviceError> {
     match backend {
         #[cfg(feature = "cpu")]
         Backend::Cpu => Ok(Device::flex()),
+        #[cfg(feature = "wgpu")]
+        Backend::Wgpu => crate::wgpu::open(),
         #[allow(unreachable_patterns)]
         other => Err(DeviceError::NotBuilt(other.name())),
     }
@@ -94,4 +96,12 @@ pub fn int_tensor<const D: usize>(values: Vec<i32>, shape: [usize; D], device: &
 pub fn float_tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
     let shape = Shape::from(shape);
     Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
+}
+
+/// A tensor of zeros. On the CPU its memory is not touched, so that pages are taken only once they are used.
+pub(crate) fn zero_tensor<const D: usize>(shape: [usize; D], (device, dtype): (&Device, DType)) -> Tensor<D> {
+    if backend_of(device) == Backend::Cpu && dtype == DType::F32 {
+        return float_tensor(vec![0.0; shape.iter().product()], shape, device);
+    }
+    Tensor::zeros(shape, (device, dtype))
 }

@@ -1,28 +1,29 @@
-//! The places that need `unsafe`: calling code compiled for the processor's widest vectors.
+//! Calling code that is compiled for the processor's widest vectors.
+
+use crate::cpu::lanes::{Lanes, Portable};
 
 /// Work that is compiled once per instruction set. Implementations mark `run` `#[inline(always)]`, so that its loops are
 /// compiled with the caller's vector width.
-#[cfg(feature = "cpu")]
 pub(crate) trait SimdTask {
     /// What the work returns.
     type Output;
 
-    /// Does the work; `FMA` says whether a fused multiply-add is one instruction.
-    fn run<const FMA: bool>(self) -> Self::Output;
+    /// Does the work with vectors `L`.
+    fn run<L: Lanes>(self) -> Self::Output;
 }
 
 /// Runs a task with the widest vectors of this processor.
-#[cfg(feature = "cpu")]
 pub(crate) fn with_simd<T: SimdTask>(task: T) -> T::Output {
     #[cfg(target_arch = "x86_64")]
     {
+        use crate::cpu::lanes::x86::{Avx2, Avx512};
         #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
         fn avx512<T: SimdTask>(task: T) -> T::Output {
-            task.run::<true>()
+            task.run::<Avx512>()
         }
         #[target_feature(enable = "avx2,fma,f16c")]
         fn avx2<T: SimdTask>(task: T) -> T::Output {
-            task.run::<true>()
+            task.run::<Avx2>()
         }
         let has_avx2 =
             is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
@@ -39,5 +40,5 @@ pub(crate) fn with_simd<T: SimdTask>(task: T) -> T::Output {
             return unsafe { avx2(task) };
         }
     }
-    if cfg!(target_arch = "aarch64") { task.run::<true>() } else { task.run::<false>() }
+    task.run::<Portable>()
 }

@@ -15,6 +15,7 @@ mod cube;
 mod cuda;
 mod device;
 mod gather_rows;
+#[cfg(feature = "cpu")]
 mod launch;
 mod layer_norm;
 mod linear;

@@ -7,8 +7,7 @@
 use std::time::Duration;
 
 use firebrick_engine::Script;
-use firebrick_server::{EngineThreadOptions, drain};
-use tokio::net::TcpListener;
+use firebrick_server::{EngineThreadOptions, drain, listen};
 
 #[allow(dead_code, reason = "the example needs only the part of the test support that makes servers")]
 #[path = "../tests/server/support.rs"]
@@ -29,7 +28,7 @@ async fn main() -> std::io::Result<()> {
         options: EngineThreadOptions { inbox_max: 16_384, ..EngineThreadOptions::default() },
         ..Setup::default()
     };
-    let server = Server::start_on(TcpListener::bind(("127.0.0.1", port)).await?, &setup);
+    let server = Server::start_on(listen(([127, 0, 0, 1], port).into())?, &setup);
     server.load(&setup);
     println!("http://127.0.0.1:{}/v1, model tiny", server.port);
     let stopped = tokio::signal::ctrl_c().await;

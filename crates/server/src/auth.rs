@@ -41,17 +41,19 @@ impl ApiKeys {
         !self.hashes.is_empty()
     }
 
-    /// Whether the request brings a valid key, or none is needed.
-    pub fn admit(&self, headers: &HeaderMap) -> bool {
+    /// Who calls, if the request brings a valid key or none is needed.
+    pub fn identify(&self, headers: &HeaderMap) -> Option<Caller> {
         if !self.is_required() {
-            return true;
+            return Some(Caller { number: 0, is_only: true });
         }
-        bearer(headers).is_some_and(|key| self.matches(key))
+        let number = self.find(bearer(headers)?)?;
+        Some(Caller { number, is_only: self.hashes.len() == 1 })
     }
 
-    fn matches(&self, key: &[u8]) -> bool {
+    fn find(&self, key: &[u8]) -> Option<usize> {
         let candidate = hash(&self.hash_key, key);
-        self.hashes.iter().fold(0_u8, |found, known| found | u8::from((known ^ candidate) == 0)) == 1
+        let numbered = self.hashes.iter().enumerate();
+        numbered.fold(None, |found, (number, known)| if known ^ candidate == 0 { Some(number) } else { found })
     }
 }
 
@@ -68,14 +70,33 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"bearer ").then_some(key.trim_ascii())
 }
 
+/// Which of the configured keys a request brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    number: usize,
+    is_only: bool,
+}
+
+impl Caller {
+    /// The salt of this caller's prefix cache. With several keys each has a cache of its own, so that nobody can tell
+    /// from response times what another has asked.
+    pub fn cache_salt(self, asked: Option<String>) -> Option<String> {
+        match (self, asked) {
+            (Self { is_only: true, .. }, asked) => asked,
+            (Self { number, .. }, asked) => Some(format!("key {number}: {}", asked.unwrap_or_default())),
+        }
+    }
+}
+
 #[derive(Serialize)]
 struct Unauthorized {
     error: &'static str,
 }
 
 /// Layer of every route of class `key`: it sits on the matched route, so that no trick with paths or `Host` passes it.
-pub async fn require_key(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    if state.config().api_keys.admit(request.headers()) {
+pub async fn require_key(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
+    if let Some(caller) = state.config().api_keys.identify(request.headers()) {
+        request.extensions_mut().insert(caller);
         return next.run(request).await;
     }
     let mut response = json_response(StatusCode::UNAUTHORIZED, &Unauthorized { error: "Unauthorized" }).into_response();
@@ -93,25 +114,39 @@ mod tests {
         headers
     }
 
+    fn admits(keys: &ApiKeys, value: &str) -> bool {
+        keys.identify(&headers(value)).is_some()
+    }
+
+    #[test]
+    fn callers_with_different_keys_share_no_cache() {
+        let keys = ApiKeys::new(["alpha", "beta"]);
+        let salt = |value| keys.identify(&headers(value)).expect("a valid key").cache_salt(None);
+        assert_ne!(salt("Bearer alpha"), salt("Bearer beta"));
+        assert!(salt("Bearer alpha").is_some());
+        let only = ApiKeys::new(["alpha"]).identify(&headers("Bearer alpha")).expect("a valid key");
+        assert_eq!(only.cache_salt(None), None);
+    }
+
     #[test]
     fn any_configured_key_opens_and_others_do_not() {
         let keys = ApiKeys::new(["alpha", "beta"]);
-        assert!(keys.admit(&headers("Bearer alpha")));
-        assert!(keys.admit(&headers("bearer beta")));
+        assert!(admits(&keys, "Bearer alpha"));
+        assert!(admits(&keys, "bearer beta"));
         for wrong in ["Bearer alph", "Bearer alphaa", "Bearer ", "Basic alpha", "alpha", "Bearer alpha beta"] {
-            assert!(!keys.admit(&headers(wrong)), "{wrong}");
+            assert!(!admits(&keys, wrong), "{wrong}");
         }
-        assert!(!keys.admit(&HeaderMap::new()));
+        assert!(keys.identify(&HeaderMap::new()).is_none());
     }
 
     #[test]
     fn without_keys_everybody_may_call() {
-        assert!(ApiKeys::new(Vec::<String>::new()).admit(&HeaderMap::new()));
+        assert!(ApiKeys::new(Vec::<String>::new()).identify(&HeaderMap::new()).is_some());
     }
 
     #[test]
     fn an_empty_key_is_no_key() {
         assert!(!ApiKeys::new([""]).is_required());
-        assert!(!ApiKeys::new(["", "alpha"]).admit(&headers("Bearer ")));
+        assert!(!admits(&ApiKeys::new(["", "alpha"]), "Bearer "));
     }
 }

@@ -3,7 +3,9 @@
 //! A body is read with a size limit and an idle limit and parsed into its type at once: no generic tree is built, so
 //! that memory stays within a small multiple of the body. Errors name the parameter and the position.
 
-use axum::body::{Body, Bytes};
+use std::time::Duration;
+
+use axum::body::{Body, BodyDataStream, Bytes};
 use axum::http::{HeaderMap, HeaderValue, Response as HttpResponse, StatusCode, header};
 use axum::response::Response;
 use futures::StreamExt;
@@ -48,10 +50,11 @@ async fn read_body(headers: &HeaderMap, body: Body, limits: &Limits) -> Result<B
         .and_then(|text| text.parse::<u64>().ok())
         .unwrap_or(0);
     let max = limits.body_bytes_max;
+    let mut stream = body.into_data_stream();
     if announced > max as u64 {
+        discard(stream).await;
         return Err(too_large(max));
     }
-    let mut stream = body.into_data_stream();
     let mut bytes = Vec::new();
     loop {
         let frame = tokio::time::timeout(limits.body_idle_timeout, stream.next())
@@ -60,10 +63,20 @@ async fn read_body(headers: &HeaderMap, body: Body, limits: &Limits) -> Result<B
         let Some(frame) = frame else { return Ok(bytes.into()) };
         let chunk = frame.map_err(|_| ApiError::new(ErrorKind::BadRequest, "the request body broke off"))?;
         if bytes.len() + chunk.len() > max {
+            drop(bytes);
+            discard(stream).await;
             return Err(too_large(max));
         }
         bytes.extend_from_slice(&chunk);
     }
+}
+
+/// Reads on for a moment: a client that is still sending would not see the answer if the connection closed now.
+async fn discard(mut stream: BodyDataStream) {
+    const PATIENCE: Duration = Duration::from_secs(2);
+    let rest = async { while let Some(Ok(_)) = stream.next().await {} };
+    // Whoever is still sending after that gets the answer without our listening.
+    let _ = tokio::time::timeout(PATIENCE, rest).await;
 }
 
 fn too_large(max: usize) -> ApiError {

@@ -105,7 +105,7 @@ impl Shared {
             state: watch::Sender::new(EngineState::Running),
             stop: AtomicBool::new(false),
             departures: AtomicU64::new(0),
-            idle: AtomicBool::new(true),
+            idle: AtomicBool::new(false),
             started: Instant::now(),
             heartbeat_ms: AtomicU64::new(0),
         }
@@ -177,15 +177,17 @@ impl EngineHandle {
 
     /// Waits until the engine has died of a failure, and says of which. Never returns after an orderly stop.
     pub async fn dead(&self) -> String {
-        let mut state = self.shared.state.subscribe();
-        loop {
-            if let EngineState::Dead(reason) = &*state.borrow_and_update() {
-                return reason.clone();
-            }
-            if state.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
+        match self.ended().await {
+            EngineState::Dead(reason) => reason,
+            _ => std::future::pending().await,
         }
+    }
+
+    /// Waits until the engine has ended, and says how.
+    pub async fn ended(&self) -> EngineState {
+        let mut state = self.shared.state.subscribe();
+        let ended = state.wait_for(|state| *state != EngineState::Running).await;
+        ended.expect("the handle keeps the sender").clone()
     }
 
     /// Ends the engine after its current step; open requests get a final error event.

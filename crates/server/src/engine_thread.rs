@@ -97,6 +97,7 @@ struct Driver<E: Executor> {
 
 impl<E: Executor> Driver<E> {
     fn run(mut self) -> EngineState {
+        self.shared.beat();
         self.publish();
         loop {
             while let Ok(command) = self.inbox.try_recv() {

@@ -11,14 +11,14 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// Longest pause within a request body.
     pub body_idle_timeout: Duration,
+    /// Longest time that a client may take nothing of what is written to it.
+    pub write_timeout: Duration,
     /// Open connections; further ones wait in the listener's backlog.
     pub connections_max: usize,
     /// Headers of one request.
     pub headers_max: usize,
     /// Bytes buffered for one connection before its headers are whole.
     pub connection_buffer_bytes: usize,
-    /// Requests on their way to the engine; more are answered 503.
-    pub inbox_max: usize,
     /// Prompts in one completion request.
     pub prompts_max: usize,
     /// Choices of all prompts of one request together.
@@ -47,10 +47,10 @@ impl Default for Limits {
             body_bytes_max: 8 << 20,
             header_timeout: Duration::from_secs(10),
             body_idle_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(60),
             connections_max: 10_000,
             headers_max: 64,
             connection_buffer_bytes: 32 << 10,
-            inbox_max: 1024,
             prompts_max: 1024,
             sequences_max: 1024,
             messages_max: 4096,

@@ -83,14 +83,17 @@ async fn begin(
 }
 
 async fn validate(state: &AppState, model: Arc<Model>, draft: Draft) -> Result<ValidatedRequest, ApiError> {
-    let state = state.clone();
-    off_thread(move || ValidatedRequest::new(draft, &model, &state.config().limits)).await
+    let limits = state.config().limits.clone();
+    off_thread(state, move || ValidatedRequest::new(draft, &model, &limits)).await
 }
 
-/// Runs what computes for long (templates, tokenizers) away from the threads that do I/O. A panic ends this request only.
+/// Runs what computes for long (templates, tokenizers) away from the threads that do I/O, on as many threads as there
+/// are processors. A panic ends this request only.
 pub async fn off_thread<T: Send + 'static>(
+    state: &AppState,
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     let failed = |_| Err(ApiError::new(ErrorKind::Internal, "internal error"));
+    let _turn = state.processors().acquire().await;
     tokio::task::spawn_blocking(work).await.unwrap_or_else(failed)
 }

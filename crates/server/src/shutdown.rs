@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,16 +10,27 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::limits::Limits;
+use crate::patient_stream::PatientStream;
 use crate::routes::{metrics_router, router};
 use crate::state::AppState;
 
 /// After `shutdown`, connections may take so long to finish what they are sending.
 const CLOSING_TIME: Duration = Duration::from_secs(2);
+
+/// Listens with room for a burst of clients; the system may allow less.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    const BACKLOG: u32 = 8192;
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restart must not wait for the old connections' time-outs.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Serves the API until `shutdown` is ready, then closes idle connections and lets busy ones finish briefly.
 pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future<Output = ()>) {
@@ -39,6 +51,8 @@ pub async fn drain(state: &AppState, timeout: Duration) -> bool {
     let finished = state.wait_idle(timeout).await;
     if let Some(model) = state.loaded() {
         model.engine.stop();
+        // An engine that hangs in a step is left behind; the process is about to end anyway.
+        let _ = tokio::time::timeout(CLOSING_TIME, model.engine.ended()).await;
     }
     if !finished {
         state.wait_idle(CLOSING_TIME).await;
@@ -104,7 +118,10 @@ async fn serve_connection(stream: TcpStream, router: Router, limits: Limits, mut
         .header_read_timeout(limits.header_timeout)
         .max_headers(limits.headers_max)
         .max_buf_size(limits.connection_buffer_bytes)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(
+            TokioIo::new(PatientStream::new(stream, limits.write_timeout)),
+            TowerToHyperService::new(router),
+        );
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use firebrick_engine::TokenId;
 use firebrick_text::{ChatTemplate, Tokenizer};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::auth::ApiKeys;
 use crate::engine_handle::EngineHandle;
@@ -157,6 +157,7 @@ struct Inner {
     idle: Notify,
     http: HttpMetrics,
     ids: IdSource,
+    processors: Semaphore,
 }
 
 impl AppState {
@@ -171,6 +172,7 @@ impl AppState {
             idle: Notify::new(),
             http: HttpMetrics::new(),
             ids: IdSource::new(),
+            processors: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
         }))
     }
 
@@ -240,6 +242,11 @@ impl AppState {
     /// Names for requests.
     pub(crate) fn ids(&self) -> &IdSource {
         &self.0.ids
+    }
+
+    /// One permit per processor, for work that computes.
+    pub(crate) fn processors(&self) -> &Semaphore {
+        &self.0.processors
     }
 
     /// Generating requests that are open.

@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 
 use firebrick_engine::{Request, SamplingParams, TokenId};
 
+use crate::auth::Caller;
 use crate::error::{ApiError, ErrorKind};
 use crate::limits::Limits;
 use crate::openai::{Loose, OneOrMany, SamplingFields};
@@ -15,6 +16,8 @@ use crate::state::{Model, SamplingDefaults};
 
 /// A request of any front door, unchecked.
 pub struct Draft {
+    /// Who asks.
+    pub caller: Caller,
     /// What to continue.
     pub source: Source,
     /// How to continue it.
@@ -63,7 +66,7 @@ pub struct ValidatedRequest {
 impl ValidatedRequest {
     /// Checks a request and turns its prompt into tokens. This computes; callers run it off the I/O threads.
     pub fn new(draft: Draft, model: &Model, limits: &Limits) -> Result<Self, ApiError> {
-        let Draft { source, sampling, logprobs, echo, default_max_tokens } = draft;
+        let Draft { caller, source, sampling, logprobs, echo, default_max_tokens } = draft;
         refuse_unsupported(&sampling)?;
         if echo && logprobs.is_some() {
             return Err(ApiError::parameter("echo", "echo together with logprobs is not supported"));
@@ -73,7 +76,7 @@ impl ValidatedRequest {
         let stream = stream_options(&sampling)?;
         let text = text_options(&sampling, &source, limits)?;
         let priority = whole("priority", sampling.priority, 0, i32::MIN.into()..=i32::MAX.into())? as i32;
-        let cache_salt = cache_salt(sampling.cache_salt.as_deref(), limits)?;
+        let cache_salt = caller.cache_salt(cache_salt(sampling.cache_salt.as_deref(), limits)?);
         let common = sampling_params(&sampling, logprobs, model, limits)?;
         let min_tokens = whole("min_tokens", sampling.min_tokens, 0, 0..=u32::MAX.into())? as u32;
         let prompts = source.into_prompts(model, echo)?;

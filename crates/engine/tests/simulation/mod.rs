@@ -4,13 +4,23 @@
 //! what must come out, computed from the requests alone, and compares after every step. The invariants, by the numbers
 //! used in messages and in the engine's own audit:
 //!
-//! 1. every block is free, evictable or referenced; 2. references are counted right; 3. nothing is left at the end;
-//! 4. shared blocks are never written; 5. cached blocks hold what their hash says; 6. salts are kept apart;
-//! 7. every event once and in order, one end; 8. a sequence is in one queue, and moves as it may; 9. a draw depends on
-//! its own request alone; 10. the output is a function of the request; 11. limits are kept, positions are written in
-//! order without holes; 12. waiting is in service order and bounded; 13. no livelock by preemption; 14. the counters
-//! are exact; 15. nothing runs after an abort, nothing is accepted after a drain; 16. queues are bounded; 17. the same
-//! seed gives the same run.
+//! 1. Every block is free, evictable or referenced, and no block is in two of these sets.
+//! 2. A block is referenced as often as block tables name it.
+//! 3. When all requests have ended nothing is running, waiting or referenced.
+//! 4. A block that two sequences reference is never written.
+//! 5. A cached block holds what its hash says, and so do its ancestors.
+//! 6. Requests of different salts never share a block.
+//! 7. Every event comes once and in order; a sequence ends once.
+//! 8. A sequence is in one queue and moves only as it may.
+//! 9. A draw depends on nothing but its own request and tokens.
+//! 10. The output is a function of the request: the same alone, batched, chunked, preempted, cached.
+//! 11. The step's limits are kept, and positions are written in order without holes.
+//! 12. Sequences start in service order, within a bound.
+//! 13. Some sequence advances in every step, and the first in order is never preempted.
+//! 14. The counters are exact.
+//! 15. Nothing runs after an abort, nothing is accepted after a drain.
+//! 16. Queues stay within their limits, and requests are refused exactly when they must be.
+//! 17. The same seed gives the same run, and its recording replays.
 
 mod batch_checks;
 mod book;

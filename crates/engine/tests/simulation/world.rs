@@ -153,6 +153,8 @@ impl World {
         if self.random.once_in(self.knobs.dropped_step_one_in) {
             return Ok(());
         }
+        // Requests and aborts come while the step is in flight, too.
+        self.arrivals()?;
         if self.random.once_in(self.knobs.abort_one_in) {
             self.abort_any();
         }

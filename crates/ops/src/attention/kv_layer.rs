@@ -3,6 +3,7 @@
 use burn::tensor::{DType, Device, Tensor};
 
 use crate::HeadLayout;
+use crate::device::zero_tensor;
 use crate::float_tensor;
 
 /// One layer's KV cache: `[num_blocks * block_size, num_kv_heads, head_dim]` keys and as many values.
@@ -32,7 +33,7 @@ impl KvLayer {
         (device, dtype): (&Device, DType),
     ) -> Self {
         let shape = [num_blocks * block_size, heads.num_kv_heads, heads.head_dim];
-        let zeros = || Tensor::zeros(shape, (device, dtype));
+        let zeros = || zero_tensor(shape, (device, dtype));
         Self { tensors: Some((zeros(), zeros())), block_size, absent: float_tensor(vec![0.0], [1], device) }
     }
 

@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use super::math::{erf, exp, tanh};
 use super::{dims2, floats, floats_mut, tensor2};
 use crate::activation::Activation;
+use super::lanes::Lanes;
 use crate::launch::{SimdTask, with_simd};
 
 /// Elements per thread below which starting one costs more than it saves.
@@ -56,7 +57,7 @@ impl SimdTask for Row<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) {
+    fn run<L: Lanes>(self) {
         // One loop per kind, so that the choice is outside it.
         match self.kind {
             Activation::Silu => self.of_kind(Activation::Silu),

@@ -8,7 +8,8 @@ use burn_flex::FlexTensor;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
-use super::math::{Element, dot_tile};
+use super::lanes::Lanes;
+use super::math::{Element, dot_tile, widen_all};
 use super::{dims2, floats, tensor2, unsupported};
 use crate::launch::{SimdTask, with_simd};
 
@@ -73,23 +74,23 @@ impl<W: Element> SimdTask for Strip<'_, W> {
     type Output = Vec<f32>;
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) -> Vec<f32> {
+    fn run<L: Lanes>(self) -> Vec<f32> {
         let width = self.weight.len() / self.inputs;
         let mut out = vec![0.0; self.rows * width];
         match self.rows {
-            1 => row_block::<1, 8, FMA, W>(self.x, self.weight, self.inputs, &mut out),
-            2 => row_block::<2, 8, FMA, W>(self.x, self.weight, self.inputs, &mut out),
-            3 => row_block::<3, 4, FMA, W>(self.x, self.weight, self.inputs, &mut out),
-            4 => row_block::<4, 4, FMA, W>(self.x, self.weight, self.inputs, &mut out),
+            1 => row_block::<L, 1, 8, W>(self.x, self.weight, self.inputs, &mut out),
+            2 => row_block::<L, 2, 8, W>(self.x, self.weight, self.inputs, &mut out),
+            3 => row_block::<L, 3, 4, W>(self.x, self.weight, self.inputs, &mut out),
+            4 => row_block::<L, 4, 4, W>(self.x, self.weight, self.inputs, &mut out),
             _ => {
-                let widened: Vec<f32> = self.weight.iter().map(|&value| value.widen()).collect();
+                let widened = widen_all::<L, W>(self.weight);
                 let x_blocks = self.x.chunks(4 * self.inputs);
                 for (x, out) in x_blocks.zip(out.chunks_mut(4 * width)) {
                     match x.len() / self.inputs {
-                        4 => row_block::<4, 4, FMA, f32>(x, &widened, self.inputs, out),
-                        3 => row_block::<3, 4, FMA, f32>(x, &widened, self.inputs, out),
-                        2 => row_block::<2, 4, FMA, f32>(x, &widened, self.inputs, out),
-                        _ => row_block::<1, 4, FMA, f32>(x, &widened, self.inputs, out),
+                        4 => row_block::<L, 4, 4, f32>(x, &widened, self.inputs, out),
+                        3 => row_block::<L, 3, 4, f32>(x, &widened, self.inputs, out),
+                        2 => row_block::<L, 2, 4, f32>(x, &widened, self.inputs, out),
+                        _ => row_block::<L, 1, 4, f32>(x, &widened, self.inputs, out),
                     }
                 }
             }
@@ -100,7 +101,7 @@ impl<W: Element> SimdTask for Strip<'_, W> {
 
 /// `M` rows of `x` times every row of `weight`, `N` at a time; `out` is `[M, width]`.
 #[inline(always)]
-fn row_block<const M: usize, const N: usize, const FMA: bool, W: Element>(
+fn row_block<L: Lanes, const M: usize, const N: usize, W: Element>(
     x: &[f32],
     weight: &[W],
     inputs: usize,
@@ -111,14 +112,14 @@ fn row_block<const M: usize, const N: usize, const FMA: bool, W: Element>(
     let row = |n: usize| &weight[n * inputs..(n + 1) * inputs];
     let mut n = 0;
     while n + N <= width {
-        let products = dot_tile::<M, N, FMA, W>(x, std::array::from_fn(|offset| row(n + offset)));
+        let products = dot_tile::<L, M, N, W>(x, std::array::from_fn(|offset| row(n + offset)));
         for m in 0..M {
             out[m * width + n..][..N].copy_from_slice(&products[m]);
         }
         n += N;
     }
     while n < width {
-        let products = dot_tile::<M, 1, FMA, W>(x, [row(n)]);
+        let products = dot_tile::<L, M, 1, W>(x, [row(n)]);
         for m in 0..M {
             out[m * width + n] = products[m][0];
         }

@@ -2,13 +2,14 @@
 
 use half::{bf16, f16};
 
-/// Partial sums kept side by side in a dot product; fixes the order of every sum.
-pub(super) const LANES: usize = 16;
+use super::lanes::{LANES, Lanes};
 
 /// A weight element that widens to 32 bits.
 pub(super) trait Element: Copy + Send + Sync {
     /// The exact value.
     fn widen(self) -> f32;
+    /// Sixteen exact values.
+    fn widen_lanes<L: Lanes>(values: &[Self; LANES]) -> L;
 }
 
 impl Element for f32 {
@@ -16,68 +17,87 @@ impl Element for f32 {
     fn widen(self) -> f32 {
         self
     }
+    #[inline(always)]
+    fn widen_lanes<L: Lanes>(values: &[Self; LANES]) -> L {
+        L::load(values)
+    }
 }
 
 impl Element for bf16 {
     #[inline(always)]
     fn widen(self) -> f32 {
-        f32::from_bits((self.to_bits() as u32) << 16)
+        self.to_f32()
+    }
+    #[inline(always)]
+    fn widen_lanes<L: Lanes>(values: &[Self; LANES]) -> L {
+        L::widen_bf16(values)
     }
 }
 
 impl Element for f16 {
-    /// Exact for every finite value; written with selects instead of branches so that it vectorises.
     #[inline(always)]
     fn widen(self) -> f32 {
-        const SMALLEST_NORMAL: u32 = 113 << 23; // 2^-14
-        let bits = self.to_bits() as u32;
-        let (sign, magnitude) = ((bits & 0x8000) << 16, bits & 0x7fff);
-        let normal = (magnitude << 13) + (112 << 23);
-        let subnormal = f32::from_bits((magnitude << 13) | SMALLEST_NORMAL) - f32::from_bits(SMALLEST_NORMAL);
-        let value = if magnitude < 0x400 { subnormal.to_bits() } else { normal };
-        f32::from_bits(value | sign)
+        self.to_f32()
+    }
+    #[inline(always)]
+    fn widen_lanes<L: Lanes>(values: &[Self; LANES]) -> L {
+        L::widen_f16(values)
     }
 }
 
-/// `a * b + c`, rounded once where that is one instruction.
+/// Widens a whole slice.
 #[inline(always)]
-pub(super) fn multiply_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
-    if FMA { a.mul_add(b, c) } else { a * b + c }
+pub(super) fn widen_all<L: Lanes, W: Element>(values: &[W]) -> Vec<f32> {
+    let (chunks, rest) = values.as_chunks::<LANES>();
+    let mut out = Vec::with_capacity(values.len());
+    for chunk in chunks {
+        out.extend_from_slice(&W::widen_lanes::<L>(chunk).to_array());
+    }
+    out.extend(rest.iter().map(|&value| value.widen()));
+    out
 }
 
 /// All `M × N` dot products of `M` rows of `x` with `N` rows of `w`.
 ///
 /// Each product is summed in [`LANES`] partial sums over the row and then pairwise, whatever `M` and `N` are.
 #[inline(always)]
-pub(super) fn dot_tile<const M: usize, const N: usize, const FMA: bool, W: Element>(
+pub(super) fn dot_tile<L: Lanes, const M: usize, const N: usize, W: Element>(
     x: [&[f32]; M],
     w: [&[W]; N],
 ) -> [[f32; N]; M] {
     let length = x[0].len();
-    let mut sums = [[[0.0f32; LANES]; N]; M];
     let x_chunks = x.map(|row| row[..length].as_chunks::<LANES>());
     let w_chunks = w.map(|row| row[..length].as_chunks::<LANES>());
+    let mut sums = [[L::zero(); N]; M];
     for chunk in 0..length / LANES {
+        let x: [L; M] = std::array::from_fn(|m| L::load(&x_chunks[m].0[chunk]));
         for n in 0..N {
-            let w = w_chunks[n].0[chunk].map(W::widen);
+            let w: L = W::widen_lanes(&w_chunks[n].0[chunk]);
             for m in 0..M {
-                let x = &x_chunks[m].0[chunk];
-                for lane in 0..LANES {
-                    sums[m][n][lane] = multiply_add::<FMA>(x[lane], w[lane], sums[m][n][lane]);
-                }
+                sums[m][n] = x[m].mul_add(w, sums[m][n]);
             }
         }
     }
-    let mut products = [[0.0; N]; M];
-    for m in 0..M {
+    if !length.is_multiple_of(LANES) {
+        let x = x_chunks.map(|(_, rest)| L::load(&padded(rest)));
         for n in 0..N {
-            for (lane, (&x, &w)) in x_chunks[m].1.iter().zip(w_chunks[n].1).enumerate() {
-                sums[m][n][lane] = multiply_add::<FMA>(x, w.widen(), sums[m][n][lane]);
+            let w = L::load(&padded(w_chunks[n].1));
+            for m in 0..M {
+                sums[m][n] = x[m].mul_add(w, sums[m][n]);
             }
-            products[m][n] = sum_lanes(sums[m][n]);
         }
     }
-    products
+    sums.map(|row| row.map(|sum| sum_lanes(sum.to_array())))
+}
+
+/// The last few elements of a row and zeros.
+#[inline(always)]
+fn padded<W: Element>(rest: &[W]) -> [f32; LANES] {
+    let mut values = [0.0; LANES];
+    for (value, &element) in values.iter_mut().zip(rest) {
+        *value = element.widen();
+    }
+    values
 }
 
 /// Adds partial sums pairwise.
@@ -150,15 +170,25 @@ pub(super) fn erf(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::launch::{SimdTask, with_simd};
+
+    struct WidenEveryHalf;
+
+    impl SimdTask for WidenEveryHalf {
+        type Output = ();
+
+        #[inline(always)]
+        fn run<L: Lanes>(self) {
+            let halves: Vec<f16> = (0..=u16::MAX).map(f16::from_bits).filter(|value| value.is_finite()).collect();
+            for (wide, half) in widen_all::<L, f16>(&halves).into_iter().zip(&halves) {
+                assert_eq!(wide.to_bits(), half.to_f32().to_bits(), "{half:?}");
+            }
+        }
+    }
 
     #[test]
     fn every_finite_half_widens_exactly() {
-        for bits in 0..=u16::MAX {
-            let value = f16::from_bits(bits);
-            if value.is_finite() {
-                assert_eq!(Element::widen(value).to_bits(), value.to_f32().to_bits(), "{bits:#x}");
-            }
-        }
+        with_simd(WidenEveryHalf);
     }
 
     #[test]

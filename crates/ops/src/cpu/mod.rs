@@ -5,6 +5,7 @@
 
 mod activation;
 mod gather_rows;
+pub(crate) mod lanes;
 mod layer_norm;
 mod linear;
 mod math;

@@ -6,7 +6,8 @@
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::math::{dot_tile, exp, multiply_add, sum_by, tanh};
+use super::lanes::{LANES, Lanes};
+use super::math::{dot_tile, exp, sum_by, tanh};
 use super::{dims2, floats, indices, tensor2};
 use crate::attention::AttentionOptions;
 use crate::launch::{SimdTask, with_simd};
@@ -70,20 +71,20 @@ impl SimdTask for Group<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) {
+    fn run<L: Lanes>(self) {
         let head_dim = self.options.heads.head_dim;
         let first = self.options.sliding_window.map_or(0, |window| (self.position + 1).saturating_sub(window));
         let length = self.position + 1 - first;
         let rows: Vec<usize> = (first..=self.position).map(|at| self.row(at)).collect();
         let mut weights = vec![0.0f32; length];
         for (query, out) in self.query.chunks_exact(head_dim).zip(self.out.chunks_exact_mut(head_dim)) {
-            scores::<FMA>(query, self.keys, &rows, &mut weights);
+            scores::<L>(query, self.keys, &rows, &mut weights);
             let largest = scaled(&mut weights, self.options);
             for weight in weights.iter_mut() {
                 *weight = exp(*weight - largest);
             }
             let total = sum_by(&weights, |weight| weight);
-            weighted_sum::<FMA>(&weights, self.values, &rows, out);
+            weighted_sum::<L>(&weights, self.values, &rows, out);
             out.iter_mut().for_each(|value| *value /= total);
         }
     }
@@ -91,15 +92,15 @@ impl SimdTask for Group<'_> {
 
 /// `weights[i] = query · keys[rows[i]..]`, four keys at a time.
 #[inline(always)]
-fn scores<const FMA: bool>(query: &[f32], keys: &[f32], rows: &[usize], weights: &mut [f32]) {
+fn scores<L: Lanes>(query: &[f32], keys: &[f32], rows: &[usize], weights: &mut [f32]) {
     let key = |row: usize| &keys[row..row + query.len()];
     let (quads, rest) = rows.as_chunks::<4>();
     for (quad, weights) in quads.iter().zip(weights.chunks_exact_mut(4)) {
-        weights.copy_from_slice(&dot_tile::<1, 4, FMA, f32>([query], quad.map(key))[0]);
+        weights.copy_from_slice(&dot_tile::<L, 1, 4, f32>([query], quad.map(key))[0]);
     }
     let done = rows.len() - rest.len();
     for (&row, weight) in rest.iter().zip(&mut weights[done..]) {
-        *weight = dot_tile::<1, 1, FMA, f32>([query], [key(row)])[0][0];
+        *weight = dot_tile::<L, 1, 1, f32>([query], [key(row)])[0][0];
     }
 }
 
@@ -117,27 +118,31 @@ fn scaled(weights: &mut [f32], options: AttentionOptions) -> f32 {
     largest
 }
 
-/// `out = Σ weights[i] · values[rows[i]..]`, in order of `i` for each element.
+/// `out = Σ weights[i] · values[rows[i]..]`, in order of `i` for each element; four lanes' widths at a time.
 #[inline(always)]
-fn weighted_sum<const FMA: bool>(weights: &[f32], values: &[f32], rows: &[usize], out: &mut [f32]) {
-    const WIDTH: usize = 64;
-    for (part, out) in out.chunks_mut(WIDTH).enumerate() {
-        let mut sums = [0.0f32; WIDTH];
-        if out.len() == WIDTH {
-            for (&weight, &row) in weights.iter().zip(rows) {
-                let value = &values[row + part * WIDTH..][..WIDTH];
-                for lane in 0..WIDTH {
-                    sums[lane] = multiply_add::<FMA>(weight, value[lane], sums[lane]);
-                }
-            }
-        } else {
-            for (&weight, &row) in weights.iter().zip(rows) {
-                let value = &values[row + part * WIDTH..][..out.len()];
-                for (sum, value) in sums.iter_mut().zip(value) {
-                    *sum = multiply_add::<FMA>(weight, *value, *sum);
-                }
+fn weighted_sum<L: Lanes>(weights: &[f32], values: &[f32], rows: &[usize], out: &mut [f32]) {
+    const PARTS: usize = 4;
+    let (wide, rest) = out.as_chunks_mut::<{ PARTS * LANES }>();
+    let done = wide.len() * PARTS * LANES;
+    for (index, out) in wide.iter_mut().enumerate() {
+        let mut sums = [L::zero(); PARTS];
+        for (&weight, &row) in weights.iter().zip(rows) {
+            let (value, _) = values[row + index * PARTS * LANES..].as_chunks::<LANES>();
+            for part in 0..PARTS {
+                sums[part] = L::splat(weight).mul_add(L::load(&value[part]), sums[part]);
             }
         }
-        out.copy_from_slice(&sums[..out.len()]);
+        for (out, sum) in out.chunks_exact_mut(LANES).zip(sums) {
+            out.copy_from_slice(&sum.to_array());
+        }
+    }
+    for (index, out) in rest.chunks_mut(LANES).enumerate() {
+        let mut sum = L::zero();
+        for (&weight, &row) in weights.iter().zip(rows) {
+            let mut value = [0.0; LANES];
+            value[..out.len()].copy_from_slice(&values[row + done + index * LANES..][..out.len()]);
+            sum = L::splat(weight).mul_add(L::load(&value), sum);
+        }
+        out.copy_from_slice(&sum.to_array()[..out.len()]);
     }
 }

@@ -4,6 +4,7 @@ use burn_flex::FlexTensor;
 
 use super::math::sum_by;
 use super::{dims2, floats, floats_mut, tensor2};
+use super::lanes::Lanes;
 use crate::launch::{SimdTask, with_simd};
 
 struct Normalise<'a> {
@@ -16,7 +17,7 @@ impl SimdTask for Normalise<'_> {
     type Output = Vec<f32>;
 
     #[inline(always)]
-    fn run<const FMA: bool>(self) -> Vec<f32> {
+    fn run<L: Lanes>(self) -> Vec<f32> {
         let columns = self.weight.len();
         let mut out = Vec::with_capacity(self.x.len());
         for row in self.x.chunks_exact(columns) {

@@ -1,47 +1,33 @@
-//! WGSL kernels.
+//! WGSL kernels for Vulkan, Metal, DirectX 12 and WebGPU: one file per operation, its shader beside it in `shaders/`.
+//!
+//! Activations are 32-bit floats; weights may be 16-bit and are widened with a core function of WGSL, so that adapters
+//! and browsers without 16-bit arithmetic read half the bytes too. No subgroup operations, at most 256 threads, 16 KiB
+//! of memory and 8 storage buffers: what WebGPU guarantees. Every sum has a fixed order that depends on the row alone.
 
-use burn_cubecl::tensor::CubeTensor;
+mod activation;
+mod adapter;
+mod gather_rows;
+mod kernel;
+mod layer_norm;
+mod linear;
+mod paged_attention;
+mod rms_norm;
+mod rope_and_store_kv;
+mod template;
 
-use crate::activation::Activation;
-use crate::cube::{AttentionInputs, QkvInputs};
+pub(crate) use activation::{activation, gated_activation};
+pub(crate) use adapter::open;
+pub(crate) use gather_rows::gather_rows;
+pub(crate) use layer_norm::layer_norm;
+pub(crate) use linear::linear;
+pub(crate) use paged_attention::paged_attention;
+pub(crate) use rms_norm::{add_rms_norm, rms_norm};
+pub(crate) use rope_and_store_kv::rope_and_store_kv;
 
-pub(crate) fn gather_rows(_table: CubeTensor, _ids: CubeTensor) -> CubeTensor {
-    unimplemented!()
+/// A file of `shaders/`.
+macro_rules! shader_text {
+    ($path:literal) => {
+        include_str!(concat!("../../../../shaders/", $path))
+    };
 }
-
-pub(crate) fn rms_norm(_x: CubeTensor, _weight: CubeTensor, _eps: f32) -> CubeTensor {
-    unimplemented!()
-}
-
-pub(crate) fn add_rms_norm(
-    _x: CubeTensor,
-    _residual: CubeTensor,
-    _weight: CubeTensor,
-    _eps: f32,
-) -> (CubeTensor, CubeTensor) {
-    unimplemented!()
-}
-
-pub(crate) fn layer_norm(_x: CubeTensor, _weight: CubeTensor, _bias: CubeTensor, _eps: f32) -> CubeTensor {
-    unimplemented!()
-}
-
-pub(crate) fn linear(_x: CubeTensor, _weight: CubeTensor, _bias: Option<CubeTensor>) -> CubeTensor {
-    unimplemented!()
-}
-
-pub(crate) fn activation(_x: CubeTensor, _kind: Activation) -> CubeTensor {
-    unimplemented!()
-}
-
-pub(crate) fn gated_activation(_gate_up: CubeTensor, _kind: Activation) -> CubeTensor {
-    unimplemented!()
-}
-
-pub(crate) fn rope_and_store_kv(_inputs: QkvInputs) -> (CubeTensor, CubeTensor, CubeTensor) {
-    unimplemented!()
-}
-
-pub(crate) fn paged_attention(_inputs: AttentionInputs) -> CubeTensor {
-    unimplemented!()
-}
+use shader_text;

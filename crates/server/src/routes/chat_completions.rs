@@ -7,6 +7,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 
 use crate::answer::Format;
+use crate::auth::Caller;
 use crate::body::read_json;
 use crate::error::ApiError;
 use crate::openai::{ChatRequest, Loose, OneOrMany};
@@ -20,14 +21,15 @@ use crate::validate::{Draft, refuse_unless_neutral};
 pub async fn create(
     State(state): State<AppState>,
     Extension(context): Extension<RequestContext>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let read = async { draft(read_json(&headers, body, &state.config().limits).await?) };
+    let read = async { draft(caller, read_json(&headers, body, &state.config().limits).await?) };
     serve_request(&state, context, Format::Chat, read).await
 }
 
-fn draft(mut body: ChatRequest) -> Result<Draft, ApiError> {
+fn draft(caller: Caller, mut body: ChatRequest) -> Result<Draft, ApiError> {
     refuse_tools(&body)?;
     let mut sampling = body.take_sampling();
     sampling.max_tokens = body.max_completion_tokens.or(sampling.max_tokens);
@@ -45,7 +47,7 @@ fn draft(mut body: ChatRequest) -> Result<Draft, ApiError> {
         template_variables: body.chat_template_kwargs.unwrap_or_default(),
         add_special_tokens: body.add_special_tokens.unwrap_or(false),
     };
-    Ok(Draft { source: Source::Chat(conversation), sampling, logprobs, echo: false, default_max_tokens: None })
+    Ok(Draft { caller, source: Source::Chat(conversation), sampling, logprobs, echo: false, default_max_tokens: None })
 }
 
 fn refuse_tools(body: &ChatRequest) -> Result<(), ApiError> {

@@ -7,6 +7,7 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 
 use crate::answer::Format;
+use crate::auth::Caller;
 use crate::body::read_json;
 use crate::error::ApiError;
 use crate::openai::CompletionRequest;
@@ -23,16 +24,18 @@ const DEFAULT_MAX_TOKENS: u32 = 16;
 pub async fn create(
     State(state): State<AppState>,
     Extension(context): Extension<RequestContext>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let read = async { draft(read_json(&headers, body, &state.config().limits).await?) };
+    let read = async { draft(caller, read_json(&headers, body, &state.config().limits).await?) };
     serve_request(&state, context, Format::Completion, read).await
 }
 
-fn draft(mut body: CompletionRequest) -> Result<Draft, ApiError> {
+fn draft(caller: Caller, mut body: CompletionRequest) -> Result<Draft, ApiError> {
     refuse_unless_neutral("suffix", body.suffix)?;
     Ok(Draft {
+        caller,
         source: Source::Prompt {
             prompt: body.prompt.take().ok_or_else(|| ApiError::parameter("prompt", "`prompt` is missing"))?,
             add_special_tokens: body.add_special_tokens.unwrap_or(true),

@@ -8,6 +8,7 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 
 use crate::answer::CollectedChoice;
+use crate::auth::Caller;
 use crate::body::{json_response, read_json};
 use crate::error::DetailError;
 use crate::openai::{OneOrMany, Prompt, SamplingFields};
@@ -38,6 +39,7 @@ struct GenerateResponse {
 pub async fn generate(
     State(state): State<AppState>,
     Extension(context): Extension<RequestContext>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, DetailError> {
@@ -50,7 +52,7 @@ pub async fn generate(
             stop: body.stop,
             ..SamplingFields::default()
         };
-        Ok(draft(vec![body.prompt], sampling))
+        Ok(draft(caller, vec![body.prompt], sampling))
     };
     let choices = collect_request(&state, context, read).await?;
     let choice = choices.into_iter().next().unwrap_or_default();
@@ -82,6 +84,7 @@ struct BatchResult {
 pub async fn batch_generate(
     State(state): State<AppState>,
     Extension(context): Extension<RequestContext>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, DetailError> {
@@ -92,7 +95,7 @@ pub async fn batch_generate(
             temperature: Some(body.temperature.unwrap_or(0.7)),
             ..SamplingFields::default()
         };
-        Ok(draft(body.prompts, sampling))
+        Ok(draft(caller, body.prompts, sampling))
     };
     let choices = collect_request(&state, context, read).await?;
     let result = |choice: CollectedChoice| BatchResult { text: choice.text, tokens: choice.num_tokens };
@@ -102,8 +105,9 @@ pub async fn batch_generate(
 /// The length used when the request does not say.
 const DEFAULT_MAX_TOKENS: u32 = 256;
 
-fn draft(prompts: Vec<String>, sampling: SamplingFields) -> Draft {
+fn draft(caller: Caller, prompts: Vec<String>, sampling: SamplingFields) -> Draft {
     Draft {
+        caller,
         source: Source::Prompt { prompt: Prompt::Texts(prompts), add_special_tokens: true },
         sampling,
         logprobs: None,

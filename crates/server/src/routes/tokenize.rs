@@ -44,7 +44,7 @@ pub async fn tokenize(State(state): State<AppState>, headers: HeaderMap, body: B
     let with_texts = request.return_token_strs.unwrap_or(false);
     let source = source(request)?;
     source.check(1, limits)?;
-    let body = off_thread(move || {
+    let body = off_thread(&state, move || {
         let prompts = source.into_prompts(&model, false)?;
         let tokens = prompts.into_iter().next().map(|prompt| prompt.tokens).unwrap_or_default();
         let text = |&token: &TokenId| model.tokenizer.token_text(token).unwrap_or_default();

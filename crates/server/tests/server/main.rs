@@ -5,4 +5,5 @@ mod support;
 mod errors;
 mod lifecycle;
 mod load;
+mod logging;
 mod wire;

@@ -1,14 +1,12 @@
 //! A real server on a real port, with a scripted model, and a client that shows the bytes.
 
 use std::future::Future;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use firebrick_engine::{Batch, Engine, EngineConfig, Executor, SchedulingPolicy, Script, ScriptedExecutor};
 use firebrick_server::{
-    AppState, DeviceInfo, DeviceKind, EngineHandle, EngineThreadOptions, Model, SamplingDefaults, ServerConfig, serve,
-    spawn_engine_with,
+    AppState, DeviceInfo, DeviceKind, EngineHandle, EngineThreadOptions, Model, SamplingDefaults, ServerConfig, listen,
+    serve, spawn_engine_with,
 };
 use firebrick_text::{ChatTemplate, SpecialTokens, Tokenizer};
 use serde_json::{Value, json};
@@ -63,7 +61,7 @@ pub fn repeats(letter: u8) -> Script {
 /// The scripted executor at a chosen speed; a step may also hang or panic.
 pub struct PacedExecutor {
     inner: ScriptedExecutor,
-    step_ms: Arc<AtomicU64>,
+    step_ms: u64,
     panic_at: Option<u64>,
     steps: u64,
 }
@@ -76,7 +74,7 @@ impl Executor for PacedExecutor {
     fn execute(&mut self, batch: &Batch) -> impl Future<Output = firebrick_engine::StepResult> + 'static {
         self.steps += 1;
         assert!(self.panic_at != Some(self.steps), "a planned panic");
-        std::thread::sleep(Duration::from_millis(self.step_ms.load(Ordering::Relaxed)));
+        std::thread::sleep(Duration::from_millis(self.step_ms));
         // The script draws even at temperature 0; a model would not.
         let mut batch = batch.clone();
         batch.samples.iter_mut().filter(|row| row.params.temperature == 0.0).for_each(|row| row.seed = 0);
@@ -122,7 +120,7 @@ impl Default for Setup {
 }
 
 impl Setup {
-    fn engine(&self, step_ms: Arc<AtomicU64>) -> EngineHandle {
+    fn engine(&self) -> EngineHandle {
         let config = EngineConfig {
             block_size: 16,
             max_model_len: self.max_model_len,
@@ -141,7 +139,7 @@ impl Setup {
         if let Some(step) = self.fail_at {
             inner = inner.failing_at(step);
         }
-        let executor = PacedExecutor { inner, step_ms, panic_at: self.panic_at, steps: 0 };
+        let executor = PacedExecutor { inner, step_ms: self.step_ms, panic_at: self.panic_at, steps: 0 };
         let engine = Engine::new(config, executor).expect("the test configuration is valid");
         spawn_engine_with(engine, self.options.clone())
     }
@@ -152,7 +150,6 @@ pub struct Server {
     pub port: u16,
     pub state: AppState,
     pub engine: EngineHandle,
-    pub step_ms: Arc<AtomicU64>,
     _stop: oneshot::Sender<()>,
 }
 
@@ -165,20 +162,19 @@ impl Server {
 
     /// The port is open, the model is not there.
     pub async fn start_loading(setup: &Setup) -> Self {
-        Self::start_on(TcpListener::bind("127.0.0.1:0").await.expect("a free port"), setup)
+        Self::start_on(listen(([127, 0, 0, 1], 0).into()).expect("a free port"), setup)
     }
 
     pub fn start_on(listener: TcpListener, setup: &Setup) -> Self {
         let port = listener.local_addr().expect("bound").port();
         let state = AppState::new(setup.config.clone());
-        let step_ms = Arc::new(AtomicU64::new(setup.step_ms));
-        let engine = setup.engine(step_ms.clone());
+        let engine = setup.engine();
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move {
             let _ = stopped.await;
         };
         tokio::spawn(serve(listener, state.clone(), shutdown));
-        Self { port, state, engine, step_ms, _stop: stop }
+        Self { port, state, engine, _stop: stop }
     }
 
     pub fn load(&self, setup: &Setup) {
@@ -216,7 +212,8 @@ impl Server {
         let mut bytes = Vec::new();
         let read = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut bytes)).await;
         // A reset after an early answer still leaves the answer.
-        let _ = read.expect("an answer within a minute");
+        let read = read.expect("an answer within a minute");
+        assert!(!bytes.is_empty(), "no answer: {read:?}");
         Reply::parse(&bytes)
     }
 

@@ -166,6 +166,35 @@ async fn a_stop_string_of_one_choice_does_not_end_another() {
 }
 
 #[tokio::test]
+async fn what_could_have_become_a_stop_string_is_text_at_the_end() {
+    let server = Server::start(Setup { script: says("ab"), ..Setup::default() }).await;
+    for stream in [false, true] {
+        let reply = server.post("/v1/chat/completions", &chat(json!({"stop": "bc", "stream": stream}))).await;
+        let text =
+            if stream { reply.streamed_text() } else { reply.json()["choices"][0]["message"]["content"].to_string() };
+        assert_eq!(text.trim_matches('"'), "ab");
+    }
+}
+
+#[tokio::test]
+async fn a_character_cut_off_by_the_length_is_replaced() {
+    let server = Server::start(Setup { script: says("aé"), ..Setup::default() }).await;
+    let body = server.post("/v1/completions", &completion(json!({"max_tokens": 2}))).await.json();
+    assert_eq!(body["choices"][0]["text"], "a\u{fffd}");
+    assert_eq!(body["choices"][0]["finish_reason"], "length");
+}
+
+#[tokio::test]
+async fn a_final_message_is_continued() {
+    let server = Server::start(Setup::default()).await;
+    let messages = json!([{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Well"}]);
+    let body = json!({"messages": messages, "continue_final_message": true, "max_tokens": 2});
+    let body = server.post("/v1/chat/completions", &body).await.json();
+    assert_eq!(body["usage"]["prompt_tokens"], 8);
+    assert_eq!(body["choices"][0]["message"]["content"], "He");
+}
+
+#[tokio::test]
 async fn stop_tokens_are_named_by_number() {
     let server = Server::start(Setup { script: says("abc"), ..Setup::default() }).await;
     let body = server.post("/v1/completions", &completion(json!({"stop_token_ids": [b'c']}))).await.json();

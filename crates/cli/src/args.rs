@@ -1,0 +1,121 @@
+//! The command line: subcommands and what happens to it before clap sees it.
+
+mod model;
+mod sampling;
+mod serve;
+mod spelling;
+mod values;
+
+use std::ffi::OsString;
+
+use clap::{Parser, Subcommand};
+
+pub use model::{DeviceArgs, DtypeArg, ModelArgs, SchedulingArgs, dtype};
+pub use sampling::SamplingArgs;
+pub use serve::{GenerationConfigSource, LogFormat, ServeArgs};
+pub use values::{ModelLen, quantity, share, size_in_bytes};
+
+use crate::failure::Failure;
+use crate::vllm_flags;
+
+const ABOUT: &str = "\
+Firebrick serves large language models: one binary, an OpenAI-compatible API, and the same model code on the CPU, on any
+GPU (wgpu) and on NVIDIA GPUs (CUDA).
+
+A MODEL is a Hugging Face id (HuggingFaceTB/SmolLM2-135M-Instruct), a folder with config.json and safetensors, or a
+.gguf file.";
+
+const EXAMPLES: &str = "\
+Examples:
+  firebrick serve HuggingFaceTB/SmolLM2-135M-Instruct       an OpenAI-compatible server on port 8000
+  firebrick run ./model.gguf                                chat in the terminal
+  firebrick run ./model.gguf --prompt \"Why is the sky blue?\"
+
+`firebrick COMMAND --help` explains a command, with more examples. vLLM's flags work: `firebrick --model X --port 8000`
+is `firebrick serve --model X --port 8000`.";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "firebrick", version, about = "Serve large language models", long_about = ABOUT, after_help = EXAMPLES)]
+#[command(max_term_width = 120, arg_required_else_help = true, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve a model over HTTP, with the OpenAI API
+    Serve(Box<ServeArgs>),
+    /// Chat with a model in the terminal, or answer one prompt
+    Run(Box<crate::run::RunArgs>),
+    /// Say how much memory a model needs, without loading it
+    Plan(Box<crate::plan::PlanArgs>),
+    /// Measure throughput and latency, of the engine or of a server
+    Bench(Box<crate::bench::BenchArgs>),
+    /// Compare a model's numbers between backends, layer by layer
+    Compare(Box<crate::compare::CompareArgs>),
+    /// List, download and delete models
+    Models(crate::models::ModelsArgs),
+}
+
+/// Reads the command line. Beside the command come warnings about vLLM's flags that have no effect here.
+pub fn read(args: Vec<OsString>) -> Result<(Command, Vec<String>), Failure> {
+    let spelled = spelling::normalise(args);
+    let (args, notices) = vllm_flags::take_out(spelled)?;
+    let cli = Cli::try_parse_from(args).unwrap_or_else(|error| error.exit());
+    Ok((cli.command, notices))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    pub(super) fn parse(line: &str) -> Result<Command, String> {
+        let args = line.split_whitespace().map(OsString::from).collect();
+        let (args, _) = vllm_flags::take_out(spelling::normalise(args)).map_err(|failure| failure.to_string())?;
+        Cli::try_parse_from(args).map(|cli| cli.command).map_err(|error| error.to_string())
+    }
+
+    fn serve(line: &str) -> ServeArgs {
+        match parse(line) {
+            Ok(Command::Serve(args)) => *args,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_without_a_command_are_those_of_serve() {
+        let args = serve("firebrick --model m --port 81 --max-model-len 2k");
+        assert_eq!((args.model.model().as_deref(), args.port), (Some("m"), 81));
+        assert_eq!(args.device.max_model_len, Some(ModelLen::Tokens(2000)));
+    }
+
+    #[test]
+    fn switches_are_written_in_every_usual_way() {
+        assert!(serve("firebrick serve m").scheduling.enable_prefix_caching);
+        for off in ["--no-enable-prefix-caching", "--enable-prefix-caching=false", "--no_enable_prefix_caching"] {
+            assert!(!serve(&format!("firebrick serve m {off}")).scheduling.enable_prefix_caching, "{off}");
+        }
+        assert!(serve("firebrick serve --enable-prefix-caching m").scheduling.enable_prefix_caching);
+    }
+
+    #[test]
+    fn several_names_follow_one_flag() {
+        let args = serve("firebrick serve m --served-model-name a b --host localhost");
+        assert_eq!(args.served_model_name, ["a", "b"]);
+    }
+
+    #[test]
+    fn an_unknown_flag_is_refused_with_a_suggestion() {
+        let message = parse("firebrick serve m --max-model-length 10").expect_err("there is no such flag");
+        assert!(message.contains("--max-model-len"), "{message}");
+    }
+}

@@ -1,0 +1,239 @@
+//! Which model, on which device, within which limits: the arguments that every command with a model shares.
+
+use std::env;
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, ValueEnum};
+use firebrick::{Backend, DeviceChoice, Options, SchedulingPolicy, SourceOptions};
+use firebrick_checkpoint::Dtype;
+
+use super::values::{ModelLen, quantity_u32, share, size_in_bytes, switch};
+use crate::failure::Failure;
+
+/// Which model.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// A Hugging Face id (org/name, org/name@revision), a folder, or a .gguf file [env: MODEL_NAME, VLLM_MODEL, MODEL_PATH]
+    #[arg(value_name = "MODEL", conflicts_with = "model_flag")]
+    model_argument: Option<String>,
+
+    /// The model, in the spelling of vLLM's api_server
+    #[arg(long = "model", value_name = "MODEL", id = "model_flag")]
+    model_flag: Option<String>,
+
+    /// Branch, tag or commit of a model on the hub [default: main]
+    #[arg(long)]
+    revision: Option<String>,
+
+    /// Where downloaded models are kept [default: $HF_HOME/hub, else ~/.cache/huggingface/hub]
+    #[arg(long, value_name = "FOLDER")]
+    download_dir: Option<PathBuf>,
+
+    /// Token for gated and private models; better set HF_TOKEN, which other users of the machine cannot see
+    #[arg(long, value_name = "TOKEN", hide_short_help = true)]
+    hf_token: Option<String>,
+}
+
+impl ModelArgs {
+    /// The model's name: from the command line, else from the environment.
+    pub fn model(&self) -> Option<String> {
+        let variables = ["MODEL_NAME", "VLLM_MODEL", "MODEL_PATH"];
+        let from_environment =
+            || variables.iter().find_map(|name| env::var(name).ok().filter(|value| !value.is_empty()));
+        self.model_argument.clone().or_else(|| self.model_flag.clone()).or_else(from_environment)
+    }
+
+    /// The model's name, which must be given.
+    pub fn required(&self) -> Result<String, Failure> {
+        self.model().ok_or_else(|| {
+            Failure::Usage(
+                "no model given; try `firebrick run HuggingFaceTB/SmolLM2-135M-Instruct`, a folder or a .gguf file"
+                    .into(),
+            )
+        })
+    }
+
+    /// Where to look for it.
+    pub fn source_options(&self) -> SourceOptions {
+        SourceOptions {
+            revision: self.revision.clone(),
+            token: self.hf_token.clone(),
+            cache: self.download_dir.clone(),
+            refresh: false,
+        }
+    }
+}
+
+/// `--device`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DeviceArg {
+    /// CUDA where there is an NVIDIA GPU, else the CPU
+    Auto,
+    /// The processor
+    Cpu,
+    /// Any GPU, through Vulkan, Metal or DirectX 12
+    Wgpu,
+    /// An NVIDIA GPU
+    Cuda,
+}
+
+impl From<DeviceArg> for DeviceChoice {
+    fn from(device: DeviceArg) -> Self {
+        match device {
+            DeviceArg::Auto => Self::Auto,
+            DeviceArg::Cpu => Self::Backend(Backend::Cpu),
+            DeviceArg::Wgpu => Self::Backend(Backend::Wgpu),
+            DeviceArg::Cuda => Self::Backend(Backend::Cuda),
+        }
+    }
+}
+
+/// `--scheduling-policy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PolicyArg {
+    /// First come, first served
+    Fcfs,
+    /// Lower `priority` of a request first
+    Priority,
+}
+
+/// How to load it.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Device and memory")]
+pub struct DeviceArgs {
+    /// What runs the model
+    #[arg(long, value_enum, default_value = "auto", env = "FIREBRICK_DEVICE")]
+    pub device: DeviceArg,
+
+    /// Form of the weights: auto (the checkpoint's), float32, float16 (half), bfloat16
+    #[arg(long, default_value = "auto", value_parser = dtype)]
+    pub dtype: DtypeArg,
+
+    /// Tokens of prompt and answer together, such as 4096, 4k or auto (what fits) [default: the model's]
+    #[arg(long, value_name = "TOKENS", allow_hyphen_values = true)]
+    pub max_model_len: Option<ModelLen>,
+
+    /// Share of the device's memory that may be used
+    #[arg(long, value_name = "SHARE", default_value = "0.9", value_parser = share)]
+    pub gpu_memory_utilization: f32,
+
+    /// Memory of the KV cache, such as 8GiB [default: what is left; on the CPU at most 4GiB]
+    #[arg(long, value_name = "SIZE", value_parser = size_in_bytes)]
+    pub kv_cache_memory_bytes: Option<u64>,
+
+    /// Blocks of KV cache, whatever the memory
+    #[arg(long, value_name = "BLOCKS", value_parser = quantity_u32)]
+    pub num_gpu_blocks_override: Option<u32>,
+
+    /// Tokens per KV block
+    #[arg(long, value_name = "TOKENS", default_value = "16", value_parser = quantity_u32)]
+    pub block_size: u32,
+
+    /// Devices that share the model; this version runs a model on one
+    #[arg(long, value_name = "DEVICES", default_value = "1", env = "TENSOR_PARALLEL_SIZE")]
+    pub tensor_parallel_size: u32,
+
+    /// A chat template that replaces the model's: a file, or the Jinja text itself
+    #[arg(long, value_name = "FILE", help_heading = "Model")]
+    pub chat_template: Option<String>,
+}
+
+/// How requests share it.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Scheduling")]
+pub struct SchedulingArgs {
+    /// Sequences in one batch
+    #[arg(long, value_name = "SEQUENCES", default_value = "256", value_parser = quantity_u32)]
+    pub max_num_seqs: u32,
+
+    /// Tokens in one batch
+    #[arg(long, value_name = "TOKENS", default_value = "2048", value_parser = quantity_u32)]
+    pub max_num_batched_tokens: u32,
+
+    /// Requests that may wait; more are answered 503
+    #[arg(long, value_name = "REQUESTS", default_value = "4096", value_parser = quantity_u32)]
+    pub max_num_queued_reqs: u32,
+
+    /// Which waiting request runs first
+    #[arg(long, value_enum, default_value = "fcfs")]
+    pub scheduling_policy: PolicyArg,
+
+    /// Requests that begin alike share memory and work; --no-enable-prefix-caching turns it off
+    #[arg(long, value_name = "BOOL", default_value = "true", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true", value_parser = switch, action = ArgAction::Set)]
+    pub enable_prefix_caching: bool,
+
+    /// Long prompts are read in several steps; --no-enable-chunked-prefill turns it off
+    #[arg(long, value_name = "BOOL", default_value = "true", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true", value_parser = switch, action = ArgAction::Set)]
+    pub enable_chunked_prefill: bool,
+}
+
+/// `--dtype`; `None` is auto: the checkpoint's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DtypeArg(pub Option<Dtype>);
+
+/// Reads `--dtype`.
+pub fn dtype(text: &str) -> Result<DtypeArg, String> {
+    match text {
+        "auto" => Ok(DtypeArg(None)),
+        _ => text.parse().map(|dtype| DtypeArg(Some(dtype))).map_err(|error| format!("{error}, auto")),
+    }
+}
+
+impl DeviceArgs {
+    /// The library's options, with its own limits for scheduling.
+    pub fn options(&self) -> Result<Options, Failure> {
+        if self.tensor_parallel_size != 1 {
+            return Err(Failure::Usage(format!(
+                "--tensor-parallel-size is {}, but this version runs a model on one device; use 1 and a device that \
+                 holds the model (`firebrick plan MODEL` names one)",
+                self.tensor_parallel_size
+            )));
+        }
+        Ok(Options {
+            device: self.device.into(),
+            dtype: self.dtype.0,
+            max_model_len: match self.max_model_len {
+                Some(ModelLen::Tokens(tokens)) => Some(tokens),
+                Some(ModelLen::Auto) | None => None,
+            },
+            fit_model_len: self.max_model_len == Some(ModelLen::Auto),
+            block_size: self.block_size,
+            gpu_memory_utilization: self.gpu_memory_utilization,
+            kv_cache_memory_bytes: self.kv_cache_memory_bytes,
+            num_gpu_blocks_override: self.num_gpu_blocks_override,
+            chat_template: self.chat_template.as_deref().map(read_template).transpose()?,
+            ..Options::default()
+        })
+    }
+}
+
+impl SchedulingArgs {
+    /// Puts these limits into `options`.
+    pub fn apply(&self, options: Options) -> Options {
+        Options {
+            max_num_seqs: self.max_num_seqs,
+            max_num_batched_tokens: self.max_num_batched_tokens,
+            max_waiting: self.max_num_queued_reqs,
+            enable_prefix_caching: self.enable_prefix_caching,
+            enable_chunked_prefill: self.enable_chunked_prefill,
+            policy: match self.scheduling_policy {
+                PolicyArg::Fcfs => SchedulingPolicy::Fcfs,
+                PolicyArg::Priority => SchedulingPolicy::Priority,
+            },
+            ..options
+        }
+    }
+}
+
+/// A template's text: inline where it looks like Jinja, else from the file of that name.
+fn read_template(source: &str) -> Result<String, Failure> {
+    if source.contains("{{") || source.contains("{%") {
+        return Ok(source.to_owned());
+    }
+    std::fs::read_to_string(source).map_err(|error| {
+        Failure::Run(format!("cannot read the chat template {source}: {error}; check --chat-template"))
+    })
+}

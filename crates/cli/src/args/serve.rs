@@ -1,0 +1,150 @@
+//! `firebrick serve`: its arguments, under vLLM's names.
+
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, ValueEnum};
+
+use super::model::{DeviceArgs, ModelArgs, SchedulingArgs};
+use super::values::{quantity, switch};
+use crate::vllm_flags;
+
+const EXAMPLES: &str = "\
+Examples:
+  firebrick serve HuggingFaceTB/SmolLM2-135M-Instruct
+  curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\
+       -d '{\"model\": \"HuggingFaceTB/SmolLM2-135M-Instruct\", \"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'
+
+  firebrick serve ./model.gguf --served-model-name mine --max-model-len 4k --host 0.0.0.0 --api-key SECRET
+  firebrick --model ./model.gguf --port 8001                  the spelling of vLLM's api_server";
+
+/// Serve a model over HTTP, with the OpenAI API.
+///
+/// The port opens at once; /health answers 503 until the model is loaded. Ctrl-C or SIGTERM stops accepting requests,
+/// finishes those that run, and ends; a second one ends at once.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES, after_long_help = vllm_flags::long_help(EXAMPLES))]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    #[command(flatten)]
+    pub device: DeviceArgs,
+
+    #[command(flatten)]
+    pub scheduling: SchedulingArgs,
+
+    /// Requests that bring no seed derive theirs from this
+    #[arg(long, default_value = "0", help_heading = "Scheduling")]
+    pub seed: u64,
+
+    /// Names that clients may use; the first is shown [default: the model as given]
+    #[arg(long, value_name = "NAME", num_args = 1.., help_heading = "Model")]
+    pub served_model_name: Vec<String>,
+
+    /// Sampling defaults: auto (the model's generation_config.json) or vllm (neutral ones)
+    #[arg(long, value_enum, default_value = "auto", help_heading = "Model")]
+    pub generation_config: GenerationConfigSource,
+
+    /// JSON that replaces single sampling defaults, such as '{"temperature": 0.5}'
+    #[arg(long, value_name = "JSON", help_heading = "Model")]
+    pub override_generation_config: Option<String>,
+
+    /// Address to listen on [env: HOST] [default: 127.0.0.1; 0.0.0.0 where an API key is set]
+    #[arg(long, value_name = "ADDRESS", help_heading = "Server")]
+    pub host: Option<String>,
+
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, default_value = "8000", env = "PORT", help_heading = "Server")]
+    pub port: u16,
+
+    /// Key that clients must send as `Authorization: Bearer KEY`; may be given several times
+    #[arg(long, value_name = "KEY", env = "VLLM_API_KEY", hide_env_values = true, help_heading = "Server")]
+    pub api_key: Vec<String>,
+
+    /// Listen on other than loopback addresses without an API key: everybody who reaches the port can use the model
+    #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true", value_parser = switch, action = ArgAction::Set, help_heading = "Server")]
+    #[arg(env = "FIREBRICK_ALLOW_UNAUTHENTICATED")]
+    pub allow_unauthenticated: bool,
+
+    /// JSON list of the web pages that may call, such as '["https://example.org"]' [default: none, CORS off]
+    #[arg(long, value_name = "JSON", help_heading = "Server")]
+    pub allowed_origins: Option<String>,
+
+    /// JSON list of the methods that web pages may use
+    #[arg(long, value_name = "JSON", default_value = r#"["*"]"#, help_heading = "Server")]
+    pub allowed_methods: String,
+
+    /// JSON list of the headers that web pages may send
+    #[arg(long, value_name = "JSON", default_value = r#"["*"]"#, help_heading = "Server")]
+    pub allowed_headers: String,
+
+    /// Serve /metrics on this port too, without a key, on --metrics-host [default: off]
+    #[arg(long, value_name = "PORT", env = "METRICS_PORT", help_heading = "Server")]
+    pub metrics_port: Option<u16>,
+
+    /// Address of the metrics port
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", help_heading = "Server")]
+    pub metrics_host: String,
+
+    /// Bytes of a request
+    #[arg(long, value_name = "BYTES", default_value = "8M", value_parser = quantity, help_heading = "Limits")]
+    pub max_body_size: usize,
+
+    /// Open connections
+    #[arg(long, value_name = "CONNECTIONS", default_value = "10000", value_parser = quantity, help_heading = "Limits")]
+    pub max_connections: usize,
+
+    /// Log-probabilities per token that a request may ask for
+    #[arg(long, value_name = "COUNT", default_value = "20", help_heading = "Limits")]
+    pub max_logprobs: u32,
+
+    /// Seconds that running requests may take to finish after Ctrl-C or SIGTERM
+    #[arg(long, value_name = "SECONDS", default_value = "30", alias = "shutdown-timeout", help_heading = "Limits")]
+    pub drain_timeout: u64,
+
+    /// error, warn, info, debug or trace; RUST_LOG can say more
+    #[arg(long, value_name = "LEVEL", default_value = "info", help_heading = "Logging")]
+    pub log_level: String,
+
+    /// How log lines look
+    #[arg(long, value_enum, default_value = "text", help_heading = "Logging")]
+    pub log_format: LogFormat,
+
+    /// Write the log to this file too; the date is put into its name (server.log: server-2026-01-31.log)
+    #[arg(long, value_name = "FILE", help_heading = "Logging")]
+    pub log_file: Option<PathBuf>,
+
+    /// Log each request (never its texts); --no-enable-log-requests turns it off
+    #[arg(long, value_name = "BOOL", default_value = "true", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true", value_parser = switch, action = ArgAction::Set, help_heading = "Logging")]
+    pub enable_log_requests: bool,
+
+    /// Log no requests
+    #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true", value_parser = switch, action = ArgAction::Set, help_heading = "Logging")]
+    pub disable_log_requests: bool,
+
+    /// Do not log the state of a busy engine every ten seconds
+    #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true", value_parser = switch, action = ArgAction::Set, help_heading = "Logging")]
+    pub disable_log_stats: bool,
+}
+
+/// `--generation-config`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GenerationConfigSource {
+    /// The model's generation_config.json
+    Auto,
+    /// Neutral values
+    Vllm,
+}
+
+/// `--log-format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    Text,
+    /// One JSON object a line
+    Json,
+}

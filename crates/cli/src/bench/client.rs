@@ -1,0 +1,215 @@
+//! One streamed request to a server with the OpenAI API, and its times.
+
+use std::io::{BufRead, BufReader};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+/// Longest error text that is kept.
+const ERROR_CHARS_MAX: usize = 300;
+
+/// How a request is put.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Where the server is, without the path.
+    pub base_url: String,
+    /// `/v1/completions` or `/v1/chat/completions`.
+    pub endpoint: String,
+    /// The model's name.
+    pub model: String,
+    /// Sent as `Authorization: Bearer KEY`.
+    pub api_key: Option<String>,
+    /// Ask for answers of full length, which only vLLM and its relatives understand.
+    pub ignore_eos: bool,
+    /// Sampling temperature.
+    pub temperature: f64,
+}
+
+/// What a request took, in seconds.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Timing {
+    /// From sending to the first text.
+    pub first_token: f64,
+    /// From sending to the last text.
+    pub end_to_end: f64,
+    /// Between one piece of text and the next.
+    pub inter_token: Vec<f64>,
+    /// Tokens of the prompt, as the server counts them.
+    pub input_tokens: usize,
+    /// Tokens of the answer, as the server counts them; without its count, pieces of text.
+    pub output_tokens: usize,
+}
+
+impl Timing {
+    /// Seconds per token after the first; none for a single token.
+    pub fn per_output_token(&self) -> Option<f64> {
+        let later = self.output_tokens.checked_sub(1).filter(|&later| later > 0)?;
+        Some((self.end_to_end - self.first_token) / later as f64)
+    }
+}
+
+/// A client that keeps its connections.
+pub struct Client {
+    agent: ureq::Agent,
+    target: Target,
+}
+
+impl Client {
+    /// A client for up to `connections` requests at once.
+    pub fn new(target: Target, connections: usize) -> Self {
+        let config = ureq::Agent::config_builder()
+            .timeout_connect(Some(Duration::from_secs(10)))
+            .timeout_global(Some(Duration::from_secs(3600)))
+            .max_idle_connections(connections)
+            .max_idle_connections_per_host(connections)
+            .http_status_as_error(false);
+        Self { agent: config.build().into(), target }
+    }
+
+    /// The name of the server's first model.
+    pub fn first_model(&self) -> Result<String, String> {
+        let url = format!("{}/v1/models", self.target.base_url);
+        let mut response = self.authorised(self.agent.get(&url)).call().map_err(|error| explain(&url, &error))?;
+        let status = response.status();
+        if !status.is_success() {
+            return Err(format!("{url} answers {status}; check --base-url and --api-key"));
+        }
+        let body: Value = response.body_mut().read_json().map_err(|error| format!("{url}: {error}"))?;
+        let name = body["data"][0]["id"].as_str();
+        Ok(name.ok_or_else(|| format!("{url} lists no model; name one with --model"))?.to_owned())
+    }
+
+    fn authorised<B>(&self, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
+        match &self.target.api_key {
+            Some(key) => request.header("Authorization", format!("Bearer {key}")),
+            None => request,
+        }
+    }
+
+    /// Sets the model that requests name.
+    pub fn set_model(&mut self, model: String) {
+        self.target.model = model;
+    }
+
+    /// Sends a prompt and reads the answer to its end.
+    pub fn ask(&self, prompt: &str, max_tokens: usize) -> Result<Timing, String> {
+        let url = format!("{}{}", self.target.base_url, self.target.endpoint);
+        let body = self.body(prompt, max_tokens);
+        let sent = Instant::now();
+        let request = self.authorised(self.agent.post(&url)).header("Content-Type", "application/json");
+        let mut response = request.send(body.to_string()).map_err(|error| explain(&url, &error))?;
+        let status = response.status();
+        if !status.is_success() {
+            let text = response.body_mut().read_to_string().unwrap_or_default();
+            return Err(format!("{status}: {}", shorten(&text)));
+        }
+        let reader = BufReader::new(response.into_body().into_reader());
+        read_events(reader, sent)
+    }
+
+    fn body(&self, prompt: &str, max_tokens: usize) -> Value {
+        let mut body = json!({
+            "model": self.target.model,
+            "temperature": self.target.temperature,
+            "max_tokens": max_tokens,
+            "stream": true,
+            "stream_options": {"include_usage": true},
+        });
+        if self.target.ignore_eos {
+            body["ignore_eos"] = json!(true);
+        }
+        if self.target.endpoint.ends_with("/chat/completions") {
+            body["messages"] = json!([{"role": "user", "content": prompt}]);
+        } else {
+            body["prompt"] = json!(prompt);
+        }
+        body
+    }
+}
+
+/// Follows a stream of events to its end.
+fn read_events(reader: impl BufRead, sent: Instant) -> Result<Timing, String> {
+    let mut timing = Timing::default();
+    let mut last = None;
+    let mut num_pieces = 0;
+    let mut is_done = false;
+    for line in reader.lines() {
+        let line = line.map_err(|error| format!("the stream broke: {error}"))?;
+        let Some(data) = line.strip_prefix("data:").map(str::trim) else { continue };
+        if data == "[DONE]" {
+            is_done = true;
+            break;
+        }
+        let event: Value = serde_json::from_str(data).map_err(|_| format!("not JSON: {}", shorten(data)))?;
+        if let Some(error) = event.get("error").filter(|error| !error.is_null()) {
+            return Err(shorten(&error.to_string()));
+        }
+        if let Some(usage) = event.get("usage").filter(|usage| usage.is_object()) {
+            timing.input_tokens = usage["prompt_tokens"].as_u64().unwrap_or(0) as usize;
+            timing.output_tokens = usage["completion_tokens"].as_u64().unwrap_or(0) as usize;
+        }
+        if has_text(&event["choices"][0]) {
+            let now = sent.elapsed().as_secs_f64();
+            match last.replace(now) {
+                None => timing.first_token = now,
+                Some(before) => timing.inter_token.push(now - before),
+            }
+            timing.end_to_end = now;
+            num_pieces += 1;
+        }
+    }
+    if !is_done {
+        return Err("the stream ended without [DONE]".to_owned());
+    }
+    if num_pieces == 0 {
+        // An answer of control tokens alone has no text, but took its time.
+        let now = sent.elapsed().as_secs_f64();
+        (timing.first_token, timing.end_to_end) = (now, now);
+    }
+    if timing.output_tokens == 0 {
+        timing.output_tokens = num_pieces;
+    }
+    Ok(timing)
+}
+
+fn has_text(choice: &Value) -> bool {
+    let delta = &choice["delta"];
+    let fields = [&choice["text"], &delta["content"], &delta["reasoning"], &delta["reasoning_content"]];
+    fields.iter().any(|field| field.as_str().is_some_and(|text| !text.is_empty()))
+}
+
+fn explain(url: &str, error: &ureq::Error) -> String {
+    format!("cannot reach {url}: {error}; is the server running? `firebrick serve MODEL` starts one")
+}
+
+fn shorten(text: &str) -> String {
+    text.chars().take(ERROR_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_counted_and_timed() {
+        let stream = "data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\n\
+            data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n: comment\n\
+            data: {\"choices\":[{\"text\":\"b\"}]}\n\n\
+            data: {\"choices\":[],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":3}}\n\ndata: [DONE]\n\n";
+        let timing = read_events(stream.as_bytes(), Instant::now()).expect("a whole stream");
+        assert_eq!((timing.input_tokens, timing.output_tokens, timing.inter_token.len()), (7, 3, 1));
+        assert!(timing.first_token > 0.0 && timing.first_token <= timing.end_to_end);
+    }
+
+    #[test]
+    fn a_stream_that_breaks_off_or_fails_is_an_error() {
+        for (stream, part) in [
+            ("data: {\"choices\":[{\"text\":\"b\"}]}\n\n", "without [DONE]"),
+            ("data: {\"error\":{\"message\":\"full\"}}\n\ndata: [DONE]\n\n", "full"),
+            ("data: nonsense\n\n", "not JSON"),
+        ] {
+            let error = read_events(stream.as_bytes(), Instant::now()).expect_err(part);
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}

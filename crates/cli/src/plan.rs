@@ -1,0 +1,166 @@
+//! `firebrick plan`: what a model needs and how much of it a device holds, from the files' headers alone.
+
+use clap::Args;
+use firebrick_checkpoint::{Checkpoint, Dtype, GPUS, Gpu, MemoryPlan, PlanOptions};
+use firebrick_executor::available_host_memory;
+use serde_json::json;
+
+use crate::args::{DtypeArg, ModelArgs, ModelLen, dtype, quantity, share, size_in_bytes};
+use crate::failure::Failure;
+use crate::output::print;
+use crate::progress::Bars;
+use crate::{loading, logging};
+
+const EXAMPLES: &str = "\
+Examples:
+  firebrick plan ./model.gguf                                    on this machine's CPU
+  firebrick plan meta-llama/Llama-3.1-8B-Instruct --gpu L4 --max-model-len 8k
+  firebrick plan ./model --memory 24GiB --dtype float16 --json";
+
+/// Say how much memory a model needs, and how many requests fit, without loading it.
+///
+/// Exits with code 1 and the changes that would help if not even one request of full length fits.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLES)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// A GPU by name, such as T4, A10G, L4, A100-40GB, H100, "RTX 4090"; `list` shows all
+    #[arg(long, value_name = "NAME", conflicts_with = "memory", help_heading = "Device")]
+    pub gpu: Option<String>,
+
+    /// A device's memory, such as 24GiB [default: what this machine has free]
+    #[arg(long, value_name = "SIZE", value_parser = size_in_bytes, help_heading = "Device")]
+    pub memory: Option<u64>,
+
+    /// Devices that share the model, as a tensor-parallel server would
+    #[arg(long, value_name = "DEVICES", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(help_heading = "Device")]
+    pub tensor_parallel_size: u16,
+
+    /// Form of the weights: auto (the checkpoint's), float32, float16 (half), bfloat16
+    #[arg(long, default_value = "auto", value_parser = dtype, help_heading = "Limits")]
+    pub dtype: DtypeArg,
+
+    /// Tokens of prompt and answer together, such as 4096 or 4k [default: the model's]
+    #[arg(long, value_name = "TOKENS", allow_hyphen_values = true, help_heading = "Limits")]
+    pub max_model_len: Option<ModelLen>,
+
+    /// Share of the device's memory that may be used
+    #[arg(long, value_name = "SHARE", default_value = "0.9", value_parser = share, help_heading = "Limits")]
+    pub gpu_memory_utilization: f32,
+
+    /// Tokens per KV block
+    #[arg(long, value_name = "TOKENS", default_value = "16", value_parser = quantity, help_heading = "Limits")]
+    pub block_size: usize,
+
+    /// Sequences in one batch
+    #[arg(long, value_name = "SEQUENCES", default_value = "256", value_parser = quantity, help_heading = "Limits")]
+    pub max_num_seqs: usize,
+
+    /// Tokens in one batch
+    #[arg(long, value_name = "TOKENS", default_value = "2048", value_parser = quantity, help_heading = "Limits")]
+    pub max_num_batched_tokens: usize,
+
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs the command.
+pub fn plan(args: PlanArgs) -> Result<(), Failure> {
+    if args.gpu.as_deref() == Some("list") {
+        let lines = GPUS.iter().map(|gpu| format!("{:<14}{:>7} MiB\n", gpu.name, gpu.memory_bytes >> 20));
+        print(&lines.collect::<String>());
+        return Ok(());
+    }
+    let gpu = args.gpu.as_deref().map(find_gpu).transpose()?;
+    let bars = Bars::new();
+    logging::start_quiet(&bars)?;
+    let source = loading::find(&args.model.required()?, &args.model.source_options(), &bars)?;
+    let checkpoint = Checkpoint::open(&source.path).map_err(firebrick::Error::from)?;
+    let options = options(&args, gpu, &checkpoint)?;
+    let plan = MemoryPlan::new(checkpoint.config(), checkpoint.num_parameters(), options);
+    let check = plan.check();
+    if args.json {
+        let remedies = check.as_ref().err().map(|refusal| refusal.remedies()).unwrap_or_default();
+        print(&format!("{:#}\n", to_json(&plan, &remedies)));
+    } else {
+        print(&plan.to_string());
+        if args.gpu.is_none() && args.memory.is_none() {
+            print("  On the CPU, serve takes at most 4 GiB of KV cache unless --kv-cache-memory-bytes says more.\n");
+        }
+    }
+    check.map_err(|refusal| Failure::Run(refusal.to_string()))
+}
+
+fn find_gpu(name: &str) -> Result<&'static Gpu, Failure> {
+    let unknown = || {
+        let advice = "`firebrick plan --gpu list` shows them, --memory takes any size";
+        Failure::Usage(format!("no known GPU `{name}`; {advice}"))
+    };
+    Gpu::find(name).ok_or_else(unknown)
+}
+
+fn options(args: &PlanArgs, gpu: Option<&Gpu>, checkpoint: &Checkpoint) -> Result<PlanOptions, Failure> {
+    let config = checkpoint.config();
+    let mut options = match (gpu, args.memory) {
+        (Some(gpu), _) => PlanOptions::on_gpu(config, gpu),
+        (None, Some(bytes)) => PlanOptions::new(config, "a device", bytes),
+        (None, None) => {
+            let unknown =
+                || Failure::Usage("this system does not say how much memory is free; give --memory or --gpu".into());
+            let options = PlanOptions::new(config, "cpu", available_host_memory().ok_or_else(unknown)?);
+            // The CPU computes, and keeps keys and values, in single precision.
+            PlanOptions { kv_dtype: Dtype::F32, ..options }
+        }
+    };
+    if let DtypeArg(Some(dtype)) = args.dtype {
+        let on_cpu = args.gpu.is_none() && args.memory.is_none();
+        (options.dtype, options.kv_dtype) = (dtype, if on_cpu { Dtype::F32 } else { dtype });
+    }
+    options.num_devices = usize::from(args.tensor_parallel_size);
+    options.memory_utilization = args.gpu_memory_utilization;
+    options.block_size = args.block_size.max(1);
+    options.max_num_seqs = args.max_num_seqs;
+    options.max_num_batched_tokens = args.max_num_batched_tokens;
+    match args.max_model_len {
+        Some(ModelLen::Tokens(tokens)) => options.max_model_len = tokens,
+        Some(ModelLen::Auto) => {
+            let plan = MemoryPlan::new(config, checkpoint.num_parameters(), options.clone());
+            let longest = usize::try_from(plan.kv_tokens()).unwrap_or(usize::MAX);
+            options.max_model_len = options.max_model_len.min(longest.max(1));
+        }
+        None => {}
+    }
+    Ok(options)
+}
+
+fn to_json(plan: &MemoryPlan, remedies: &[String]) -> serde_json::Value {
+    let options = &plan.options;
+    json!({
+        "model": plan.model,
+        "device": options.device,
+        "memory_bytes": options.memory_bytes,
+        "num_devices": options.num_devices,
+        "memory_utilization": (f64::from(options.memory_utilization) * 1e4).round() / 1e4,
+        "dtype": options.dtype.to_string(),
+        "kv_dtype": options.kv_dtype.to_string(),
+        "max_model_len": options.max_model_len,
+        "max_num_seqs": options.max_num_seqs,
+        "max_num_batched_tokens": options.max_num_batched_tokens,
+        "budget_bytes": plan.budget_bytes,
+        "weight_bytes": plan.weight_bytes,
+        "activation_bytes": plan.activation_bytes,
+        "runtime_bytes": options.runtime_bytes,
+        "kv_bytes": plan.kv_bytes(),
+        "kv_bytes_per_token": plan.kv_bytes_per_token,
+        "kv_tokens": plan.kv_tokens(),
+        "block_size": options.block_size,
+        "num_blocks": plan.num_blocks,
+        "sequences_of_full_length": plan.num_sequences(options.max_model_len),
+        "fits": remedies.is_empty() && plan.check().is_ok(),
+        "remedies": remedies,
+    })
+}

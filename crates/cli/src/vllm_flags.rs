@@ -1,0 +1,276 @@
+//! vLLM's flags that mean nothing here, in one table: those that can be ignored without harm, and those whose absence
+//! would mislead, which are refused. Flags that work are ordinary arguments of `serve`.
+
+use std::ffi::OsString;
+
+use crate::failure::Failure;
+
+/// What follows a flag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Takes {
+    /// Nothing: a switch, or `=true` and `=false`.
+    Nothing,
+    /// One value.
+    Value,
+    /// Values up to the next flag.
+    Values,
+}
+
+/// What becomes of a flag.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    /// Dropped with one warning that gives this reason.
+    Ignored(&'static str),
+    /// Refused with this reason, unless its value is one of those that ask for nothing.
+    Refused(&'static str, &'static [&'static str]),
+}
+
+struct Foreign {
+    name: &'static str,
+    takes: Takes,
+    fate: Fate,
+}
+
+const fn ignored(name: &'static str, takes: Takes, reason: &'static str) -> Foreign {
+    Foreign { name, takes, fate: Fate::Ignored(reason) }
+}
+
+const fn refused(name: &'static str, takes: Takes, unless: &'static [&'static str], reason: &'static str) -> Foreign {
+    Foreign { name, takes, fate: Fate::Refused(reason, unless) }
+}
+
+const OFF: &[&str] = &["false", "none", ""];
+const NO_GRAPHS: &str = "steps are not captured into graphs, so there is nothing to tune";
+const ONE_PROCESS: &str = "Firebrick is one process on one device";
+const NO_PYTHON_SERVER: &str = "it tunes a web server that Firebrick does not have";
+const TEXT_ONLY: &str = "models here read and write text only";
+const ONE_DEVICE: &str = "this version runs a model on one device";
+const NO_LORA: &str = "LoRA adapters are not supported; merge the adapter into the model";
+const NO_SPECULATION: &str = "speculative decoding is not supported";
+const NO_KV_TRANSFER: &str = "the KV cache stays on its device";
+const NO_TLS: &str = "TLS is not built in; put a proxy such as Caddy or nginx in front";
+const NO_PARSERS: &str = "tool calls and reasoning are not parsed; they arrive as plain text";
+
+#[rustfmt::skip]
+const FOREIGN: &[Foreign] = {
+    use Takes::{Nothing, Value, Values};
+    &[
+        // Harmless: the result is the same without them.
+        ignored("enforce-eager", Nothing, NO_GRAPHS),
+        ignored("optimization-level", Value, NO_GRAPHS),
+        ignored("compilation-config", Value, NO_GRAPHS),
+        ignored("performance-mode", Value, NO_GRAPHS),
+        ignored("max-seq-len-to-capture", Value, NO_GRAPHS),
+        ignored("cuda-graph-sizes", Values, NO_GRAPHS),
+        ignored("attention-backend", Value, "each device has one attention kernel"),
+        ignored("async-scheduling", Nothing, "the engine decides by itself"),
+        ignored("no-async-scheduling", Nothing, "the engine decides by itself"),
+        ignored("watermark", Value, "blocks are counted exactly, so no reserve is needed"),
+        ignored("long-prefill-token-threshold", Value, "long prompts are cut by --max-num-batched-tokens alone"),
+        ignored("max-num-partial-prefills", Value, "prompts are cut by --max-num-batched-tokens alone"),
+        ignored("max-long-partial-prefills", Value, "prompts are cut by --max-num-batched-tokens alone"),
+        ignored("swap-space", Value, "preempted requests are recomputed, not swapped"),
+        ignored("prefix-caching-hash-algo", Value, "the hash is keyed and fixed"),
+        ignored("safetensors-load-strategy", Value, "weights are mapped, not copied"),
+        ignored("max-parallel-loading-workers", Value, ONE_PROCESS),
+        ignored("distributed-executor-backend", Value, ONE_PROCESS),
+        ignored("worker-use-ray", Nothing, ONE_PROCESS),
+        ignored("disable-custom-all-reduce", Nothing, ONE_PROCESS),
+        ignored("disable-frontend-multiprocessing", Nothing, ONE_PROCESS),
+        ignored("api-server-count", Value, ONE_PROCESS),
+        ignored("uvicorn-log-level", Value, NO_PYTHON_SERVER),
+        ignored("disable-uvicorn-access-log", Nothing, NO_PYTHON_SERVER),
+        ignored("h11-max-incomplete-event-size", Value, NO_PYTHON_SERVER),
+        ignored("h11-max-header-count", Value, NO_PYTHON_SERVER),
+        ignored("disable-fastapi-docs", Nothing, NO_PYTHON_SERVER),
+        ignored("log-config-file", Value, NO_PYTHON_SERVER),
+        ignored("max-log-len", Value, "texts of requests are never logged"),
+        ignored("tokenizer-mode", Value, "there is one tokenizer implementation"),
+        ignored("config-format", Value, "the format is seen from the files"),
+        ignored("guided-decoding-backend", Value, "requests for structured output are refused one by one"),
+        ignored("structured-outputs-config", Value, "requests for structured output are refused one by one"),
+        ignored("enable-request-id-headers", Nothing, "X-Request-Id is always answered"),
+        ignored("enable-prompt-tokens-details", Nothing, "usage always has the details"),
+        ignored("enable-per-request-metrics", Nothing, "answers always have vllm_stats"),
+        ignored("enable-server-load-tracking", Nothing, "/metrics always has the load"),
+        ignored("show-hidden-metrics-for-version", Value, "no metric is hidden"),
+        ignored("collect-detailed-traces", Values, "there are no traces"),
+        ignored("response-role", Value, "the role is always assistant"),
+        ignored("return-tokens-as-token-ids", Nothing, "requests ask for it with return_token_ids"),
+        ignored("limit-mm-per-prompt", Value, TEXT_ONLY),
+        ignored("mm-processor-cache-gb", Value, TEXT_ONLY),
+        ignored("disable-mm-preprocessor-cache", Nothing, TEXT_ONLY),
+        ignored("allowed-local-media-path", Value, TEXT_ONLY),
+        ignored("device-ids", Values, ONE_DEVICE),
+        // Refused: whoever sets them would be misled by silence.
+        refused("pipeline-parallel-size", Value, &["1"], ONE_DEVICE),
+        refused("data-parallel-size", Value, &["1"], ONE_DEVICE),
+        refused("decode-context-parallel-size", Value, &["1"], ONE_DEVICE),
+        refused("enable-expert-parallel", Nothing, OFF, ONE_DEVICE),
+        refused("trust-remote-code", Nothing, OFF, "code from model repositories is never run; the architectures that work are built in"),
+        refused("quantization", Value, &["none", "auto", "gguf"], "the format is read from the model's files; of quantised formats GGUF works, AWQ, GPTQ and FP8 do not"),
+        refused("kv-cache-dtype", Value, &["auto"], "keys and values are kept in the model's own precision"),
+        refused("load-format", Value, &["auto", "safetensors", "gguf", "hf"], "only safetensors and GGUF files are read"),
+        refused("tokenizer", Value, OFF, "the tokenizer comes with the model; put its tokenizer.json into the model's folder"),
+        refused("tokenizer-revision", Value, OFF, "the tokenizer comes with the model"),
+        refused("code-revision", Value, OFF, "code from model repositories is never run"),
+        refused("runner", Value, &["auto", "generate"], "only text generation is supported"),
+        refused("task", Value, &["auto", "generate"], "only text generation is supported"),
+        refused("hf-overrides", Value, &["{}"], "edit config.json in a local folder instead"),
+        refused("hf-config-path", Value, OFF, "edit config.json in a local folder instead"),
+        refused("rope-scaling", Value, OFF, "edit config.json in a local folder instead"),
+        refused("disable-sliding-window", Nothing, OFF, "a model's window is part of the model"),
+        refused("cpu-offload-gb", Value, &["0"], "weights stay on one device; `firebrick plan MODEL` says what fits"),
+        refused("enable-lora", Nothing, OFF, NO_LORA),
+        refused("lora-modules", Values, OFF, NO_LORA),
+        refused("max-loras", Value, OFF, NO_LORA),
+        refused("max-lora-rank", Value, OFF, NO_LORA),
+        refused("speculative-config", Value, OFF, NO_SPECULATION),
+        refused("speculative-model", Value, OFF, NO_SPECULATION),
+        refused("num-speculative-tokens", Value, &["0"], NO_SPECULATION),
+        refused("kv-transfer-config", Value, OFF, NO_KV_TRANSFER),
+        refused("kv-events-config", Value, OFF, NO_KV_TRANSFER),
+        refused("kv-offloading-size", Value, &["0"], NO_KV_TRANSFER),
+        refused("enable-auto-tool-choice", Nothing, OFF, NO_PARSERS),
+        refused("tool-call-parser", Value, OFF, NO_PARSERS),
+        refused("tool-parser-plugin", Value, OFF, NO_PARSERS),
+        refused("reasoning-parser", Value, OFF, NO_PARSERS),
+        refused("chat-template-content-format", Value, &["auto", "string"], "message parts are joined to one text"),
+        refused("default-chat-template-kwargs", Value, &["{}"], "requests give chat_template_kwargs themselves"),
+        refused("trust-request-chat-template", Nothing, OFF, "templates from clients are never run"),
+        refused("enable-force-include-usage", Nothing, OFF, "clients ask for it with stream_options.include_usage"),
+        refused("stream-interval", Value, &["1"], "every token is sent as it comes"),
+        refused("sse-keep-alive-interval", Value, &["0"], "no keep-alive events are sent"),
+        refused("max-num-queued-tokens", Value, OFF, "the queue is bounded in requests: --max-num-queued-reqs"),
+        refused("uds", Value, OFF, "only TCP is listened on"),
+        refused("root-path", Value, OFF, "let the proxy in front remove the prefix"),
+        refused("middleware", Value, OFF, "there is no Python to run it"),
+        refused("ssl-keyfile", Value, OFF, NO_TLS),
+        refused("ssl-certfile", Value, OFF, NO_TLS),
+        refused("ssl-ca-certs", Value, OFF, NO_TLS),
+        refused("ssl-cert-reqs", Value, &["0"], NO_TLS),
+        refused("otlp-traces-endpoint", Value, OFF, "there are no traces; /metrics and the log say what happens"),
+        refused("logits-processors", Values, OFF, "there is no Python to run them"),
+        refused("headless", Nothing, OFF, ONE_DEVICE),
+    ]
+};
+
+/// Takes the foreign flags out of a command line; returns what remains and the warnings.
+pub fn take_out(args: Vec<OsString>) -> Result<(Vec<OsString>, Vec<String>), Failure> {
+    let concerned = args.get(1).and_then(|command| command.to_str()).is_some_and(|command| command == "serve");
+    if !concerned {
+        return Ok((args, Vec::new()));
+    }
+    let mut kept = Vec::with_capacity(args.len());
+    let mut notices: Vec<String> = Vec::new();
+    let mut rest = args.into_iter().peekable();
+    while let Some(arg) = rest.next() {
+        let Some((flag, given)) = arg.to_str().and_then(lookup) else {
+            let is_end = arg == "--";
+            kept.push(arg);
+            if is_end {
+                break;
+            }
+            continue;
+        };
+        let is_value = |next: &OsString| next.to_str().is_none_or(|text| !text.starts_with("--"));
+        let mut value = given;
+        if value.is_none() && flag.takes != Takes::Nothing {
+            value = rest.next_if(is_value).and_then(|next| next.into_string().ok());
+        }
+        while flag.takes == Takes::Values && rest.next_if(is_value).is_some() {}
+        notices.extend(judge(flag, value.as_deref())?.filter(|notice| !notices.contains(notice)));
+    }
+    kept.extend(rest);
+    Ok((kept, notices))
+}
+
+/// The flag and the value behind its `=`. `--no-NAME` is NAME with the value false; what follows a dot is a part of a
+/// JSON value.
+fn lookup(arg: &str) -> Option<(&'static Foreign, Option<String>)> {
+    let (name, value) = arg.split_once('=').map_or((arg, None), |(name, value)| (name, Some(value.to_owned())));
+    let name = name.strip_prefix("--")?;
+    let find = |name: &str| FOREIGN.iter().find(|flag| flag.name == name);
+    if let Some(flag) = find(name) {
+        return Some((flag, value));
+    }
+    if let Some((stem, _)) = name.split_once('.') {
+        return find(stem).map(|flag| (flag, value));
+    }
+    let switch = find(name.strip_prefix("no-")?).filter(|flag| flag.takes == Takes::Nothing)?;
+    Some((switch, Some("false".to_owned())))
+}
+
+/// A warning, nothing, or a refusal.
+fn judge(flag: &Foreign, value: Option<&str>) -> Result<Option<String>, Failure> {
+    let name = flag.name;
+    match flag.fate {
+        Fate::Ignored(reason) => Ok(Some(format!("--{name} has no effect: {reason}"))),
+        Fate::Refused(reason, unless) => {
+            let asks_for_nothing = value.is_some_and(|value| unless.contains(&value.to_ascii_lowercase().as_str()));
+            if asks_for_nothing {
+                return Ok(None);
+            }
+            let given = value.map(|value| format!(" {value}")).unwrap_or_default();
+            Err(Failure::Usage(format!("--{name}{given} is not supported: {reason}; leave the flag out")))
+        }
+    }
+}
+
+/// The end of `serve --help`: the examples and what becomes of vLLM's other flags.
+pub fn long_help(examples: &str) -> String {
+    let list = |wanted: fn(&Fate) -> bool| {
+        let names = FOREIGN.iter().filter(|flag| wanted(&flag.fate)).map(|flag| format!("--{}", flag.name));
+        names.collect::<Vec<_>>().join(" ")
+    };
+    let accepted = list(|fate| matches!(fate, Fate::Ignored(_)));
+    let refused = list(|fate| matches!(fate, Fate::Refused(..)));
+    format!(
+        "{examples}\n\nvLLM's flags may be written with underscores. Accepted with a warning, because nothing depends on \
+         them here: {accepted}\n\nRefused with the reason, because silence would mislead: {refused}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(line: &str) -> Result<(String, usize), String> {
+        let args = line.split_whitespace().map(OsString::from).collect();
+        let (kept, notices) = take_out(args).map_err(|failure| failure.to_string())?;
+        let kept: Vec<String> = kept.into_iter().map(|arg| arg.into_string().expect("plain text")).collect();
+        Ok((kept.join(" "), notices.len()))
+    }
+
+    #[test]
+    fn harmless_flags_are_dropped_with_one_warning_each() {
+        let line = "f serve --enforce-eager m --swap-space 4 --port 1 --enforce-eager --cuda-graph-sizes 1 2 --seed 3";
+        assert_eq!(taken(line), Ok(("f serve m --port 1 --seed 3".to_owned(), 3)));
+    }
+
+    #[test]
+    fn misleading_flags_are_refused_and_their_neutral_values_are_not() {
+        for line in ["--enable-lora", "--quantization awq", "--trust-remote-code", "--speculative-config.method ngram"]
+        {
+            let refusal = taken(&format!("f serve m {line}")).expect_err(line);
+            assert!(refusal.contains("not supported"), "{refusal}");
+        }
+        for line in ["--no-enable-lora", "--quantization None", "--trust-remote-code=False", "--load-format auto"] {
+            assert_eq!(taken(&format!("f serve m {line}")), Ok(("f serve m".to_owned(), 0)), "{line}");
+        }
+    }
+
+    #[test]
+    fn other_commands_and_what_follows_two_dashes_are_left_alone() {
+        assert_eq!(taken("f run m --enforce-eager"), Ok(("f run m --enforce-eager".to_owned(), 0)));
+        assert_eq!(taken("f serve -- --enforce-eager"), Ok(("f serve -- --enforce-eager".to_owned(), 0)));
+    }
+
+    #[test]
+    fn a_name_stands_once_in_the_table() {
+        let mut names: Vec<&str> = FOREIGN.iter().map(|flag| flag.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), FOREIGN.len());
+    }
+}

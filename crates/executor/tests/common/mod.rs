@@ -1,0 +1,138 @@
+//! What the model tests share: engines on real devices, fixtures, and runs of many requests.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use firebrick_checkpoint::{Checkpoint, Dtype};
+use firebrick_engine::{
+    Engine, EngineConfig, EventKind, FinishReason, Request, SamplingParams, SchedulingPolicy, TokenId,
+};
+use firebrick_executor::LocalExecutor;
+use firebrick_model::LoadOptions;
+use safetensors::SafeTensors;
+
+pub const BLOCK_SIZE: u32 = 16;
+
+/// The tiny checkpoints with stored references.
+pub fn fixture_models() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models");
+    let entries = std::fs::read_dir(root).expect("the fixtures are in the repository");
+    let mut folders: Vec<PathBuf> = entries.map(|entry| entry.expect("readable").path()).filter(|path| path.is_dir()).collect();
+    folders.sort();
+    assert!(!folders.is_empty(), "no fixtures");
+    folders
+}
+
+/// A real model's file in the cache that `scripts/fetch-models.sh` fills; `None`, visibly, when it is not there and
+/// `FIREBRICK_TEST_MODELS` does not demand it.
+pub fn real_model(file: &str) -> Option<PathBuf> {
+    let cache = std::env::var("FIREBRICK_MODELS").map(PathBuf::from).unwrap_or_else(|_| {
+        let home = std::env::var("HOME").unwrap_or_default();
+        let cache = std::env::var("XDG_CACHE_HOME").unwrap_or_else(|_| format!("{home}/.cache"));
+        Path::new(&cache).join("firebrick/models")
+    });
+    let path = cache.join(file);
+    if path.exists() {
+        return Some(path);
+    }
+    let demanded = std::env::var("FIREBRICK_TEST_MODELS").is_ok_and(|value| value == "required");
+    assert!(!demanded, "{} is missing; run scripts/fetch-models.sh", path.display());
+    eprintln!("NOT TESTED: {} is missing; run scripts/fetch-models.sh", path.display());
+    None
+}
+
+/// What a test varies about an engine.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub dtype: Dtype,
+    pub num_blocks: u32,
+    pub max_num_seqs: u32,
+    pub max_num_batched_tokens: u32,
+    pub enable_prefix_caching: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            dtype: Dtype::F32,
+            num_blocks: 256,
+            max_num_seqs: 64,
+            max_num_batched_tokens: 2048,
+            enable_prefix_caching: false,
+        }
+    }
+}
+
+pub fn engine(path: &Path, setup: &Setup, device: &Device) -> Engine<LocalExecutor> {
+    let checkpoint = Checkpoint::open(path).expect("the model opens");
+    let config = checkpoint.config();
+    let max_model_len = config.max_position_embeddings.min(4096);
+    let options = LoadOptions { dtype: setup.dtype, max_model_len };
+    let executor = LocalExecutor::load(&checkpoint, options, (setup.num_blocks, BLOCK_SIZE), device, &mut |_| ())
+        .expect("the weights load");
+    let engine_config = EngineConfig {
+        block_size: BLOCK_SIZE,
+        max_model_len: max_model_len as u32,
+        max_num_seqs: setup.max_num_seqs,
+        max_num_batched_tokens: setup.max_num_batched_tokens,
+        max_waiting: 1024,
+        max_choices: 8,
+        vocab_size: config.vocab_size as u32,
+        enable_prefix_caching: setup.enable_prefix_caching,
+        enable_chunked_prefill: true,
+        policy: SchedulingPolicy::Fcfs,
+        seed: 0,
+        hash_key: [1, 2],
+    };
+    Engine::new(engine_config, executor).expect("a valid configuration")
+}
+
+/// Runs requests to their end, all together; one token list per request.
+pub fn run_requests(engine: &mut Engine<LocalExecutor>, requests: Vec<Request>) -> Vec<Vec<TokenId>> {
+    let ids: Vec<_> =
+        requests.into_iter().map(|request| engine.add_request(request).expect("the request is accepted")).collect();
+    let mut answers = vec![Vec::new(); ids.len()];
+    while engine.has_work() {
+        for event in pollster::block_on(engine.step()).expect("the device works") {
+            let index = ids.iter().position(|id| *id == event.request).expect("one of ours");
+            match event.kind {
+                EventKind::Token { token, .. } => answers[index].push(token),
+                EventKind::Finished { reason } => {
+                    assert!(matches!(reason, FinishReason::Length | FinishReason::Stop(_)), "{reason:?}");
+                }
+                EventKind::Scheduled { .. } => {}
+            }
+        }
+    }
+    answers
+}
+
+pub fn greedy(prompt: &[TokenId], max_tokens: u32) -> Request {
+    let params = SamplingParams { max_tokens: Some(max_tokens), ignore_eos: true, ..SamplingParams::greedy() };
+    Request::new(prompt.to_vec(), params)
+}
+
+/// The 32-bit tensors of a safetensors file.
+pub struct Reference(Vec<u8>);
+
+impl Reference {
+    pub fn open(path: &Path) -> Self {
+        Self(std::fs::read(path).expect("the reference is in the repository"))
+    }
+
+    pub fn floats(&self, name: &str) -> Vec<f32> {
+        self.words(name).into_iter().map(f32::from_bits).collect()
+    }
+
+    pub fn words(&self, name: &str) -> Vec<u32> {
+        let tensors = SafeTensors::deserialize(&self.0).expect("a safetensors file");
+        let tensor = tensors.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+        tensor.data().as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect()
+    }
+
+    pub fn num_prompts(&self) -> usize {
+        let tensors = SafeTensors::deserialize(&self.0).expect("a safetensors file");
+        tensors.names().into_iter().filter(|name| name.starts_with("prompt.")).count()
+    }
+}

@@ -1,0 +1,63 @@
+//! Real weights against PyTorch transformers on the same dequantised values: the same greedy tokens for 64 steps wherever
+//! the reference's own margin is larger than the arithmetic's error, and logits within the tolerance of the dtype.
+
+mod common;
+
+use common::{Setup, engine, greedy, real_model, run_requests};
+use firebrick_checkpoint::Dtype;
+use firebrick_engine::{EventKind, Request, SamplingParams};
+use firebrick_ops::{Backend, open_device};
+use serde_json::Value;
+use std::path::Path;
+
+fn cases(name: &str) -> Vec<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/real").join(name);
+    let text = std::fs::read_to_string(path).expect("the reference is in the repository");
+    let value: Value = serde_json::from_str(&text).expect("JSON");
+    value["cases"].as_array().expect("a list of cases").clone()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    value.as_array().expect("a list").iter().map(|id| id.as_u64().expect("a token") as u32).collect()
+}
+
+fn check(model: &str, reference: &str) {
+    let Some(path) = real_model(model) else { return };
+    let device = open_device(Backend::Cpu).expect("the CPU is always there");
+    let setup = Setup { dtype: Dtype::F32, num_blocks: 128, ..Setup::default() };
+    let mut engine = engine(&path, &setup, &device);
+    let cases = cases(reference);
+    assert!(cases.len() >= 8);
+    for (index, case) in cases.iter().enumerate() {
+        let (prompt, expected) = (ids(&case["prompt"]), ids(&case["greedy"]));
+        let got = run_requests(&mut engine, vec![greedy(&prompt, expected.len() as u32)]).remove(0);
+        assert_eq!(got, expected, "{model}, case {index}");
+
+        // The last prompt position's most likely tokens, as log-probabilities.
+        let params = SamplingParams { max_tokens: Some(1), logprobs: Some(20), ..SamplingParams::greedy() };
+        engine.add_request(Request::new(prompt, params)).expect("accepted");
+        let logits = &case["last_logits"];
+        let (top, values) = (ids(&logits["ids"]), &logits["values"]);
+        let normaliser = logits["logsumexp"].as_f64().expect("a number");
+        while engine.has_work() {
+            for event in pollster::block_on(engine.step()).expect("the device works") {
+                let EventKind::Token { logprobs: Some(logprobs), .. } = event.kind else { continue };
+                for (rank, (token, logprob)) in logprobs.top.iter().enumerate().take(10) {
+                    let expected = values[rank].as_f64().expect("a number") - normaliser;
+                    assert!((f64::from(*logprob) - expected).abs() < 2e-3, "{model}, case {index}, rank {rank}");
+                    assert_eq!(*token, top[rank], "{model}, case {index}, rank {rank}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn smollm2_agrees_with_transformers() {
+    check("SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2.json");
+}
+
+#[test]
+fn gemma3_agrees_with_transformers() {
+    check("gemma-3-270m-Q4_K_M.gguf", "gemma3.json");
+}

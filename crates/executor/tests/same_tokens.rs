@@ -1,0 +1,84 @@
+//! A request's tokens do not depend on its company: alone, in a batch of 64, chunked, after preemption, with a prefix hit
+//! and on a second run they are the same, greedy and with seeded sampling, on every device.
+
+mod common;
+
+use burn::tensor::Device;
+use common::{Setup, engine, fixture_models, real_model, run_requests};
+use firebrick_checkpoint::Dtype;
+use firebrick_engine::{Request, SamplingParams, TokenId};
+use firebrick_ops::testing::{Seeded, for_each_device};
+use firebrick_ops::{Backend, backend_of};
+use std::path::Path;
+
+fn requests(vocab_size: u64, count: u64, max_prompt: u64, tokens: u32) -> Vec<Request> {
+    let mut seeded = Seeded::new(11);
+    let shared: Vec<TokenId> = (0..20).map(|_| (4 + seeded.next() % (vocab_size - 4)) as u32).collect();
+    (0..count)
+        .map(|index| {
+            let length = 1 + seeded.next() % max_prompt;
+            let own = (0..length).map(|_| (4 + seeded.next() % (vocab_size - 4)) as u32);
+            let prompt = if index % 2 == 0 { shared.iter().copied().chain(own).collect() } else { own.collect() };
+            let params = SamplingParams {
+                temperature: if index % 3 == 0 { 0.0 } else { 0.9 },
+                top_p: if index % 4 == 0 { 0.9 } else { 1.0 },
+                top_k: (index % 5 == 0).then_some(20),
+                repetition_penalty: if index % 7 == 0 { 1.1 } else { 1.0 },
+                seed: Some(index),
+                max_tokens: Some(tokens),
+                ignore_eos: true,
+                ..SamplingParams::default()
+            };
+            Request::new(prompt, params)
+        })
+        .collect()
+}
+
+/// The tokens of each request alone, after checking that every kind of company gives the same ones.
+fn check(path: &Path, dtype: Dtype, requests: &[Request], device: &Device) {
+    let setup = Setup { dtype, num_blocks: 1024, ..Setup::default() };
+    let mut plain = engine(path, &setup, device);
+    let alone = requests.iter().map(|request| run_requests(&mut plain, vec![request.clone()]).remove(0));
+    let alone: Vec<_> = alone.collect();
+    assert_eq!(run_requests(&mut plain, requests.to_vec()), alone, "in a batch");
+    assert_eq!(run_requests(&mut plain, requests.to_vec()), alone, "on a second run");
+
+    let chunked = Setup { max_num_batched_tokens: 7, max_num_seqs: 5, ..setup.clone() };
+    assert_eq!(run_requests(&mut engine(path, &chunked, device), requests.to_vec()), alone, "in chunks of 7 tokens");
+
+    let longest = requests.iter().map(|r| r.prompt.len() as u32 + r.params.max_tokens.unwrap_or(0)).max().unwrap_or(0);
+    let tiny = Setup { num_blocks: longest.div_ceil(common::BLOCK_SIZE) + 2, ..setup.clone() };
+    let mut crowded = engine(path, &tiny, device);
+    assert_eq!(run_requests(&mut crowded, requests.to_vec()), alone, "with preemption");
+    assert!(crowded.stats().preemptions > 0, "the pool of {} blocks is meant to be too small", tiny.num_blocks);
+
+    let cached = Setup { enable_prefix_caching: true, ..setup };
+    let mut cached = engine(path, &cached, device);
+    run_requests(&mut cached, requests.to_vec());
+    assert_eq!(run_requests(&mut cached, requests.to_vec()), alone, "with prefix hits");
+    assert!(cached.stats().prefix_cache_hits > 0, "the second round is meant to hit the prefix cache");
+}
+
+#[test]
+fn tiny_models_give_the_same_tokens_in_any_company() {
+    for_each_device(|device| {
+        // Software Vulkan takes milliseconds for each dispatch: fewer, shorter requests there.
+        let requests = match backend_of(device) {
+            Backend::Wgpu => requests(128, 8, 20, 24),
+            _ => requests(128, 64, 40, 24),
+        };
+        for folder in fixture_models() {
+            eprintln!("{}", folder.display());
+            check(&folder, Dtype::F32, &requests, device);
+        }
+    });
+}
+
+#[test]
+fn a_real_model_gives_the_same_tokens_in_any_company() {
+    let Some(path) = real_model("SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
+    for_each_device(|device| match backend_of(device) {
+        Backend::Wgpu => check(&path, Dtype::F16, &requests(49152, 3, 6, 24), device),
+        _ => check(&path, Dtype::F16, &requests(49152, 64, 12, 20), device),
+    });
+}

@@ -1,0 +1,48 @@
+//! Finds out whether there is an adapter that the kernels can run on, before Burn would panic for lack of one.
+
+use burn::tensor::{Device, DeviceKind};
+
+use crate::DeviceError;
+
+/// The best adapter, `WGPU_*` environment variables and `VK_DRIVER_FILES` permitting.
+#[cfg(not(target_family = "wasm"))]
+pub(crate) fn open() -> Result<Device, DeviceError> {
+    // Once in a process: Vulkan loaders do not bear instances that come and go on several threads.
+    static PROBE: std::sync::OnceLock<Result<(), DeviceError>> = std::sync::OnceLock::new();
+    PROBE.get_or_init(probe).clone()?;
+    Ok(Device::wgpu(DeviceKind::DefaultDevice))
+}
+
+#[cfg(not(target_family = "wasm"))]
+fn probe() -> Result<(), DeviceError> {
+    let unavailable = |reason: String| DeviceError::Unavailable { backend: "wgpu", reason };
+    let instance = ::wgpu::Instance::new(::wgpu::InstanceDescriptor::new_without_display_handle());
+    let adapters = ::cubecl::future::block_on(instance.enumerate_adapters(::wgpu::Backends::PRIMARY));
+    if adapters.is_empty() {
+        return Err(unavailable("no adapter answers; is a Vulkan, Metal or DirectX 12 driver installed?".into()));
+    }
+    let reasons: Vec<String> = adapters.iter().filter_map(shortcoming).collect();
+    if reasons.len() == adapters.len() {
+        return Err(unavailable(reasons.join("; ")));
+    }
+    Ok(())
+}
+
+/// In a browser the page has initialised the device already, since that can only be awaited.
+#[cfg(target_family = "wasm")]
+pub(crate) fn open() -> Result<Device, DeviceError> {
+    Ok(Device::wgpu(DeviceKind::DefaultDevice))
+}
+
+/// What an adapter lacks for the kernels, if anything: all of it is in WebGPU's guaranteed limits.
+#[cfg(not(target_family = "wasm"))]
+fn shortcoming(adapter: &::wgpu::Adapter) -> Option<String> {
+    let limits = adapter.limits();
+    let needs = [
+        ("threads of a workgroup", limits.max_compute_invocations_per_workgroup, 256),
+        ("bytes of a workgroup's memory", limits.max_compute_workgroup_storage_size, 16 << 10),
+        ("storage buffers of a shader", limits.max_storage_buffers_per_shader_stage, 8),
+    ];
+    let (what, has, needed) = needs.into_iter().find(|(_, has, needed)| has < needed)?;
+    Some(format!("adapter {} has {has} {what}, {needed} are needed", adapter.get_info().name))
+}

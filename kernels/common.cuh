@@ -1,0 +1,148 @@
+// What every kernel source starts with: element types, 16-byte loads and stores, reductions.
+//
+// The text is put before each source, so that a kernel needs no include path. Elements are f32, f16 or bf16; arithmetic
+// is always in 32-bit floats, and conversions are spelled out, so that cards without bf16 instructions run the same code.
+
+struct f16 {
+    unsigned short bits;
+};
+struct bf16 {
+    unsigned short bits;
+};
+typedef float f32;
+
+constexpr unsigned int WARP = 32;
+constexpr unsigned int ALL_LANES = 0xffffffffu;
+
+__device__ __forceinline__ float widen(float value) { return value; }
+__device__ __forceinline__ float widen(f16 value) {
+    float wide;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(value.bits));
+    return wide;
+}
+__device__ __forceinline__ float widen(bf16 value) { return __uint_as_float((unsigned int)value.bits << 16); }
+
+// Rounds to the nearest, ties to even, as the conversion instructions do.
+__device__ __forceinline__ void narrow(float value, float& out) { out = value; }
+__device__ __forceinline__ void narrow(float value, f16& out) { asm("cvt.rn.f16.f32 %0, %1;" : "=h"(out.bits) : "f"(value)); }
+__device__ __forceinline__ void narrow(float value, bf16& out) {
+#if __CUDA_ARCH__ >= 800
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(out.bits) : "f"(value));
+#else
+    unsigned int bits = __float_as_uint(value);
+    bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+    unsigned int rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    out.bits = is_nan ? 0x7fffu : (unsigned short)rounded;
+#endif
+}
+
+// The widest number of elements that one access moves.
+template <class T> constexpr int WIDEST = 16 / sizeof(T);
+
+// Two 16-bit elements of one register.
+__device__ __forceinline__ void widen_pair(unsigned int pair, f16, float& low, float& high) {
+    low = widen(f16{(unsigned short)pair});
+    high = widen(f16{(unsigned short)(pair >> 16)});
+}
+__device__ __forceinline__ void widen_pair(unsigned int pair, bf16, float& low, float& high) {
+    low = __uint_as_float(pair << 16);
+    high = __uint_as_float(pair & 0xffff0000u);
+}
+template <class T> __device__ __forceinline__ unsigned int narrow_pair(float low, float high) {
+    T a, b;
+    narrow(low, a);
+    narrow(high, b);
+    return (unsigned int)a.bits | ((unsigned int)b.bits << 16);
+}
+
+// The elements of one 16-byte register group.
+__device__ __forceinline__ void widen_16_bytes(uint4 raw, f32, float (&at)[4]) {
+    at[0] = __uint_as_float(raw.x);
+    at[1] = __uint_as_float(raw.y);
+    at[2] = __uint_as_float(raw.z);
+    at[3] = __uint_as_float(raw.w);
+}
+template <class T> __device__ __forceinline__ void widen_16_bytes(uint4 raw, T, float (&at)[8]) {
+    widen_pair(raw.x, T{}, at[0], at[1]);
+    widen_pair(raw.y, T{}, at[2], at[3]);
+    widen_pair(raw.z, T{}, at[4], at[5]);
+    widen_pair(raw.w, T{}, at[6], at[7]);
+}
+
+// `V` consecutive elements, widened. `V` is 1, or WIDEST<T> with `from` on a 16-byte boundary.
+template <int V, class T> __device__ __forceinline__ void load(const T* from, float (&at)[V]) {
+    if constexpr (V == 1) {
+        at[0] = widen(*from);
+    } else {
+        static_assert(V == WIDEST<T>, "loads are one element or 16 bytes");
+        widen_16_bytes(*reinterpret_cast<const uint4*>(from), T{}, at);
+    }
+}
+template <int V, class T> __device__ __forceinline__ void store(T* to, const float (&at)[V]) {
+    if constexpr (V == 1) {
+        narrow(at[0], *to);
+    } else if constexpr (sizeof(T) == 4) {
+        *reinterpret_cast<float4*>(to) = make_float4(at[0], at[1], at[2], at[3]);
+    } else {
+        uint4 raw;
+        raw.x = narrow_pair<T>(at[0], at[1]);
+        raw.y = narrow_pair<T>(at[2], at[3]);
+        raw.z = narrow_pair<T>(at[4], at[5]);
+        raw.w = narrow_pair<T>(at[6], at[7]);
+        *reinterpret_cast<uint4*>(to) = raw;
+    }
+}
+// `V` consecutive 32-bit floats; on a 16-byte boundary when `V` is not 1.
+template <int V> __device__ __forceinline__ void load_floats(const float* from, float (&at)[V]) {
+    if constexpr (V == 1) {
+        at[0] = *from;
+    } else {
+#pragma unroll
+        for (int i = 0; i < V; i += 4) {
+            float4 four = *reinterpret_cast<const float4*>(from + i);
+            at[i] = four.x;
+            at[i + 1] = four.y;
+            at[i + 2] = four.z;
+            at[i + 3] = four.w;
+        }
+    }
+}
+
+__device__ __forceinline__ bool on_16_bytes(const void* pointer) { return ((unsigned long long)pointer & 15u) == 0; }
+// Whether every row of a matrix can be read with 16-byte accesses.
+template <class T> __device__ __forceinline__ bool rows_on_16_bytes(const T* first, long long row_stride) {
+    return on_16_bytes(first) && row_stride % WIDEST<T> == 0;
+}
+
+// Sums over the `LANES` neighbouring lanes of a warp, in an order that depends on the lane numbers alone.
+__device__ __forceinline__ float sum_of_lanes(float value, int lanes) {
+    for (int offset = lanes / 2; offset > 0; offset /= 2) {
+        value += __shfl_xor_sync(ALL_LANES, value, offset);
+    }
+    return value;
+}
+__device__ __forceinline__ float sum_of_warp(float value) {
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) {
+        value += __shfl_xor_sync(ALL_LANES, value, offset);
+    }
+    return value;
+}
+__device__ __forceinline__ float max_of_warp(float value) {
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) {
+        value = fmaxf(value, __shfl_xor_sync(ALL_LANES, value, offset));
+    }
+    return value;
+}
+
+// Sums over a block of whole warps; every thread gets the sum. Its order depends on the number of threads alone.
+__device__ __forceinline__ float sum_of_block(float value) {
+    __shared__ float of_warp[32];
+    unsigned int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    value = sum_of_warp(value);
+    __syncthreads(); // an earlier call may still be reading `of_warp`
+    if (lane == 0) of_warp[warp] = value;
+    __syncthreads();
+    return sum_of_warp(lane < blockDim.x / WARP ? of_warp[lane] : 0.0f);
+}

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Installs what the tests need and passes them all: format, lints, tests on every backend this machine can run (CPU, and
+# wgpu on software Vulkan), docs, CUDA sources compiled without a GPU, and a real client against a real server.
+#
+#   ./scripts/test.sh
+#
+# Build results are kept in $CARGO_TARGET_DIR (default ~/.cache/firebrick/target), models in ~/.cache/firebrick/models.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+cache="${XDG_CACHE_HOME:-$HOME/.cache}/firebrick"
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$cache/target}"
+export CARGO_TERM_COLOR=never
+
+step() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
+
+step "system packages"
+./scripts/install-tools.sh
+
+step "format"
+cargo fmt --all --check
+
+step "models"
+./scripts/fetch-models.sh smollm2 gemma3
+
+step "build and test"
+export FIREBRICK_TEST_MODELS=required FIREBRICK_TEST_BACKENDS=cpu,wgpu
+# Software Vulkan, whatever other adapters there are: the same everywhere.
+export VK_DRIVER_FILES="${VK_DRIVER_FILES:-/usr/share/vulkan/icd.d/lvp_icd.x86_64.json}"
+# Always the whole workspace: a narrower selection gives shared dependencies other features and builds Burn again.
+cargo nextest run --workspace --no-fail-fast
+cargo test --workspace --doc --quiet
+
+step "lints"
+cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+step "docs"
+RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --quiet
+
+step "tidy"
+cargo run --quiet --package xtask -- tidy
+
+step "CUDA kernels, compiled without a GPU"
+./scripts/check-kernels.sh
+
+step "a real client against a real server"
+./scripts/test-server.sh "$CARGO_TARGET_DIR/debug/firebrick"
+
+step "done"

@@ -1,0 +1,157 @@
+// Causal attention of one token's query head over its sequence's keys and values in the paged cache.
+//
+// A workgroup takes one head of one token and walks its context in tiles of WORKGROUP positions with a running softmax
+// (Dao et al., 2022): a thread scores one position of the tile, then the threads sum the tile's values, SLICES threads
+// to an element of the head, each taking every SLICES-th position. The order of every sum depends on the token's
+// position and the constants alone, never on the batch.
+// Memory: reads the context's keys and values once per query head (heads of a group share them through the cache).
+// Limits: a workgroup's memory holds a query and the tile, below 4 KiB for HEAD_DIM 256; elements of a cache below 2^32.
+
+struct Parameters {
+    workgroups: u32,
+    blocks_per_row: u32, // of `block_tables`
+    window: u32,         // positions that a token sees, itself included
+    scale: f32,
+    softcap: f32,
+}
+
+const WIDTH = $WIDTHu;                                    // elements of a head
+const SLICES = max(1u, $WORKGROUPu / WIDTH);              // threads that share an element of the result
+const OWNED = (WIDTH + $WORKGROUPu - 1u) / $WORKGROUPu;   // elements of the result that a thread sums
+const MAXIMA = 8u;                                        // partial maxima of a tile
+const LOWEST = -3.4e38;
+
+@group(0) @binding(_) var<storage, read_write> qkv: array<Element>;        // [T, HEADS + 2 * KV_HEADS, WIDTH]
+@group(0) @binding(_) var<storage, read_write> keys: array<Element>;       // [slots, KV_HEADS, WIDTH]
+@group(0) @binding(_) var<storage, read_write> values: array<Element>;     // [slots, KV_HEADS, WIDTH]
+@group(0) @binding(_) var<storage, read_write> positions: array<i32>;      // [T]
+@group(0) @binding(_) var<storage, read_write> sequences: array<i32>;      // [T]
+@group(0) @binding(_) var<storage, read_write> block_tables: array<i32>;   // [S, blocks_per_row]
+@group(0) @binding(_) var<storage, read_write> out: array<Element>;        // [T, HEADS, WIDTH]
+@group(0) @binding(_) var<uniform> parameters: Parameters;
+
+var<workgroup> query: array<Element, WIDTH>;
+var<workgroup> scores: array<f32, $WORKGROUP>;
+var<workgroup> maxima: array<f32, MAXIMA>;
+var<workgroup> weights: array<f32, $WORKGROUP>;
+var<workgroup> rows: array<u32, $WORKGROUP>;         // where each position's key and value begin in the cache
+var<workgroup> slices: array<Element, $WORKGROUP>;   // partial results, [SLICES, WIDTH]
+var<workgroup> token_position: u32;
+
+@compute @workgroup_size($WORKGROUP)
+fn main(
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let index = workgroup_index(id, count);
+    if (index >= parameters.workgroups) {
+        return;
+    }
+    let token = index / $HEADSu;
+    let head = index % $HEADSu;
+    let kv_head = head / ($HEADSu / $KV_HEADSu);
+    for (var at = thread; at < WIDTH; at += $WORKGROUPu) {
+        query[at] = qkv[(token * ($HEADSu + 2u * $KV_HEADSu) + head) * WIDTH + at];
+    }
+    if (thread == 0u) {
+        token_position = u32(positions[token]);
+    }
+    let position = workgroupUniformLoad(&token_position);
+    let first = position + 1u - min(parameters.window, position + 1u);
+    let table = u32(sequences[token]) * parameters.blocks_per_row;
+
+    let slice = thread / WIDTH; // used where SLICES > 1
+    var sums: array<Element, OWNED>;
+    var largest = LOWEST;
+    var total = 0.0; // of this thread's weights
+    for (var tile = first; tile <= position; tile += $WORKGROUPu) {
+        let tile_len = min($WORKGROUPu, position + 1u - tile);
+        var row = 0u;
+        var score = LOWEST;
+        if (thread < tile_len) {
+            let at = tile + thread;
+            let slot = u32(block_tables[table + at / $BLOCK_SIZEu]) * $BLOCK_SIZEu + at % $BLOCK_SIZEu;
+            row = (slot * $KV_HEADSu + kv_head) * WIDTH;
+            score = score_of(row);
+        }
+        scores[thread] = score;
+        workgroupBarrier();
+        if (thread < MAXIMA) {
+            var maximum = LOWEST;
+            for (var at = thread; at < $WORKGROUPu; at += MAXIMA) {
+                maximum = max(maximum, scores[at]);
+            }
+            maxima[thread] = maximum;
+        }
+        workgroupBarrier();
+        let before = largest;
+        for (var at = 0u; at < MAXIMA; at++) {
+            largest = max(largest, maxima[at]);
+        }
+        let shrink = exp(before - largest);
+        let weight = select(0.0, exp(score - largest), thread < tile_len);
+        total = total * shrink + weight;
+        // Every thread is past the sums of the tile before: it has seen this tile's barriers.
+        weights[thread] = weight;
+        rows[thread] = row;
+        workgroupBarrier();
+        if (SLICES > 1u) {
+            var sum = sums[0] * shrink;
+            if (slice < SLICES) {
+                for (var at = slice; at < tile_len; at += SLICES) {
+                    sum = fma(Element(weights[at]), values[rows[at] + thread % WIDTH], sum);
+                }
+            }
+            sums[0] = sum;
+        } else {
+            for (var owned = 0u; owned < OWNED; owned++) {
+                let element = owned * $WORKGROUPu + thread;
+                var sum = sums[owned] * shrink;
+                if (element < WIDTH) {
+                    for (var at = 0u; at < tile_len; at++) {
+                        sum = fma(Element(weights[at]), values[rows[at] + element], sum);
+                    }
+                }
+                sums[owned] = sum;
+            }
+        }
+    }
+
+    let denominator = workgroup_sum(thread, total);
+    let start = index * WIDTH;
+    if (SLICES > 1u) {
+        slices[thread] = sums[0];
+        workgroupBarrier();
+        if (thread < WIDTH) {
+            var sum = slices[thread];
+            for (var other = 1u; other < SLICES; other++) {
+                sum += slices[other * WIDTH + thread];
+            }
+            out[start + thread] = sum / denominator;
+        }
+    } else {
+        for (var owned = 0u; owned < OWNED; owned++) {
+            let element = owned * $WORKGROUPu + thread;
+            if (element < WIDTH) {
+                out[start + element] = sums[owned] / denominator;
+            }
+        }
+    }
+}
+
+// The scaled and capped product of the query with the key at `row`.
+fn score_of(row: u32) -> f32 {
+    var product = 0.0;
+    for (var at = 0u; at < WIDTH; at++) {
+        product = product_sum(query[at], keys[row + at], product);
+    }
+    let score = product * parameters.scale;
+#if SOFTCAP
+    // tanh through the exponential; beyond 10 it is 1 to the last bit.
+    let doubled = 2.0 * clamp(score / parameters.softcap, -10.0, 10.0);
+    return parameters.softcap * (1.0 - 2.0 / (exp(doubled) + 1.0));
+#else
+    return score;
+#end
+}
