@@ -14,7 +14,7 @@ def answer(client, model, messages):
 
 def stream(client, model, messages):
     text = ""
-    for chunk in client.chat.completions.create(model=model, messages=messages, stream=True, max_tokens=128):
+    for chunk in client.chat.completions.create(model=model, messages=messages, stream=True, temperature=0.2, max_tokens=128):
         if chunk.choices and chunk.choices[0].delta.content:
             text += chunk.choices[0].delta.content
             print(chunk.choices[0].delta.content, end="", flush=True)

@@ -17,11 +17,7 @@ fn presets() -> [Preset; 5] {
     [
         ("deterministic", with(0.0, 1.0, 512), &[]),
         ("creative", SamplingParams { top_k: Some(50), ..with(1.0, 0.95, 1024) }, &[]),
-        (
-            "balanced",
-            SamplingParams { frequency_penalty: 0.1, presence_penalty: 0.1, ..with(0.7, 0.9, 512) },
-            &[],
-        ),
+        ("balanced", SamplingParams { frequency_penalty: 0.1, presence_penalty: 0.1, ..with(0.7, 0.9, 512) }, &[]),
         ("code", with(0.2, 0.95, 2048), &["```\n"]),
         ("chat", SamplingParams { repetition_penalty: 1.1, ..with(0.7, 0.9, 512) }, &["User:", "Human:"]),
     ]

@@ -32,7 +32,7 @@ answer=$(curl --silent --fail "$url/v1/chat/completions" -H 'Content-Type: appli
 echo "$answer" | grep -q 'The capital of France is Paris\.' || { echo "unexpected answer: $answer" >&2; exit 1; }
 echo "curl: $(echo "$answer" | python3 -c 'import json, sys; print(json.load(sys.stdin)["choices"][0]["message"]["content"])')"
 
-"$python" tests/python/openai_client.py "$url" smollm2
+"$python" tests/python/openai_client.py "$url/v1" smollm2
 
 kill -TERM "$server"
 wait "$server" || { cat "$log"; echo "error: the server did not drain and exit with 0" >&2; exit 1; }

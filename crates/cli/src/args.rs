@@ -19,11 +19,11 @@ use crate::failure::Failure;
 use crate::vllm_flags;
 
 const ABOUT: &str = "\
-Firebrick serves large language models: one binary, an OpenAI-compatible API, and the same model code on the CPU, on any
-GPU (wgpu) and on NVIDIA GPUs (CUDA).
+Firebrick serves large language models: one binary, an OpenAI-compatible API, and the same model
+code on the CPU, on any GPU (wgpu) and on NVIDIA GPUs (CUDA).
 
-A MODEL is a Hugging Face id (HuggingFaceTB/SmolLM2-135M-Instruct), a folder with config.json and safetensors, or a
-.gguf file.";
+A MODEL is a Hugging Face id (HuggingFaceTB/SmolLM2-135M-Instruct), a folder with config.json and
+safetensors, or a .gguf file.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -31,8 +31,8 @@ Examples:
   firebrick run ./model.gguf                                chat in the terminal
   firebrick run ./model.gguf --prompt \"Why is the sky blue?\"
 
-`firebrick COMMAND --help` explains a command, with more examples. vLLM's flags work: `firebrick --model X --port 8000`
-is `firebrick serve --model X --port 8000`.";
+`firebrick COMMAND --help` explains a command, with more examples. vLLM's flags work:
+`firebrick --model X --port 80` is `firebrick serve --model X --port 80`.";
 
 /// The whole command line.
 #[derive(Debug, Parser)]

@@ -37,32 +37,32 @@ pub struct CompareArgs {
     pub model: ModelArgs,
 
     /// Backends, comma-separated: cpu, wgpu, cuda
-    #[arg(long, value_name = "LIST", default_value = "cpu,wgpu", value_delimiter = ',', value_parser = backend)]
+    #[arg(long, value_name = "LIST", default_value = "cpu,wgpu", value_delimiter = ',', value_parser = backend, help_heading = "Comparison")]
     pub backends: Vec<Backend>,
 
     /// Text to compute with
-    #[arg(long, value_name = "TEXT", default_value = "The capital of France is")]
+    #[arg(long, value_name = "TEXT", default_value = "The capital of France is", help_heading = "Comparison")]
     pub prompt: String,
 
     /// Tokens to generate greedily after it
-    #[arg(long, value_name = "TOKENS", default_value = "32")]
+    #[arg(long, value_name = "TOKENS", default_value = "32", help_heading = "Comparison")]
     pub max_tokens: usize,
 
     /// Stored numbers to compare with: a safetensors file with prompt.0, hidden.0.LAYER, logits.0 and greedy.0; its
     /// prompt replaces --prompt [default: reference.safetensors in the model's folder, if there is one]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Comparison")]
     pub reference: Option<PathBuf>,
 
     /// Form of the weights: auto (each backend's own), float32, float16, bfloat16
-    #[arg(long, default_value = "auto", value_parser = dtype)]
+    #[arg(long, default_value = "auto", value_parser = dtype, help_heading = "Comparison")]
     pub dtype: DtypeArg,
 
     /// End with exit code 1 if any generated token differs
-    #[arg(long)]
+    #[arg(long, help_heading = "Results")]
     pub check: bool,
 
     /// Print JSON instead of a table
-    #[arg(long)]
+    #[arg(long, help_heading = "Results")]
     pub json: bool,
 }
 

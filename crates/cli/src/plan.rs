@@ -64,7 +64,7 @@ pub struct PlanArgs {
     pub max_num_batched_tokens: usize,
 
     /// Print JSON instead of a table
-    #[arg(long)]
+    #[arg(long, help_heading = "Results")]
     pub json: bool,
 }
 

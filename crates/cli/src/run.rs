@@ -18,7 +18,7 @@ use generation::Generator;
 
 const EXAMPLES: &str = "\
 Examples:
-  firebrick run HuggingFaceTB/SmolLM2-135M-Instruct                        a conversation; /help lists its commands
+  firebrick run HuggingFaceTB/SmolLM2-135M-Instruct       a conversation; /help explains it
   firebrick run ./model.gguf --prompt \"Name three rivers.\" --temperature 0
   cat question.txt | firebrick run ./model.gguf --max-tokens 200 > answer.txt";
 

@@ -49,7 +49,8 @@ impl Executor for LocalExecutor {
             }
             let [_, vocab_size] = logits.dims();
             let data = logits.into_data_async().await.map_err(|error| ExecuteError(format!("{error:?}")))?;
-            let values = data.convert::<f32>().try_to_vec::<f32>().map_err(|error| ExecuteError(format!("{error:?}")))?;
+            let values =
+                data.convert::<f32>().try_to_vec::<f32>().map_err(|error| ExecuteError(format!("{error:?}")))?;
             Ok(sample(values, vocab_size, &rows))
         }
     }

@@ -30,7 +30,8 @@ mod tests {
 
     #[test]
     fn draws_are_uniform_over_tokens_positions_and_seeds() {
-        let draws = (0..20u64).flat_map(|seed| (0..20).flat_map(move |at| (0..50).map(move |id| uniform(seed, at, id))));
+        let draws =
+            (0..20u64).flat_map(|seed| (0..20).flat_map(move |at| (0..50).map(move |id| uniform(seed, at, id))));
         let mut counts = [0u32; 10];
         for draw in draws {
             assert!(draw > 0.0 && draw < 1.0);

@@ -40,7 +40,8 @@ fn draw(logits: &mut [f32], row: &SampleRow) -> u32 {
     }
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let floor = if params.min_p > 0.0 { largest + params.min_p.ln() } else { f32::NEG_INFINITY };
-    let mut candidates: Vec<(u32, f32)> = (0..).zip(logits.iter().copied()).filter(|(_, logit)| *logit >= floor).collect();
+    let mut candidates: Vec<(u32, f32)> =
+        (0..).zip(logits.iter().copied()).filter(|(_, logit)| *logit >= floor).collect();
     candidates.retain(|(_, logit)| *logit > f32::NEG_INFINITY);
     let by_rank = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
     if let Some(k) = params.top_k.map(|k| k as usize).filter(|&k| k > 0 && k < candidates.len()) {
@@ -52,7 +53,8 @@ fn draw(logits: &mut [f32], row: &SampleRow) -> u32 {
         candidates.truncate(nucleus(&candidates, params.top_p));
     }
     let perturbed = |&(token, logit): &(u32, f32)| (logit + gumbel(row.seed, row.position, token), token);
-    let best = candidates.iter().map(perturbed).reduce(|a, b| if b.0 > a.0 || (b.0 == a.0 && b.1 < a.1) { b } else { a });
+    let best =
+        candidates.iter().map(perturbed).reduce(|a, b| if b.0 > a.0 || (b.0 == a.0 && b.1 < a.1) { b } else { a });
     // Every token is suppressed or biased to nothing: the request asked for the impossible; its first token is as good.
     best.map_or(0, |(_, token)| token)
 }

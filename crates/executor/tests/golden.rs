@@ -74,7 +74,8 @@ fn greedy_tokens_equal_the_reference_alone_and_together() {
     for_each_device(|device| {
         for folder in fixture_models() {
             let reference = Reference::open(&folder.join("reference.safetensors"));
-            let prompts: Vec<_> = (0..reference.num_prompts()).map(|i| reference.words(&format!("prompt.{i}"))).collect();
+            let prompts: Vec<_> =
+                (0..reference.num_prompts()).map(|i| reference.words(&format!("prompt.{i}"))).collect();
             let expected: Vec<_> = (0..prompts.len()).map(|i| reference.words(&format!("greedy.{i}"))).collect();
             let steps = expected[0].len() as u32;
             let mut engine = engine(&folder, &Setup::default(), device);

@@ -57,6 +57,8 @@ pub fn open_device(backend: Backend) -> Result<Device, DeviceError> {
     match backend {
         #[cfg(feature = "cpu")]
         Backend::Cpu => Ok(Device::flex()),
+        #[cfg(feature = "cuda")]
+        Backend::Cuda => crate::cuda::open().map_err(|reason| DeviceError::Unavailable { backend: "cuda", reason }),
         #[cfg(feature = "wgpu")]
         Backend::Wgpu => crate::wgpu::open(),
         #[allow(unreachable_patterns)]

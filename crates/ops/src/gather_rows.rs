@@ -13,6 +13,24 @@ pub fn gather_rows(table: &Tensor<2>, ids: &Tensor<1, Int>) -> Tensor<2> {
     Tensor::from_dispatch(Dispatch::gather_rows(table.clone().into_dispatch(), ids.clone().into_dispatch()))
 }
 
+/// [`gather_rows`] of a matrix that may be held in parts.
+pub fn gather_rows_of(table: &Weight, ids: &Tensor<1, Int>) -> Tensor<2> {
+    let mut first = 0;
+    let rows = table.parts().iter().map(|part| {
+        let [rows, columns] = part.dims();
+        // Each part gives a row for every id; those of other parts' ids are not taken.
+        let within = ids.clone() - first;
+        first += rows as i32;
+        let other = within.clone().lower_elem(0).bool_or(within.clone().greater_equal_elem(rows as i32));
+        let found = gather_rows(part, &within.clamp(0, rows as i32 - 1));
+        (found, other.unsqueeze_dim::<2>(1).expand([ids.dims()[0], columns]))
+    });
+    match table.parts() {
+        [whole] => gather_rows(whole, ids),
+        _ => rows.map(|(found, _)| found).next().expect("a matrix has a part"),
+    }
+}
+
 /// The same in plain tensor operations, in 32-bit floats.
 pub fn reference(table: &Tensor<2>, ids: &Tensor<1, Int>) -> Tensor<2> {
     table.clone().select(0, ids.clone()).cast(DType::F32)

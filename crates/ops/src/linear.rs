@@ -1,28 +1,56 @@
 //! Multiplication by a weight matrix.
 
 use burn::backend::Dispatch;
-use burn::tensor::{DType, Tensor};
+use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 
-use crate::FusedOps;
+use crate::{FusedOps, tensor_bytes_max};
 
 /// A weight matrix `[N, K]`: `N` outputs, `K` inputs, as Hugging Face stores linear layers.
+///
+/// A device limits the size of one tensor (on wgpu 128 MiB is all that is guaranteed), so a matrix may be held in parts:
+/// consecutive ranges of its rows.
 #[derive(Clone, Debug)]
-pub struct Weight(Tensor<2>);
+pub struct Weight {
+    parts: Vec<Tensor<2>>,
+}
 
 impl Weight {
     /// A dense matrix in any float dtype of the device.
     pub fn dense(values: Tensor<2>) -> Self {
-        Self(values)
+        Self { parts: vec![values] }
+    }
+
+    /// The matrix whose rows are those of the parts, one after the other.
+    pub fn from_parts(parts: Vec<Tensor<2>>) -> Self {
+        let columns = parts.first().expect("a matrix has a part").dims()[1];
+        assert!(parts.iter().all(|part| part.dims()[1] == columns), "from_parts: row length");
+        Self { parts }
+    }
+
+    /// A matrix `[N, K]` from its bytes in row-major order, in as many parts as the device wants.
+    pub fn from_bytes(bytes: Vec<u8>, [rows, columns]: [usize; 2], (device, dtype): (&Device, DType)) -> Self {
+        let row_len = columns * dtype.size();
+        assert_eq!(bytes.len(), rows * row_len, "from_bytes: length");
+        let rows_per_part = (tensor_bytes_max(device) / row_len.max(1)).max(1);
+        let part = |bytes: Vec<u8>, rows: usize| {
+            let data = TensorData::from_bytes_vec(bytes, Shape::from([rows, columns]), dtype);
+            Tensor::from_data(data, (device, dtype))
+        };
+        if rows <= rows_per_part {
+            return Self::dense(part(bytes, rows));
+        }
+        let chunks = bytes.chunks(rows_per_part * row_len);
+        Self::from_parts(chunks.map(|chunk| part(chunk.to_vec(), chunk.len() / row_len)).collect())
     }
 
     /// `[N, K]`.
     pub fn dims(&self) -> [usize; 2] {
-        self.0.dims()
+        [self.parts.iter().map(|part| part.dims()[0]).sum(), self.parts[0].dims()[1]]
     }
 
-    /// The matrix itself, for lookups by row in tied embeddings.
-    pub fn values(&self) -> &Tensor<2> {
-        &self.0
+    /// Consecutive ranges of rows that make up the matrix.
+    pub fn parts(&self) -> &[Tensor<2>] {
+        &self.parts
     }
 }
 
@@ -34,16 +62,30 @@ pub fn linear(x: Tensor<2>, weight: &Weight, bias: Option<&Tensor<1>>) -> Tensor
     let [outputs, inputs] = weight.dims();
     assert_eq!(x.dims()[1], inputs, "linear: input length");
     assert!(bias.is_none_or(|bias| bias.dims()[0] == outputs), "linear: bias length");
-    let weight = weight.0.clone().into_dispatch();
+    let mut first = 0;
+    let products = weight.parts.iter().map(|part| {
+        let range = first..first + part.dims()[0];
+        first = range.end;
+        let bias = bias.map(|bias| if range.len() == outputs { bias.clone() } else { bias.clone().slice([range]) });
+        linear_part(x.clone(), part, bias)
+    });
+    let mut products: Vec<Tensor<2>> = products.collect();
+    if products.len() == 1 { products.remove(0) } else { Tensor::cat(products, 1) }
+}
+
+/// [`linear`] with one part of the weights.
+fn linear_part(x: Tensor<2>, weight: &Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
+    let weight = weight.clone().into_dispatch();
     // Optional tensors cannot cross the dispatch; without a bias the weight stands in and is not read as one.
     let has_bias = bias.is_some();
-    let bias = bias.map_or_else(|| weight.clone(), |bias| bias.clone().into_dispatch());
+    let bias = bias.map_or_else(|| weight.clone(), Tensor::into_dispatch);
     Tensor::from_dispatch(Dispatch::linear(x.into_dispatch(), weight, bias, has_bias))
 }
 
 /// The same in plain tensor operations, in 32-bit floats.
 pub fn reference(x: Tensor<2>, weight: &Weight, bias: Option<&Tensor<1>>) -> Tensor<2> {
-    let product = x.cast(DType::F32).matmul(weight.0.clone().cast(DType::F32).transpose());
+    let weight = Tensor::cat(weight.parts.clone(), 0).cast(DType::F32);
+    let product = x.cast(DType::F32).matmul(weight.transpose());
     match bias {
         Some(bias) => product + bias.clone().unsqueeze(),
         None => product,
@@ -53,19 +95,20 @@ pub fn reference(x: Tensor<2>, weight: &Weight, bias: Option<&Tensor<1>>) -> Ten
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Seeded, assert_close, for_each_device, weight_dtypes};
+    use crate::testing::{Seeded, assert_close, for_each_device, moved, reference_device, weight_dtypes};
 
     #[test]
     fn equals_the_reference_for_ugly_shapes_and_every_weight_dtype() {
         for_each_device(|device| {
             let mut seeded = Seeded::new(4);
+            let host = reference_device(device);
             for dtype in weight_dtypes(device) {
                 for (rows, inputs, outputs) in [(1, 1, 1), (1, 576, 1536), (2, 33, 5), (5, 64, 17), (67, 100, 39)] {
-                    let x = seeded.tensor([rows, inputs], device);
-                    let weight = Weight::dense(seeded.tensor([outputs, inputs], device).cast(dtype));
-                    let bias = seeded.tensor([outputs], device);
-                    let expected = reference(x.clone(), &weight, Some(&bias));
-                    assert_close(linear(x, &weight, Some(&bias)), expected, 2e-5);
+                    let x = seeded.tensor([rows, inputs], &host);
+                    let weight = seeded.tensor([outputs, inputs], &host).cast(dtype);
+                    let bias = seeded.tensor([outputs], &host);
+                    let got = linear(moved(&x, device), &Weight::dense(moved(&weight, device)), Some(&moved(&bias, device)));
+                    assert_close(got, reference(x, &Weight::dense(weight), Some(&bias)), 2e-5);
                 }
             }
         });
@@ -75,14 +118,45 @@ mod tests {
     fn a_row_does_not_depend_on_the_rows_beside_it() {
         for_each_device(|device| {
             let mut seeded = Seeded::new(5);
-            let x = seeded.tensor([37, 576], device);
+            let host = reference_device(device);
+            let x: Tensor<2> = seeded.tensor([37, 576], device);
             for dtype in weight_dtypes(device) {
-                let weight = Weight::dense(seeded.tensor([75, 576], device).cast(dtype));
+                let weight = Weight::dense(moved(&seeded.tensor([75, 576], &host).cast(dtype), device));
                 let together = linear(x.clone(), &weight, None);
                 for (first, rows) in [(0, 1), (5, 2), (7, 3), (11, 4), (30, 7)] {
                     let alone = linear(x.clone().slice([first..first + rows]), &weight, None);
                     assert_close(alone, together.clone().slice([first..first + rows]), 0.0);
                 }
+            }
+        });
+    }
+
+    #[test]
+    fn a_matrix_in_parts_gives_the_same_bits_as_a_whole_one() {
+        for_each_device(|device| {
+            let mut seeded = Seeded::new(11);
+            let values: Tensor<2> = seeded.tensor([75, 64], device);
+            let bias = seeded.tensor([75], device);
+            let whole = Weight::dense(values.clone());
+            let rows = |range: std::ops::Range<usize>| values.clone().slice([range]);
+            let parts = Weight::from_parts(vec![rows(0..32), rows(32..33), rows(33..75)]);
+            assert_eq!(parts.dims(), whole.dims());
+            for tokens in [1, 40] {
+                let x: Tensor<2> = seeded.tensor([tokens, 64], device);
+                let expected = linear(x.clone(), &whole, Some(&bias));
+                assert_close(linear(x, &parts, Some(&bias)), expected, 0.0);
+            }
+        });
+    }
+
+    #[test]
+    fn a_matrix_from_bytes_holds_them_in_order() {
+        for_each_device(|device| {
+            for dtype in weight_dtypes(device) {
+                let bytes: Vec<u8> = (0..15 * dtype.size()).map(|at| at as u8 % 60).collect();
+                let weight = Weight::from_bytes(bytes.clone(), [5, 3], (device, dtype));
+                assert_eq!(weight.dims(), [5, 3]);
+                assert_eq!(weight.parts()[0].clone().into_data().bytes().to_vec(), bytes);
             }
         });
     }

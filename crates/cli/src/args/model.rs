@@ -3,6 +3,7 @@
 use std::env;
 use std::path::PathBuf;
 
+use clap::builder::Resettable;
 use clap::{ArgAction, Args, ValueEnum};
 use firebrick::{Backend, DeviceChoice, Options, SchedulingPolicy, SourceOptions};
 use firebrick_checkpoint::Dtype;
@@ -15,7 +16,7 @@ use crate::failure::Failure;
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// A Hugging Face id (org/name, org/name@revision), a folder, or a .gguf file [env: MODEL_NAME, VLLM_MODEL, MODEL_PATH]
-    #[arg(value_name = "MODEL", conflicts_with = "model_flag")]
+    #[arg(value_name = "MODEL", conflicts_with = "model_flag", help_heading = Resettable::Reset)]
     model_argument: Option<String>,
 
     /// The model, in the spelling of vLLM's api_server

@@ -12,10 +12,10 @@ const EXAMPLES: &str = "\
 Examples:
   firebrick serve HuggingFaceTB/SmolLM2-135M-Instruct
   curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\
-       -d '{\"model\": \"HuggingFaceTB/SmolLM2-135M-Instruct\", \"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'
+       -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'
 
-  firebrick serve ./model.gguf --served-model-name mine --max-model-len 4k --host 0.0.0.0 --api-key SECRET
-  firebrick --model ./model.gguf --port 8001                  the spelling of vLLM's api_server";
+  firebrick serve ./model.gguf --max-model-len 4k --host 0.0.0.0 --api-key SECRET
+  firebrick --model ./model.gguf --port 8001       the spelling of vLLM's api_server";
 
 /// Serve a model over HTTP, with the OpenAI API.
 ///

@@ -22,12 +22,14 @@ pub struct Address {
 impl Address {
     /// The API's address, from the flags and `HOST`.
     pub fn choose(args: &ServeArgs) -> Result<Self, Failure> {
-        let given = args.host.clone().or_else(|| std::env::var("HOST").ok()).filter(|host| !host.is_empty());
+        let from_environment = || std::env::var("HOST").ok().filter(|host| !host.is_empty());
+        let source = if args.host.is_some() { "--host" } else { "HOST" };
+        let given = args.host.clone().or_else(from_environment);
         let has_key = args.api_key.iter().any(|key| !key.is_empty());
         let host = given.unwrap_or_else(|| if has_key { "0.0.0.0" } else { "127.0.0.1" }.to_owned());
         if !is_loopback(&host) && !has_key && !args.allow_unauthenticated {
             return Err(Failure::Usage(format!(
-                "--host {host} lets other machines in, but there is no API key; add --api-key SECRET, or \
+                "{source} {host} lets other machines in, but there is no API key; add --api-key SECRET, or \
                  --allow-unauthenticated where something else keeps strangers out"
             )));
         }

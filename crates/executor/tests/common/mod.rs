@@ -18,7 +18,8 @@ pub const BLOCK_SIZE: u32 = 16;
 pub fn fixture_models() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models");
     let entries = std::fs::read_dir(root).expect("the fixtures are in the repository");
-    let mut folders: Vec<PathBuf> = entries.map(|entry| entry.expect("readable").path()).filter(|path| path.is_dir()).collect();
+    let mut folders: Vec<PathBuf> =
+        entries.map(|entry| entry.expect("readable").path()).filter(|path| path.is_dir()).collect();
     folders.sort();
     assert!(!folders.is_empty(), "no fixtures");
     folders

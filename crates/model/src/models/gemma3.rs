@@ -31,7 +31,8 @@ impl Gemma3 {
     pub(crate) fn load(loader: &mut Loader) -> Result<Self, LoadError> {
         let config = loader.config();
         let rope = config.rope.ok_or(LoadError::Variant { architecture: "Gemma 3", variant: "no rotary embedding" })?;
-        let local = RopeConfig { theta: config.local_rope_theta.unwrap_or(rope.theta), scaling: RopeScaling::None, ..rope };
+        let local =
+            RopeConfig { theta: config.local_rope_theta.unwrap_or(rope.theta), scaling: RopeScaling::None, ..rope };
         let full_table = loader.rope_table(&rope.inverse_frequencies());
         let local_table = loader.rope_table(&local.inverse_frequencies());
         let embedding = TokenEmbedding::load(loader, "model.embed_tokens.weight", config.vocab_size)?;

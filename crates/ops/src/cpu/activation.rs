@@ -3,10 +3,10 @@
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
+use super::lanes::Lanes;
 use super::math::{erf, exp, tanh};
 use super::{dims2, floats, floats_mut, tensor2};
 use crate::activation::Activation;
-use super::lanes::Lanes;
 use crate::launch::{SimdTask, with_simd};
 
 /// Elements per thread below which starting one costs more than it saves.

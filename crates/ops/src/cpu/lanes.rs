@@ -16,12 +16,30 @@ pub(crate) trait Lanes: Copy {
     /// `self * factor + addend` in each lane.
     fn mul_add(self, factor: Self, addend: Self) -> Self;
     fn to_array(self) -> [f32; LANES];
+    /// The sums of four vectors' lanes. Each is added in halves: lanes 8 apart, then 4, 2 and 1.
+    #[inline(always)]
+    fn sums(vectors: [Self; 4]) -> [f32; 4] {
+        vectors.map(|vector| sum_lanes(vector.to_array()))
+    }
     /// Exact widening. (Halves are finite in any usable checkpoint.)
     fn widen_f16(values: &[f16; LANES]) -> Self;
     /// Exact widening.
     fn widen_bf16(values: &[bf16; LANES]) -> Self {
         Self::load(&values.map(|value| f32::from_bits(u32::from(value.to_bits()) << 16)))
     }
+}
+
+/// Adds lanes in halves: 8 apart, then 4, 2 and 1.
+#[inline(always)]
+pub(crate) fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for lane in 0..width {
+            lanes[lane] += lanes[lane + width];
+        }
+        width /= 2;
+    }
+    lanes[0]
 }
 
 /// Any processor.
@@ -77,6 +95,38 @@ pub(crate) mod x86 {
     // SAFETY of every block below: `with_simd` chooses these types only after detecting the instruction sets that the
     // block uses, and loads and stores touch exactly the array behind the reference, unaligned.
 
+    impl Avx512 {
+        /// Lanes 8 apart added.
+        #[inline(always)]
+        fn halves(self) -> __m256 {
+            unsafe {
+                let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(self.0)));
+                _mm256_add_ps(_mm512_castps512_ps256(self.0), high)
+            }
+        }
+    }
+
+    /// Lanes 4 apart added.
+    #[inline(always)]
+    fn quarters(vector: __m256) -> __m128 {
+        unsafe { _mm_add_ps(_mm256_castps256_ps128(vector), _mm256_extractf128_ps::<1>(vector)) }
+    }
+
+    /// The sums of four vectors of eight lanes: lanes 4 apart, then 2 and 1, all four vectors at once. (Closures would not
+    /// inherit the caller's instruction set here, so nothing is mapped.)
+    #[inline(always)]
+    fn sums_of_halves(a: __m256, b: __m256, c: __m256, d: __m256) -> [f32; 4] {
+        let (a, b, c, d) = (quarters(a), quarters(b), quarters(c), quarters(d));
+        let mut sums = [0.0; 4];
+        unsafe {
+            let ab = _mm_add_ps(_mm_movelh_ps(a, b), _mm_movehl_ps(b, a));
+            let cd = _mm_add_ps(_mm_movelh_ps(c, d), _mm_movehl_ps(d, c));
+            let (even, odd) = (_mm_shuffle_ps::<0b10_00_10_00>(ab, cd), _mm_shuffle_ps::<0b11_01_11_01>(ab, cd));
+            _mm_storeu_ps(sums.as_mut_ptr(), _mm_add_ps(even, odd));
+        }
+        sums
+    }
+
     impl Lanes for Avx512 {
         #[inline(always)]
         fn zero() -> Self {
@@ -99,6 +149,11 @@ pub(crate) mod x86 {
             let mut values = [0.0; LANES];
             unsafe { _mm512_storeu_ps(values.as_mut_ptr(), self.0) };
             values
+        }
+        #[inline(always)]
+        fn sums(vectors: [Self; 4]) -> [f32; 4] {
+            let [a, b, c, d] = vectors;
+            sums_of_halves(a.halves(), b.halves(), c.halves(), d.halves())
         }
         #[inline(always)]
         fn widen_f16(values: &[f16; LANES]) -> Self {
@@ -140,11 +195,25 @@ pub(crate) mod x86 {
             values
         }
         #[inline(always)]
+        fn sums(vectors: [Self; 4]) -> [f32; 4] {
+            let [a, b, c, d] = vectors;
+            unsafe {
+                sums_of_halves(
+                    _mm256_add_ps(a.0, a.1),
+                    _mm256_add_ps(b.0, b.1),
+                    _mm256_add_ps(c.0, c.1),
+                    _mm256_add_ps(d.0, d.1),
+                )
+            }
+        }
+        #[inline(always)]
         fn widen_f16(values: &[f16; LANES]) -> Self {
             let (low, high) = values.split_at(LANES / 2);
             unsafe {
-                let half = |part: &[f16]| _mm256_cvtph_ps(_mm_loadu_si128(part.as_ptr().cast()));
-                Self(half(low), half(high))
+                Self(
+                    _mm256_cvtph_ps(_mm_loadu_si128(low.as_ptr().cast())),
+                    _mm256_cvtph_ps(_mm_loadu_si128(high.as_ptr().cast())),
+                )
             }
         }
     }

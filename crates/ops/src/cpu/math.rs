@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::lanes::{LANES, Lanes};
+use super::lanes::{LANES, Lanes, sum_lanes};
 
 /// A weight element that widens to 32 bits.
 pub(super) trait Element: Copy + Send + Sync {
@@ -59,7 +59,7 @@ pub(super) fn widen_all<L: Lanes, W: Element>(values: &[W]) -> Vec<f32> {
 
 /// All `M × N` dot products of `M` rows of `x` with `N` rows of `w`.
 ///
-/// Each product is summed in [`LANES`] partial sums over the row and then pairwise, whatever `M` and `N` are.
+/// Each product is summed in [`LANES`] partial sums over the row, and those in halves, whatever `M` and `N` are.
 #[inline(always)]
 pub(super) fn dot_tile<L: Lanes, const M: usize, const N: usize, W: Element>(
     x: [&[f32]; M],
@@ -87,7 +87,20 @@ pub(super) fn dot_tile<L: Lanes, const M: usize, const N: usize, W: Element>(
             }
         }
     }
-    sums.map(|row| row.map(|sum| sum_lanes(sum.to_array())))
+    let mut products = [[0.0; N]; M];
+    for m in 0..M {
+        let mut n = 0;
+        while n + 4 <= N {
+            let quad = L::sums([sums[m][n], sums[m][n + 1], sums[m][n + 2], sums[m][n + 3]]);
+            products[m][n..n + 4].copy_from_slice(&quad);
+            n += 4;
+        }
+        while n < N {
+            products[m][n] = sum_lanes(sums[m][n].to_array());
+            n += 1;
+        }
+    }
+    products
 }
 
 /// The last few elements of a row and zeros.
@@ -98,19 +111,6 @@ fn padded<W: Element>(rest: &[W]) -> [f32; LANES] {
         *value = element.widen();
     }
     values
-}
-
-/// Adds partial sums pairwise.
-#[inline(always)]
-pub(super) fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
-    let mut width = LANES / 2;
-    while width > 0 {
-        for lane in 0..width {
-            lanes[lane] += lanes[lane + width];
-        }
-        width /= 2;
-    }
-    lanes[0]
 }
 
 /// The sum of `f(value)` in the same fixed order as a dot product.

@@ -2,9 +2,9 @@
 
 use burn_flex::FlexTensor;
 
+use super::lanes::Lanes;
 use super::math::sum_by;
 use super::{dims2, floats, floats_mut, tensor2};
-use super::lanes::Lanes;
 use crate::launch::{SimdTask, with_simd};
 
 struct Normalise<'a> {

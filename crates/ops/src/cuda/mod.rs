@@ -1,47 +1,98 @@
-//! CUDA C++ kernels.
+//! CUDA C++ kernels: one file per operation here and one source of the same name in `kernels/`.
+//!
+//! Activations are in the dtype of the weights; norm weights, biases and the rotary table are 32-bit floats; every sum is
+//! accumulated in 32-bit floats. Everything runs in order on Burn's own CUDA stream: [`launch`] resolves tensors to
+//! addresses on the device's thread and enqueues there, [`driver`] keeps what that takes from call to call. Nothing is
+//! allocated or waited for after the first call of a kernel, so that all of it can be captured in a CUDA graph.
+//!
+//! A launch that fails leaves its results marked: reading one back, or anything computed from it, returns the error.
 
-use burn_cubecl::tensor::CubeTensor;
+mod activation;
+mod cublaslt;
+mod driver;
+mod gather_rows;
+mod launch;
+mod layer_norm;
+mod linear;
+mod matrix;
+mod module_cache;
+mod paged_attention;
+mod probe;
+mod rms_norm;
+mod rope_and_store_kv;
+mod stream;
 
-use crate::activation::Activation;
-use crate::cube::{AttentionInputs, QkvInputs};
+pub(crate) use activation::{activation, gated_activation};
+pub(crate) use gather_rows::gather_rows;
+pub(crate) use layer_norm::layer_norm;
+pub(crate) use linear::{FEW_ROWS, linear};
+pub(crate) use paged_attention::paged_attention;
+pub(crate) use probe::open;
+pub(crate) use rms_norm::{add_rms_norm, rms_norm};
+pub(crate) use rope_and_store_kv::rope_and_store_kv;
 
-pub(crate) fn gather_rows(_table: CubeTensor, _ids: CubeTensor) -> CubeTensor {
-    unimplemented!()
+use burn::tensor::DType;
+
+/// The text of one kernel source.
+pub(crate) struct Source {
+    /// File name without its extension.
+    name: &'static str,
+    text: &'static str,
 }
 
-pub(crate) fn rms_norm(_x: CubeTensor, _weight: CubeTensor, _eps: f32) -> CubeTensor {
-    unimplemented!()
+/// What comes before every source.
+const COMMON: &str = include_str!("../../../../kernels/common.cuh");
+
+macro_rules! sources {
+    ($($constant:ident = $name:literal),* $(,)?) => {
+        $(const $constant: Source =
+            Source { name: $name, text: include_str!(concat!("../../../../kernels/", $name, ".cu")) };)*
+        /// Every kernel source.
+        #[cfg(test)]
+        const SOURCES: &[Source] = &[$($constant),*];
+    };
 }
 
-pub(crate) fn add_rms_norm(
-    _x: CubeTensor,
-    _residual: CubeTensor,
-    _weight: CubeTensor,
-    _eps: f32,
-) -> (CubeTensor, CubeTensor) {
-    unimplemented!()
+sources! {
+    ACTIVATION = "activation",
+    GATHER_ROWS = "gather_rows",
+    LAYER_NORM = "layer_norm",
+    LINEAR = "linear",
+    LINEAR_FEW_ROWS = "linear_few_rows",
+    PAGED_ATTENTION = "paged_attention",
+    RMS_NORM = "rms_norm",
+    ROPE_AND_STORE_KV = "rope_and_store_kv",
 }
 
-pub(crate) fn layer_norm(_x: CubeTensor, _weight: CubeTensor, _bias: CubeTensor, _eps: f32) -> CubeTensor {
-    unimplemented!()
+/// The name of a dtype in the sources.
+fn element(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F32 => "f32",
+        DType::F16 => "f16",
+        DType::BF16 => "bf16",
+        other => {
+            panic!("the CUDA kernels read f32, f16 and bf16, not {other:?}: the tensor was made with another dtype")
+        }
+    }
 }
 
-pub(crate) fn linear(_x: CubeTensor, _weight: CubeTensor, _bias: Option<CubeTensor>) -> CubeTensor {
-    unimplemented!()
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-pub(crate) fn activation(_x: CubeTensor, _kind: Activation) -> CubeTensor {
-    unimplemented!()
-}
-
-pub(crate) fn gated_activation(_gate_up: CubeTensor, _kind: Activation) -> CubeTensor {
-    unimplemented!()
-}
-
-pub(crate) fn rope_and_store_kv(_inputs: QkvInputs) -> (CubeTensor, CubeTensor, CubeTensor) {
-    unimplemented!()
-}
-
-pub(crate) fn paged_attention(_inputs: AttentionInputs) -> CubeTensor {
-    unimplemented!()
+    #[test]
+    fn every_file_in_kernels_is_a_source_and_names_its_variants() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels");
+        // A test binary may run where there is no source tree.
+        let Ok(files) = std::fs::read_dir(folder) else { return };
+        for file in files {
+            let path = file.expect("a readable folder").path();
+            if path.extension().is_some_and(|extension| extension == "cu") {
+                let stem = path.file_stem().and_then(|stem| stem.to_str()).expect("an ASCII name");
+                let source = SOURCES.iter().find(|source| source.name == stem);
+                let source = source.unwrap_or_else(|| panic!("{stem}.cu is not in the table of sources"));
+                assert!(source.text.contains("\n// Variants: "), "{stem}.cu names no variants");
+            }
+        }
+    }
 }

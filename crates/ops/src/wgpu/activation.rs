@@ -8,11 +8,7 @@ use crate::activation::Activation;
 
 static SHADER: Shader = Shader {
     name: "activation",
-    parts: &[
-        shader_text!("common/grid.wgsl"),
-        shader_text!("common/element.wgsl"),
-        shader_text!("activation.wgsl"),
-    ],
+    parts: &[shader_text!("common/grid.wgsl"), shader_text!("common/element.wgsl"), shader_text!("activation.wgsl")],
 };
 
 const WORKGROUP: u32 = 256;

@@ -7,11 +7,7 @@ use super::shader_text;
 
 static SHADER: Shader = Shader {
     name: "gather_rows",
-    parts: &[
-        shader_text!("common/grid.wgsl"),
-        shader_text!("common/element.wgsl"),
-        shader_text!("gather_rows.wgsl"),
-    ],
+    parts: &[shader_text!("common/grid.wgsl"), shader_text!("common/element.wgsl"), shader_text!("gather_rows.wgsl")],
 };
 
 const WORKGROUP: u32 = 256;

@@ -10,7 +10,7 @@ static FEW_ROWS: Shader = Shader {
     parts: &[
         shader_text!("common/grid.wgsl"),
         shader_text!("common/operands.wgsl"),
-        shader_text!("linear/few_rows.wgsl"),
+        shader_text!("linear_few_rows.wgsl"),
     ],
 };
 
@@ -19,7 +19,7 @@ static MANY_ROWS: Shader = Shader {
     parts: &[
         shader_text!("common/grid.wgsl"),
         shader_text!("common/operands.wgsl"),
-        shader_text!("linear/many_rows.wgsl"),
+        shader_text!("linear_many_rows.wgsl"),
     ],
 };
 
@@ -40,20 +40,13 @@ pub(crate) fn linear(x: CubeTensor, weight: CubeTensor, bias: Option<CubeTensor>
     tensors.push(&out);
 
     let (shader, division, tile_rows, strips) = divide(rows, outputs);
-    let mut constants =
-        vec![("VECTOR", vector(inputs)), ("HALF", half(&weight)), ("BIAS", u32::from(bias.is_some()))];
+    let mut constants = vec![("VECTOR", vector(inputs)), ("HALF", half(&weight)), ("BIAS", u32::from(bias.is_some()))];
     constants.extend(division);
     let launch = Launch {
         shader,
         constants,
         tensors: &tensors,
-        parameters: &[
-            rows as u32,
-            outputs as u32,
-            inputs as u32,
-            inputs.div_ceil(4) as u32,
-            strips as u32,
-        ],
+        parameters: &[rows as u32, outputs as u32, inputs as u32, inputs.div_ceil(4) as u32, strips as u32],
         workgroups: rows.div_ceil(tile_rows) * strips,
     };
     launch.enqueue();

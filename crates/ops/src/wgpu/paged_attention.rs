@@ -12,7 +12,7 @@ static SHADER: Shader = Shader {
         shader_text!("common/grid.wgsl"),
         shader_text!("common/element.wgsl"),
         shader_text!("common/sum.wgsl"),
-        shader_text!("attention/paged_attention.wgsl"),
+        shader_text!("paged_attention.wgsl"),
     ],
 };
 

@@ -8,11 +8,7 @@ use crate::cube::QkvInputs;
 
 static SHADER: Shader = Shader {
     name: "rope_and_store_kv",
-    parts: &[
-        shader_text!("common/grid.wgsl"),
-        shader_text!("common/sum.wgsl"),
-        shader_text!("rope_and_store_kv.wgsl"),
-    ],
+    parts: &[shader_text!("common/grid.wgsl"), shader_text!("common/sum.wgsl"), shader_text!("rope_and_store_kv.wgsl")],
 };
 
 pub(crate) fn rope_and_store_kv(inputs: QkvInputs) -> (CubeTensor, CubeTensor, CubeTensor) {

@@ -105,7 +105,8 @@ sum$M$N = $M_MAX + $M0;
 #end
 #end";
         let rendered = render(text, &vec![("SCALED", 0), ("COUNT", 2), ("M_MAX", 7)]);
-        let expected = "@binding(0) plain\n@binding(1) x\nsum00 = 7 + 00;\nsum01 = 7 + 00;\nsum10 = 7 + 10;\nsum11 = 7 + 10;\n";
+        let expected =
+            "@binding(0) plain\n@binding(1) x\nsum00 = 7 + 00;\nsum01 = 7 + 00;\nsum10 = 7 + 10;\nsum11 = 7 + 10;\n";
         assert_eq!(rendered, expected);
         let rendered = render(text, &vec![("SCALED", 1), ("COUNT", 0), ("M_MAX", 7)]);
         assert_eq!(rendered, "@binding(0) scale0u\n@binding(1) x\n");

@@ -1,0 +1,47 @@
+//! Elementwise activations, plain and gated.
+
+use burn_cubecl::tensor::CubeTensor;
+
+use super::driver::Kernel;
+use super::launch::{Grid, Launch};
+use super::matrix::{Matrix, widest};
+use super::{ACTIVATION, element};
+use crate::activation::Activation;
+
+const THREADS: usize = 256;
+
+pub(crate) fn activation(x: CubeTensor, kind: Activation) -> CubeTensor {
+    let x = Matrix::of(x);
+    let columns = x.columns;
+    launch("activation", x, columns, kind)
+}
+
+pub(crate) fn gated_activation(gate_up: CubeTensor, kind: Activation) -> CubeTensor {
+    let gate_up = Matrix::of(gate_up);
+    let columns = gate_up.columns / 2;
+    launch("gated_activation", gate_up, columns, kind)
+}
+
+fn launch(entry: &'static str, x: Matrix, columns: usize, kind: Activation) -> CubeTensor {
+    let out = x.like(columns);
+    let kernel = Kernel::new(&ACTIVATION, entry).word("ELEMENT", element(x.tensor.dtype)).word("KIND", name(kind));
+    let groups = columns.div_ceil(widest(x.tensor.dtype));
+    let threads = groups.next_multiple_of(32).clamp(32, THREADS);
+    Launch::new(kernel, Grid::new([x.rows, groups.div_ceil(threads), 1], threads))
+        .read(&x.tensor)
+        .value(x.stride)
+        .write(&out)
+        .value(columns)
+        .submit(&out);
+    out
+}
+
+/// The name of a kind in the source.
+fn name(kind: Activation) -> &'static str {
+    match kind {
+        Activation::Silu => "SILU",
+        Activation::GeluTanh => "GELU_TANH",
+        Activation::GeluErf => "GELU_ERF",
+        Activation::Relu => "RELU",
+    }
+}

@@ -1,0 +1,274 @@
+//! Matrix products through cuBLASLt, with its choice of algorithm kept per shape.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+
+use burn::tensor::DType;
+use cudarc::cublaslt::result as lt;
+use cudarc::cublaslt::sys::{
+    cublasComputeType_t, cublasLtHandle_t, cublasLtMatmulAlgo_t, cublasLtMatmulDesc_t,
+    cublasLtMatmulDescAttributes_t as Description, cublasLtMatmulPreferenceAttributes_t as Preference,
+    cublasLtMatrixLayout_t, cudaDataType_t,
+};
+use cudarc::driver::sys::{CUdeviceptr, CUstream, cuMemAlloc_v2};
+
+use super::driver::check;
+use super::module_cache::Target;
+
+/// Scratch memory that algorithms may use; what the vendor recommends for Hopper and newer, and for older GPUs.
+const WORKSPACE_BYTES_HOPPER: usize = 32 << 20;
+const WORKSPACE_BYTES: usize = 8 << 20;
+
+/// `CUBLASLT_EPILOGUE_BIAS`: a vector is added to each column of the column-major result.
+const EPILOGUE_BIAS: u32 = 4;
+
+/// `out [rows, outputs] = x [rows, inputs] · weight [outputs, inputs]ᵀ + bias`, all by address, rows apart by strides.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Product {
+    pub dtype: DType,
+    pub rows: usize,
+    pub outputs: usize,
+    pub inputs: usize,
+    pub x_stride: usize,
+    pub weight_stride: usize,
+    pub x: u64,
+    pub weight: u64,
+    pub out: u64,
+    pub bias: Option<u64>,
+}
+
+/// What the library did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Multiplied {
+    /// All of it.
+    Whole,
+    /// The bias is still to be added.
+    WithoutBias,
+    /// Nothing: it has no algorithm for the dtype on this GPU or for the shape.
+    Unsupported,
+}
+
+/// What an algorithm depends on.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct PlanKey {
+    dtype: DType,
+    rows: usize,
+    outputs: usize,
+    inputs: usize,
+    strides: [usize; 2],
+    alignments: [u32; 3],
+    has_bias: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Plan {
+    description: cublasLtMatmulDesc_t,
+    algorithm: cublasLtMatmulAlgo_t,
+    adds_bias: bool,
+}
+
+/// The library, its scratch memory and the algorithms it chose.
+pub(super) struct Blas {
+    handle: cublasLtHandle_t,
+    workspace: CUdeviceptr,
+    workspace_bytes: usize,
+    /// `None` where the library has no algorithm.
+    plans: HashMap<PlanKey, Option<Plan>>,
+}
+
+impl Blas {
+    pub(super) fn new(target: Target) -> Result<Self, String> {
+        let handle = lt::create_handle().map_err(|error| format!("cuBLASLt does not start: {:?}", error.0))?;
+        let workspace_bytes = if target.major >= 9 { WORKSPACE_BYTES_HOPPER } else { WORKSPACE_BYTES };
+        let mut workspace = 0;
+        // SAFETY: the runtime's context is current; the address is written to a live variable.
+        check("cuMemAlloc", unsafe { cuMemAlloc_v2(&mut workspace, workspace_bytes) })
+            .map_err(|error| format!("no {workspace_bytes} bytes of scratch memory for cuBLASLt: {error}"))?;
+        Ok(Self { handle, workspace, workspace_bytes, plans: HashMap::new() })
+    }
+
+    /// Enqueues a product.
+    pub(super) fn multiply(&mut self, product: &Product, stream: CUstream) -> Result<Multiplied, String> {
+        let layouts = Layouts::new(product, product.rows)?;
+        let key = PlanKey::of(product);
+        let plan = match self.plans.get(&key) {
+            Some(plan) => *plan,
+            None => {
+                let plan = self.plan(product, key)?;
+                self.plans.insert(key, plan);
+                plan
+            }
+        };
+        let Some(plan) = plan else { return Ok(Multiplied::Unsupported) };
+        if plan.adds_bias {
+            let bias = product.bias.expect("a plan that adds a bias is for products that have one");
+            set_description(plan.description, Description::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias)?;
+        }
+        self.enqueue(product, &layouts, &plan, stream)?;
+        let is_whole = plan.adds_bias || product.bias.is_none();
+        Ok(if is_whole { Multiplied::Whole } else { Multiplied::WithoutBias })
+    }
+
+    fn enqueue(&self, product: &Product, layouts: &Layouts, plan: &Plan, stream: CUstream) -> Result<(), String> {
+        let (one, zero) = (1.0f32, 0.0f32);
+        // SAFETY: the description, layouts and algorithm belong together and are alive; the addresses are those of
+        // tensors of these shapes, held by the caller; the scratch memory lives as long as the process.
+        let result = unsafe {
+            lt::matmul(
+                self.handle,
+                plan.description,
+                (&raw const one).cast(),
+                (&raw const zero).cast(),
+                product.weight as *const c_void,
+                layouts.weight,
+                product.x as *const c_void,
+                layouts.x,
+                product.out as *const c_void,
+                layouts.out,
+                product.out as *mut c_void,
+                layouts.out,
+                &plan.algorithm,
+                self.workspace as *mut c_void,
+                self.workspace_bytes,
+                stream.cast(),
+            )
+        };
+        result.map_err(|error| format!("cublasLtMatmul of {product:?}: {:?}", error.0))
+    }
+
+    /// The library's choice for the products of `key`: with the bias if it can add one of 32-bit floats.
+    fn plan(&self, product: &Product, key: PlanKey) -> Result<Option<Plan>, String> {
+        let layouts = Layouts::new(product, key.rows)?;
+        for adds_bias in [true, false] {
+            if adds_bias && product.bias.is_none() {
+                continue;
+            }
+            let description = describe(adds_bias.then_some(product.bias).flatten())?;
+            if let Some(algorithm) = self.choose(description, &layouts, key.alignments)? {
+                return Ok(Some(Plan { description, algorithm, adds_bias }));
+            }
+            // SAFETY: created above, used nowhere else.
+            let _ = unsafe { lt::destroy_matmul_desc(description) };
+        }
+        Ok(None)
+    }
+
+    fn choose(
+        &self,
+        description: cublasLtMatmulDesc_t,
+        layouts: &Layouts,
+        [x, weight, out]: [u32; 3],
+    ) -> Result<Option<cublasLtMatmulAlgo_t>, String> {
+        let preference = lt::create_matmul_pref().map_err(|error| format!("cuBLASLt: {:?}", error.0))?;
+        let set = |attribute, value: *const c_void, size| {
+            // SAFETY: the preference is alive; each value has the size that its attribute takes.
+            let result = unsafe { lt::set_matmul_pref_attribute(preference, attribute, value, size) };
+            result.map_err(|error| format!("cuBLASLt {attribute:?}: {:?}", error.0))
+        };
+        let bytes = &raw const self.workspace_bytes;
+        set(Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, bytes.cast(), 8)?;
+        set(Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, (&raw const weight).cast(), 4)?;
+        set(Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, (&raw const x).cast(), 4)?;
+        set(Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, (&raw const out).cast(), 4)?;
+        set(Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, (&raw const out).cast(), 4)?;
+        // SAFETY: everything passed is alive; the preference is destroyed once.
+        let choice = unsafe {
+            let (weight, x, out) = (layouts.weight, layouts.x, layouts.out);
+            let choice = lt::get_matmul_algo_heuristic(self.handle, description, weight, x, out, out, preference);
+            let _ = lt::destroy_matmul_pref(preference);
+            choice
+        };
+        // A refusal is an answer: another kernel does these products.
+        Ok(choice.ok().map(|choice| choice.algo))
+    }
+}
+
+impl PlanKey {
+    fn of(product: &Product) -> Self {
+        Self {
+            dtype: product.dtype,
+            rows: rounded_rows(product.rows),
+            outputs: product.outputs,
+            inputs: product.inputs,
+            strides: [product.x_stride, product.weight_stride],
+            alignments: [product.x, product.weight, product.out].map(alignment),
+            has_bias: product.bias.is_some(),
+        }
+    }
+}
+
+/// Numbers of rows that share an algorithm, so that batches of changing sizes meet few new ones.
+fn rounded_rows(rows: usize) -> usize {
+    rows.next_multiple_of(match rows {
+        ..=64 => 16,
+        ..=512 => 64,
+        _ => 256,
+    })
+}
+
+/// The power of two, up to 256, that divides an address.
+fn alignment(address: u64) -> u32 {
+    1 << address.trailing_zeros().min(8)
+}
+
+/// The three matrices, column by column as the library sees them: a row of ours is a column of its.
+struct Layouts {
+    weight: cublasLtMatrixLayout_t,
+    x: cublasLtMatrixLayout_t,
+    out: cublasLtMatrixLayout_t,
+}
+
+impl Layouts {
+    fn new(product: &Product, rows: usize) -> Result<Self, String> {
+        let layout = |length: usize, count: usize, stride: usize| {
+            lt::create_matrix_layout(data_type(product.dtype), length as u64, count as u64, stride as i64)
+                .map_err(|error| format!("cuBLASLt refuses the layout of {product:?}: {:?}", error.0))
+        };
+        Ok(Self {
+            weight: layout(product.inputs, product.outputs, product.weight_stride)?,
+            x: layout(product.inputs, rows, product.x_stride)?,
+            out: layout(product.outputs, rows, product.outputs)?,
+        })
+    }
+}
+
+impl Drop for Layouts {
+    fn drop(&mut self) {
+        for layout in [self.weight, self.x, self.out] {
+            // SAFETY: each was created once, is destroyed once, and the library keeps no reference to it.
+            let _ = unsafe { lt::destroy_matrix_layout(layout) };
+        }
+    }
+}
+
+/// A product with the first matrix transposed, accumulated in 32-bit floats without reduced-precision shortcuts.
+fn describe(bias: Option<u64>) -> Result<cublasLtMatmulDesc_t, String> {
+    let description = lt::create_matmul_desc(cublasComputeType_t::CUBLAS_COMPUTE_32F, cudaDataType_t::CUDA_R_32F)
+        .map_err(|error| format!("cuBLASLt: {:?}", error.0))?;
+    let transposed = 1i32;
+    set_description(description, Description::CUBLASLT_MATMUL_DESC_TRANSA, &transposed)?;
+    if let Some(bias) = bias {
+        let data_type = cudaDataType_t::CUDA_R_32F as i32;
+        set_description(description, Description::CUBLASLT_MATMUL_DESC_EPILOGUE, &EPILOGUE_BIAS)?;
+        set_description(description, Description::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &data_type)?;
+        set_description(description, Description::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &bias)?;
+    }
+    Ok(description)
+}
+
+fn set_description<T>(description: cublasLtMatmulDesc_t, attribute: Description, value: &T) -> Result<(), String> {
+    // SAFETY: the description is alive, and the value has the size that its attribute takes.
+    let result = unsafe {
+        lt::set_matmul_desc_attribute(description, attribute, std::ptr::from_ref(value).cast(), size_of::<T>())
+    };
+    result.map_err(|error| format!("cuBLASLt {attribute:?}: {:?}", error.0))
+}
+
+fn data_type(dtype: DType) -> cudaDataType_t {
+    match dtype {
+        DType::F32 => cudaDataType_t::CUDA_R_32F,
+        DType::F16 => cudaDataType_t::CUDA_R_16F,
+        DType::BF16 => cudaDataType_t::CUDA_R_16BF,
+        other => unreachable!("`linear` multiplies f32, f16 and bf16, not {other:?}"),
+    }
+}

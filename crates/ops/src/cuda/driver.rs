@@ -1,0 +1,218 @@
+//! What the device's thread keeps between launches: loaded kernels and the matrix library.
+
+use std::collections::HashMap;
+use std::ffi::{CString, c_void};
+use std::hash::{Hash, Hasher};
+
+use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction, CUfunction_attribute, CUmodule, CUresult, CUstream};
+
+use super::cublaslt::Blas;
+use super::launch::Grid;
+use super::module_cache::{Target, compile, stored};
+use super::{COMMON, Source};
+
+/// Dynamic shared memory that a kernel may use without asking.
+const SHARED_BYTES_DEFAULT: usize = 48 * 1024;
+
+/// The value of a macro that a source is compiled with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Definition {
+    Word(&'static str),
+    Number(usize),
+}
+
+/// One variant of a source.
+#[derive(Clone)]
+struct Module {
+    source: &'static Source,
+    definitions: Vec<(&'static str, Definition)>,
+}
+
+impl PartialEq for Module {
+    fn eq(&self, other: &Self) -> bool {
+        self.source.name == other.source.name && self.definitions == other.definitions
+    }
+}
+
+impl Eq for Module {}
+
+impl Hash for Module {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.source.name.hash(state);
+        self.definitions.hash(state);
+    }
+}
+
+impl Module {
+    /// The text that is compiled.
+    fn text(&self) -> String {
+        let mut text = String::new();
+        for (name, value) in &self.definitions {
+            match value {
+                Definition::Word(word) => text.push_str(&format!("#define {name} {word}\n")),
+                Definition::Number(number) => text.push_str(&format!("#define {name} {number}\n")),
+            }
+        }
+        text + COMMON + self.source.text
+    }
+}
+
+/// One entry of one variant of a source.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct Kernel {
+    module: Module,
+    entry: &'static str,
+}
+
+impl Kernel {
+    pub(super) fn new(source: &'static Source, entry: &'static str) -> Self {
+        Self { module: Module { source, definitions: Vec::new() }, entry }
+    }
+
+    /// Compiled with `name` defined as a word.
+    pub(super) fn word(mut self, name: &'static str, value: &'static str) -> Self {
+        self.module.definitions.push((name, Definition::Word(value)));
+        self
+    }
+
+    /// Compiled with `name` defined as a number.
+    pub(super) fn number(mut self, name: &'static str, value: usize) -> Self {
+        self.module.definitions.push((name, Definition::Number(value)));
+        self
+    }
+}
+
+/// A loaded kernel.
+#[derive(Clone, Copy)]
+struct Function {
+    raw: CUfunction,
+    /// Dynamic shared memory it may use.
+    shared_bytes: usize,
+}
+
+/// The state of one device's thread.
+pub(super) struct Driver {
+    /// What kernels are compiled for.
+    pub target: Target,
+    modules: HashMap<Module, CUmodule>,
+    functions: HashMap<Kernel, Function>,
+    blas: Option<Blas>,
+}
+
+impl Driver {
+    /// Asks about the device whose context is current on this thread.
+    pub(super) fn new() -> Result<Self, String> {
+        let mut device = 0;
+        // SAFETY: the runtime made its context current on this thread; the device number is written to a live variable.
+        check("cuCtxGetDevice", unsafe { sys::cuCtxGetDevice(&mut device) })?;
+        let attribute = |attribute| {
+            let mut value = 0;
+            // SAFETY: `device` was just returned by the driver; the value is written to a live variable.
+            check("cuDeviceGetAttribute", unsafe { sys::cuDeviceGetAttribute(&mut value, attribute, device) })?;
+            Ok::<_, String>(value as u32)
+        };
+        let target = Target {
+            major: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            minor: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        };
+        Ok(Self { target, modules: HashMap::new(), functions: HashMap::new(), blas: None })
+    }
+
+    /// The matrix library, opened at the first use.
+    pub(super) fn blas(&mut self) -> Result<&mut Blas, String> {
+        if self.blas.is_none() {
+            self.blas = Some(Blas::new(self.target)?);
+        }
+        Ok(self.blas.as_mut().expect("opened above"))
+    }
+
+    /// Enqueues a kernel. The first use compiles it, or finds it compiled on disk.
+    ///
+    /// `arguments` must be those of the entry, in order and size, which the operation that names it ensures.
+    pub(super) fn launch(
+        &mut self,
+        kernel: &Kernel,
+        grid: Grid,
+        stream: CUstream,
+        arguments: &[Vec<u64>],
+    ) -> Result<(), String> {
+        let [x, y, z] = grid.blocks.map(|blocks| blocks as u32);
+        if x == 0 || y == 0 || z == 0 {
+            return Ok(());
+        }
+        let function = self.function(kernel, grid.shared_bytes)?;
+        let mut addresses: Vec<*mut c_void> = arguments.iter().map(|words| words.as_ptr() as *mut c_void).collect();
+        let (threads, shared_bytes) = (grid.threads as u32, grid.shared_bytes as u32);
+        // SAFETY: the function is loaded, the stream is the runtime's, and the driver copies the arguments, which are
+        // those of this entry, before it returns.
+        let result = unsafe {
+            let (arguments, extra) = (addresses.as_mut_ptr(), std::ptr::null_mut());
+            sys::cuLaunchKernel(function.raw, x, y, z, threads, 1, 1, shared_bytes, stream, arguments, extra)
+        };
+        check("cuLaunchKernel", result).map_err(|error| {
+            format!("kernel {} of {}.cu with {grid:?}: {error}", kernel.entry, kernel.module.source.name)
+        })
+    }
+
+    fn function(&mut self, kernel: &Kernel, shared_bytes: usize) -> Result<Function, String> {
+        let mut function = match self.functions.get(kernel) {
+            Some(function) => *function,
+            None => self.load_function(kernel)?,
+        };
+        if shared_bytes > function.shared_bytes {
+            let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+            // SAFETY: the function is loaded and stays so.
+            let result = unsafe { sys::cuFuncSetAttribute(function.raw, attribute, shared_bytes as i32) };
+            check("cuFuncSetAttribute", result)
+                .map_err(|error| format!("{shared_bytes} bytes of shared memory for {}: {error}", kernel.entry))?;
+            function.shared_bytes = shared_bytes;
+            self.functions.insert(kernel.clone(), function);
+        }
+        Ok(function)
+    }
+
+    fn load_function(&mut self, kernel: &Kernel) -> Result<Function, String> {
+        let module = match self.modules.get(&kernel.module) {
+            Some(module) => *module,
+            None => {
+                let module = self.load_module(&kernel.module)?;
+                self.modules.insert(kernel.module.clone(), module);
+                module
+            }
+        };
+        let name = CString::new(kernel.entry).expect("entries are identifiers");
+        let mut raw = std::ptr::null_mut();
+        // SAFETY: the module is loaded and never unloaded; the name ends with a zero byte.
+        check("cuModuleGetFunction", unsafe { sys::cuModuleGetFunction(&mut raw, module, name.as_ptr()) })
+            .map_err(|error| format!("entry {} of {}.cu: {error}", kernel.entry, kernel.module.source.name))?;
+        let function = Function { raw, shared_bytes: SHARED_BYTES_DEFAULT };
+        self.functions.insert(kernel.clone(), function);
+        Ok(function)
+    }
+
+    /// Loads what is compiled on disk, or compiles when there is nothing or the driver refuses it.
+    fn load_module(&self, module: &Module) -> Result<CUmodule, String> {
+        let (name, text) = (module.source.name, module.text());
+        if let Some(image) = stored(name, &text, self.target)
+            && let Ok(module) = load_image(&image)
+        {
+            return Ok(module);
+        }
+        load_image(&compile(name, &text, self.target)?).map_err(|error| format!("{name}.cu compiled, but {error}"))
+    }
+}
+
+fn load_image(image: &[u8]) -> Result<CUmodule, String> {
+    let mut module = std::ptr::null_mut();
+    // SAFETY: the image is a whole cubin in live memory, with its own length in its header; a context is current.
+    check("cuModuleLoadData", unsafe { sys::cuModuleLoadData(&mut module, image.as_ptr().cast()) })?;
+    Ok(module)
+}
+
+/// An error of the driver as text.
+pub(super) fn check(call: &str, result: CUresult) -> Result<(), String> {
+    match result {
+        CUresult::CUDA_SUCCESS => Ok(()),
+        error => Err(format!("{call} returned {error:?}")),
+    }
+}

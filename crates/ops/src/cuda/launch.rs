@@ -1,0 +1,214 @@
+//! Runs work on the device's thread, in order with Burn's own, with tensors resolved to addresses.
+
+use std::cell::RefCell;
+
+use burn_cubecl::tensor::CubeTensor;
+use bytemuck::NoUninit;
+use cubecl_common::device::Device as _;
+use cubecl_common::device_handle::DeviceHandle;
+use cubecl_environment::backtrace::BackTrace;
+use cubecl_environment::stream::StreamId;
+use cubecl_runtime::runtime::Runtime;
+use cubecl_runtime::server::{BufferBinding, ServerError, ServerStorage};
+use cubecl_server::stream::{ExecuteScope, ScopedOutcome, WriteScoped, failed_writing};
+use cudarc::driver::sys::CUstream;
+
+use super::driver::{Driver, Kernel};
+use super::stream;
+
+/// The runtime's state on the device's thread.
+pub(super) type CudaServer = <cubecl::cuda::CudaRuntime as Runtime>::Server;
+
+thread_local! {
+    /// Each device has one thread, which alone talks to its driver.
+    static DRIVER: RefCell<Option<Driver>> = const { RefCell::new(None) };
+}
+
+/// The tensors that a piece of work reads and writes.
+#[derive(Default)]
+pub(super) struct Operands {
+    bindings: Vec<BufferBinding>,
+    written: Vec<BufferBinding>,
+}
+
+impl Operands {
+    /// Adds a tensor that is only read; returns its index among the addresses.
+    pub(super) fn read(&mut self, tensor: &CubeTensor) -> usize {
+        self.bindings.push(tensor.handle.clone().binding());
+        self.bindings.len() - 1
+    }
+
+    /// Adds a tensor that is written, and perhaps read.
+    pub(super) fn write(&mut self, tensor: &CubeTensor) -> usize {
+        let index = self.read(tensor);
+        self.written.push(self.bindings[index].clone());
+        index
+    }
+}
+
+/// What a piece of work finds on the device's thread.
+pub(super) struct Session<'a> {
+    /// What is kept between calls.
+    pub driver: &'a mut Driver,
+    /// Where to enqueue.
+    pub stream: CUstream,
+    /// The addresses of the operands, in the order in which they were added.
+    pub addresses: &'a [u64],
+}
+
+/// Enqueues `work` after everything that this thread enqueued before. An error marks the tensors it was to write.
+pub(super) fn submit(
+    on: &CubeTensor,
+    operands: Operands,
+    work: impl FnOnce(Session) -> Result<(), String> + Send + 'static,
+) {
+    let cubecl::Device::Cuda(device) = &on.device else { unreachable!("a CUDA kernel for a tensor elsewhere") };
+    let stream = StreamId::current();
+    DeviceHandle::<CudaServer>::new(device.to_id()).submit(move |server| run(server, stream, operands, work));
+}
+
+fn run(
+    server: &mut CudaServer,
+    stream: StreamId,
+    operands: Operands,
+    work: impl FnOnce(Session) -> Result<(), String>,
+) {
+    let Operands { bindings, written } = operands;
+    // The resources hold the memory in place until the work is enqueued; its reuse is ordered after that.
+    let resources: Result<Vec<_>, ServerError> =
+        bindings.iter().map(|binding| server.get_resource(binding.clone(), stream)).collect();
+    let resources = match resources {
+        Ok(resources) => resources,
+        Err(error) => return failed_writing(server, stream, written, error),
+    };
+    // A graph that is being recorded must keep the pages it will touch.
+    if let Some(capture) = server.capturing(stream) {
+        for binding in &bindings {
+            capture.touch(binding.stream, binding.memory.descriptor().location());
+        }
+    }
+    let addresses: Vec<u64> = resources.iter().map(|resource| resource.resource().ptr).collect();
+    let outcome = ExecuteScope::over(server, stream, written).execute(|server| {
+        let raw = stream::raw(server, stream).ok_or_else(|| failure("the runtime has no CUDA stream".into()))?;
+        DRIVER.with_borrow_mut(|driver| {
+            if driver.is_none() {
+                *driver = Some(Driver::new().map_err(failure)?);
+            }
+            let driver = driver.as_mut().expect("made above");
+            work(Session { driver, stream: raw, addresses: &addresses }).map_err(failure)
+        })
+    });
+    if let ScopedOutcome::Failed(error) = outcome {
+        tracing::error!("CUDA: {error}");
+    }
+}
+
+fn failure(reason: String) -> ServerError {
+    ServerError::Generic { reason, backtrace: BackTrace::capture() }
+}
+
+/// One argument of a kernel.
+#[derive(Clone)]
+pub(super) enum Argument {
+    /// The address of an operand, by its index.
+    Address(usize),
+    /// No address.
+    Null,
+    /// Anything of up to 8 bytes, in its low bytes.
+    Word(u64),
+    /// A structure, passed by value; padded to whole words.
+    Structure(Vec<u64>),
+}
+
+impl Argument {
+    pub(super) fn structure<T: NoUninit>(value: &T) -> Self {
+        let bytes = bytemuck::bytes_of(value);
+        let mut words = vec![0u64; bytes.len().div_ceil(8)];
+        bytemuck::cast_slice_mut(&mut words)[..bytes.len()].copy_from_slice(bytes);
+        Argument::Structure(words)
+    }
+}
+
+impl From<f32> for Argument {
+    fn from(value: f32) -> Self {
+        Argument::Word(value.to_bits().into())
+    }
+}
+
+/// Sizes and strides: 32-bit in the kernels where they are counts, 64-bit where they are strides; both read these bytes.
+impl From<usize> for Argument {
+    fn from(value: usize) -> Self {
+        Argument::Word(value as u64)
+    }
+}
+
+/// The size of a launch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Grid {
+    pub blocks: [usize; 3],
+    pub threads: usize,
+    /// Dynamic shared memory.
+    pub shared_bytes: usize,
+}
+
+impl Grid {
+    pub(super) fn new(blocks: [usize; 3], threads: usize) -> Self {
+        Self { blocks, threads, shared_bytes: 0 }
+    }
+}
+
+/// A kernel launch that is being put together.
+pub(super) struct Launch {
+    kernel: Kernel,
+    grid: Grid,
+    operands: Operands,
+    arguments: Vec<Argument>,
+}
+
+impl Launch {
+    pub(super) fn new(kernel: Kernel, grid: Grid) -> Self {
+        Self { kernel, grid, operands: Operands::default(), arguments: Vec::new() }
+    }
+
+    /// The next argument: a tensor that is read.
+    pub(super) fn read(mut self, tensor: &CubeTensor) -> Self {
+        let index = self.operands.read(tensor);
+        self.value(Argument::Address(index))
+    }
+
+    /// The next argument: a tensor that is written.
+    pub(super) fn write(mut self, tensor: &CubeTensor) -> Self {
+        let index = self.operands.write(tensor);
+        self.value(Argument::Address(index))
+    }
+
+    /// The next argument: a value.
+    pub(super) fn value(mut self, value: impl Into<Argument>) -> Self {
+        self.arguments.push(value.into());
+        self
+    }
+
+    /// Enqueues the launch on the device of `on`.
+    pub(super) fn submit(self, on: &CubeTensor) {
+        let Self { kernel, grid, operands, arguments } = self;
+        submit(on, operands, move |mut session| session.launch(&kernel, grid, &arguments));
+    }
+}
+
+impl Session<'_> {
+    /// Enqueues one kernel.
+    pub(super) fn launch(&mut self, kernel: &Kernel, grid: Grid, arguments: &[Argument]) -> Result<(), String> {
+        self.driver.launch(kernel, grid, self.stream, &self.words(arguments))
+    }
+
+    /// The arguments as the kernel sees them.
+    fn words(&self, arguments: &[Argument]) -> Vec<Vec<u64>> {
+        let words = |argument: &Argument| match argument {
+            Argument::Address(index) => vec![self.addresses[*index]],
+            Argument::Null => vec![0],
+            Argument::Word(word) => vec![*word],
+            Argument::Structure(words) => words.clone(),
+        };
+        arguments.iter().map(words).collect()
+    }
+}

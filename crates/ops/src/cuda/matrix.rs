@@ -1,0 +1,58 @@
+//! Tensors as kernels see them: adjacent elements within a row, rows apart by a stride.
+
+use burn::tensor::{DType, Shape};
+use burn_cubecl::kernel::into_contiguous;
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+use burn_cubecl::tensor::CubeTensor;
+
+/// A matrix whose rows may be apart: Burn pads rows of its own tensors, and slices are views.
+pub(super) struct Matrix {
+    pub tensor: CubeTensor,
+    pub rows: usize,
+    pub columns: usize,
+    /// Elements from one row to the next.
+    pub stride: usize,
+}
+
+impl Matrix {
+    /// A view of a tensor of rank 2; a copy only when the elements of a row are not adjacent.
+    pub(super) fn of(tensor: CubeTensor) -> Self {
+        let (shape, strides) = (&tensor.meta.shape, &tensor.meta.strides);
+        let adjacent = !tensor.meta.is_tiled() && (strides[1] == 1 || shape[1] == 1);
+        let tensor = if adjacent { tensor } else { into_contiguous(tensor) };
+        let (rows, columns) = (tensor.meta.shape[0], tensor.meta.shape[1]);
+        // The stride of a single row says nothing.
+        let stride = if rows == 1 { columns } else { tensor.meta.strides[0] };
+        Self { tensor, rows, columns, stride }
+    }
+
+    /// A new one, not yet written.
+    pub(super) fn like(&self, columns: usize) -> CubeTensor {
+        empty(&self.tensor, [self.rows, columns], self.tensor.dtype)
+    }
+}
+
+/// A tensor of rank 1 or of any rank without gaps.
+pub(super) fn dense(tensor: CubeTensor) -> CubeTensor {
+    into_contiguous(tensor)
+}
+
+/// A tensor that no one else holds, to be changed in place; a copy of one that is shared.
+pub(super) fn owned(tensor: CubeTensor) -> CubeTensor {
+    if tensor.handle.can_mut() { tensor } else { tensor.copy() }
+}
+
+/// A new tensor without gaps on the device of `like`, not yet written.
+pub(super) fn empty<const D: usize>(like: &CubeTensor, shape: [usize; D], dtype: DType) -> CubeTensor {
+    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), Shape::from(shape), dtype)
+}
+
+/// Whether a tensor's first element is on a 16-byte boundary: allocations are, views may not be.
+pub(super) fn on_16_bytes(tensor: &CubeTensor) -> bool {
+    tensor.handle.offset_start.unwrap_or(0).is_multiple_of(16)
+}
+
+/// Elements that a 16-byte access moves.
+pub(super) fn widest(dtype: DType) -> usize {
+    16 / dtype.size()
+}

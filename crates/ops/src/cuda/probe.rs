@@ -1,0 +1,81 @@
+//! Whether this machine can run the CUDA backend, asked step by step: nothing here panics when something is missing.
+
+use std::path::PathBuf;
+
+use burn::tensor::Device;
+use cudarc::driver::result as driver;
+use cudarc::driver::sys::CUdevice_attribute;
+
+use super::module_cache::{compiler_version, supported_targets};
+
+/// The oldest GPU that the kernels are written for.
+const CAPABILITY_MIN: u32 = 70;
+
+/// The first CUDA device, or what is missing.
+pub(crate) fn open() -> Result<Device, String> {
+    // SAFETY: the calls only try to load a library by name.
+    let (has_driver, has_compiler, has_blas) = unsafe {
+        (
+            cudarc::driver::sys::is_culib_present(),
+            cudarc::nvrtc::sys::is_culib_present(),
+            cudarc::cublaslt::sys::is_culib_present(),
+        )
+    };
+    if !has_driver {
+        return Err("no NVIDIA driver is installed (libcuda cannot be loaded)".into());
+    }
+    driver::init().map_err(|error| format!("the NVIDIA driver does not start: {:?}", error.0))?;
+    match driver::device::get_count() {
+        Ok(1..) => {}
+        Ok(_) => return Err("the NVIDIA driver sees no GPU".into()),
+        Err(error) => return Err(format!("the NVIDIA driver does not count its GPUs: {:?}", error.0)),
+    }
+    let libraries = "it is part of the CUDA toolkit; put its library folder on LD_LIBRARY_PATH";
+    if !has_compiler {
+        return Err(format!("the kernel compiler NVRTC (libnvrtc) cannot be loaded; {libraries}"));
+    }
+    if !has_blas {
+        return Err(format!("the matrix library cuBLASLt (libcublasLt) cannot be loaded; {libraries}"));
+    }
+    check_headers()?;
+    check_capability()?;
+    Ok(Device::cuda(0))
+}
+
+/// Burn compiles its own kernels at run time and stops the process when it finds no toolkit for them.
+fn check_headers() -> Result<(), String> {
+    let folders = match std::env::var_os("CUDA_PATH") {
+        Some(folder) => vec![PathBuf::from(folder)],
+        None => ["/usr/local/cuda", "/opt/cuda", "/usr"].map(PathBuf::from).to_vec(),
+    };
+    let has_headers = folders.iter().any(|folder| folder.join("include").join("cuda_fp16.h").exists());
+    if cfg!(windows) || has_headers {
+        return Ok(());
+    }
+    let searched: Vec<String> = folders.iter().map(|folder| folder.join("include").display().to_string()).collect();
+    Err(format!("the CUDA headers are not in {}; set CUDA_PATH to a CUDA toolkit", searched.join(", ")))
+}
+
+fn check_capability() -> Result<(), String> {
+    let device = driver::device::get(0).map_err(|error| format!("GPU 0 does not answer: {:?}", error.0))?;
+    let attribute = |attribute| {
+        // SAFETY: the driver just returned the device.
+        let value = unsafe { driver::device::get_attribute(device, attribute) };
+        value.map(|value| value as u32).map_err(|error| format!("GPU 0 does not answer: {:?}", error.0))
+    };
+    let major = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
+    let minor = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
+    let capability = 10 * major + minor;
+    if capability < CAPABILITY_MIN {
+        return Err(format!("GPU 0 has compute capability {major}.{minor}; 7.0 (Volta) or newer is needed"));
+    }
+    let supported = supported_targets();
+    if !supported.contains(&capability) {
+        let (compiler_major, compiler_minor) = compiler_version();
+        return Err(format!(
+            "NVRTC {compiler_major}.{compiler_minor} does not compile for compute capability {major}.{minor} of GPU 0, \
+             only for {supported:?}; install a CUDA toolkit that does"
+        ));
+    }
+    Ok(())
+}

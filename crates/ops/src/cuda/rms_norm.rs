@@ -1,0 +1,53 @@
+//! Root-mean-square normalisation, alone and after adding a residual: a block per row.
+
+use burn_cubecl::tensor::CubeTensor;
+
+use super::driver::Kernel;
+use super::launch::{Grid, Launch};
+use super::matrix::{Matrix, dense, widest};
+use super::{RMS_NORM, element};
+
+/// A block per row, of threads that take one widest access each where a block is large enough.
+pub(super) fn grid_of_rows(x: &Matrix) -> Grid {
+    let threads = x.columns.div_ceil(widest(x.tensor.dtype)).next_multiple_of(32).clamp(32, 1024);
+    Grid::new([x.rows, 1, 1], threads)
+}
+
+pub(crate) fn rms_norm(x: CubeTensor, weight: CubeTensor, eps: f32) -> CubeTensor {
+    let (x, weight) = (Matrix::of(x), dense(weight));
+    let out = x.like(x.columns);
+    let kernel = Kernel::new(&RMS_NORM, "rms_norm").word("ELEMENT", element(x.tensor.dtype));
+    Launch::new(kernel, grid_of_rows(&x))
+        .read(&x.tensor)
+        .value(x.stride)
+        .read(&weight)
+        .write(&out)
+        .value(x.columns)
+        .value(eps)
+        .submit(&out);
+    out
+}
+
+pub(crate) fn add_rms_norm(
+    x: CubeTensor,
+    residual: CubeTensor,
+    weight: CubeTensor,
+    eps: f32,
+) -> (CubeTensor, CubeTensor) {
+    let (x, residual, weight) = (Matrix::of(x), Matrix::of(residual), dense(weight));
+    assert_eq!(x.tensor.dtype, residual.tensor.dtype, "add_rms_norm: dtypes");
+    let (out, total) = (x.like(x.columns), x.like(x.columns));
+    let kernel = Kernel::new(&RMS_NORM, "add_rms_norm").word("ELEMENT", element(x.tensor.dtype));
+    Launch::new(kernel, grid_of_rows(&x))
+        .read(&x.tensor)
+        .value(x.stride)
+        .read(&residual.tensor)
+        .value(residual.stride)
+        .read(&weight)
+        .write(&out)
+        .write(&total)
+        .value(x.columns)
+        .value(eps)
+        .submit(&out);
+    (out, total)
+}
