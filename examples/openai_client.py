@@ -1,4 +1,4 @@
-# pip install openai && python examples/openai_client.py --url http://127.0.0.1:8000 [--interactive | --test batch]
+# pip install openai && python examples/openai_client.py --url http://127.0.0.1:8000
 """The official OpenAI client against Firebrick: one answer, a streamed one, a conversation, or many at once."""
 import argparse
 import time
@@ -14,7 +14,8 @@ def answer(client, model, messages):
 
 def stream(client, model, messages):
     text = ""
-    for chunk in client.chat.completions.create(model=model, messages=messages, stream=True, temperature=0.2, max_tokens=128):
+    options = {"stream": True, "temperature": 0.2, "max_tokens": 128}
+    for chunk in client.chat.completions.create(model=model, messages=messages, **options):
         if chunk.choices and chunk.choices[0].delta.content:
             text += chunk.choices[0].delta.content
             print(chunk.choices[0].delta.content, end="", flush=True)

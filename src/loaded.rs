@@ -10,13 +10,16 @@ use firebrick_checkpoint::{
 use firebrick_engine::{Engine, EngineConfig};
 use firebrick_executor::{LocalExecutor, available_host_memory};
 use firebrick_model::{LoadOptions, Progress};
-use firebrick_ops::{Backend, activation_dtype, open_device};
+use firebrick_ops::{Backend, activation_dtype, device_memory, open_device};
 use firebrick_text::{ChatTemplate, GgufVocabulary, SpecialTokens, Tokenizer};
 
 use crate::{DeviceChoice, Error, Options};
 
 /// Most memory that the KV cache takes on the CPU unless told otherwise.
 const CPU_KV_BYTES_MAX: u64 = 4 << 30;
+
+/// The same through wgpu, which does not say how much memory an adapter has.
+const WGPU_KV_BYTES_MAX: u64 = 1 << 30;
 
 /// A model on a device, with its engine.
 pub struct Loaded {
@@ -131,7 +134,7 @@ fn memory_plan(
     max_model_len: usize,
 ) -> Result<MemoryPlan, Error> {
     let config = checkpoint.config();
-    let memory = available_host_memory().unwrap_or(u64::MAX >> 8);
+    let memory = device_memory(device).or_else(available_host_memory).unwrap_or(u64::MAX >> 8);
     let burn_dtype = |dtype| match dtype {
         Dtype::F32 => DType::F32,
         Dtype::F16 => DType::F16,
@@ -159,7 +162,11 @@ fn num_blocks(plan: &MemoryPlan, options: &Options, backend: Backend) -> Result<
             plan.check().map_err(Box::new)?;
             plan.kv_bytes().min(CPU_KV_BYTES_MAX)
         }
-        (None, _) => {
+        (None, Backend::Wgpu) => {
+            plan.check().map_err(Box::new)?;
+            plan.kv_bytes().min(WGPU_KV_BYTES_MAX)
+        }
+        (None, Backend::Cuda) => {
             plan.check().map_err(Box::new)?;
             plan.kv_bytes()
         }

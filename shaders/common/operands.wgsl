@@ -24,10 +24,8 @@ fn x_quad(row: u32, quad: u32) -> vec4<f32> {
 @group(0) @binding(_) var<storage, read_write> x: array<f32>; // [rows, inputs]
 
 fn x_at(row: u32, input: u32) -> f32 {
-    if (input < parameters.inputs) {
-        return x[row * parameters.inputs + input];
-    }
-    return 0.0;
+    let value = x[row * parameters.inputs + min(input, parameters.inputs - 1u)];
+    return select(0.0, value, input < parameters.inputs);
 }
 
 fn x_quad(row: u32, quad: u32) -> vec4<f32> {
@@ -47,11 +45,9 @@ fn weight_quad(output: u32, quad: u32) -> vec4<f32> {
 @group(0) @binding(_) var<storage, read_write> weight: array<u32>; // [outputs, inputs] of halfs
 
 fn weight_at(output: u32, input: u32) -> f32 {
-    if (input < parameters.inputs) {
-        let index = output * parameters.inputs + input;
-        return unpack2x16float(weight[index / 2u] >> (index % 2u * 16u)).x;
-    }
-    return 0.0;
+    let index = output * parameters.inputs + min(input, parameters.inputs - 1u);
+    let value = unpack2x16float(weight[index / 2u] >> (index % 2u * 16u)).x;
+    return select(0.0, value, input < parameters.inputs);
 }
 #end
 #else
@@ -65,10 +61,8 @@ fn weight_quad(output: u32, quad: u32) -> vec4<f32> {
 @group(0) @binding(_) var<storage, read_write> weight: array<f32>; // [outputs, inputs]
 
 fn weight_at(output: u32, input: u32) -> f32 {
-    if (input < parameters.inputs) {
-        return weight[output * parameters.inputs + input];
-    }
-    return 0.0;
+    let value = weight[output * parameters.inputs + min(input, parameters.inputs - 1u)];
+    return select(0.0, value, input < parameters.inputs);
 }
 #end
 #end

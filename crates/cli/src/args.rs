@@ -36,8 +36,8 @@ Examples:
 
 /// The whole command line.
 #[derive(Debug, Parser)]
-#[command(name = "firebrick", version, about = "Serve large language models", long_about = ABOUT, after_help = EXAMPLES)]
-#[command(max_term_width = 120, arg_required_else_help = true, disable_help_subcommand = true)]
+#[command(name = "firebrick", version, about = "Serve large language models", long_about = ABOUT)]
+#[command(after_help = EXAMPLES, max_term_width = 120, arg_required_else_help = true, disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -1,5 +1,5 @@
-//! `firebrick compare`: a numerical passport. One model on several backends, against the first of them or against stored
-//! numbers: error of every layer, divergence of the logits, and the first token that differs.
+//! `firebrick compare`: a numerical passport. One model on several backends, against the first of them or against
+//! stored numbers: error of every layer, divergence of the logits, and the first token that differs.
 
 mod numbers;
 mod reference;
@@ -99,10 +99,8 @@ pub fn compare(args: CompareArgs) -> Result<(), Failure> {
     let mut runs = Vec::new();
     for backend in &args.backends {
         let bar = bars.bytes(&format!("loading onto {}", backend.name()), None);
-        let runner =
-            Runner::load(&checkpoint, *backend, choose_dtype(args.dtype, &checkpoint, *backend), length, &mut |n| {
-                bar.inc(n)
-            })?;
+        let dtype = choose_dtype(args.dtype, &checkpoint, *backend);
+        let runner = Runner::load(&checkpoint, *backend, dtype, length, &mut |bytes| bar.inc(bytes))?;
         bar.finish_and_clear();
         let num_tokens = reference.as_ref().map_or(args.max_tokens, |(_, reference)| reference.numbers.greedy.len());
         runs.push((backend.name().to_owned(), runner.run(&prompt, num_tokens.min(args.max_tokens))?));

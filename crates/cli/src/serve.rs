@@ -19,6 +19,7 @@ use crate::failure::Failure;
 use crate::logging::{self, LogOptions};
 use crate::progress::Bars;
 use bind::Address;
+use signals::Signals;
 
 /// Runs the server; returns once it has drained.
 pub fn serve(args: ServeArgs, notices: &[String]) -> Result<ExitCode, Failure> {
@@ -56,7 +57,7 @@ async fn run(start: Start, args: ServeArgs) -> Result<ExitCode, Failure> {
     tracing::info!("firebrick {} serves {}", env!("CARGO_PKG_VERSION"), start.name);
     tracing::info!("listening on {url}; /health answers 503 until the model is loaded");
     let state = AppState::new(start.config);
-    let mut signals = signals::Signals::new()?;
+    let mut signals = Signals::new()?;
     let (closing, _) = watch::channel(false);
     let mut servers = tokio::task::JoinSet::new();
     servers.spawn(serve_http(listener, state.clone(), closed(&closing)));
@@ -88,21 +89,7 @@ async fn run(start: Start, args: ServeArgs) -> Result<ExitCode, Failure> {
 
     tokio::select! {
         signal = signals.next() => {
-            let seconds = args.drain_timeout;
-            let open = state.num_active();
-            tracing::info!("{signal}: no new requests; {open} are open and have {seconds} s to finish; again ends now");
-            let timeout = Duration::from_secs(seconds);
-            tokio::select! {
-                finished = drain(&state, timeout) => {
-                    if !finished {
-                        tracing::warn!("some requests were cut off after {seconds} s; --drain-timeout allows more");
-                    }
-                }
-                signal = signals.next() => {
-                    tracing::warn!("{signal} again: ending now");
-                    std::process::exit(0);
-                }
-            }
+            drain_or_end(&state, signal, args.drain_timeout, &mut signals).await;
             closing.send_replace(true);
             while servers.join_next().await.is_some() {}
             tracing::info!("ended");
@@ -112,6 +99,23 @@ async fn run(start: Start, args: ServeArgs) -> Result<ExitCode, Failure> {
             // Time for the open requests to be told.
             tokio::time::sleep(Duration::from_millis(500)).await;
             Err(Failure::Run(format!("the engine has died: {reason}")))
+        }
+    }
+}
+
+/// Lets the open requests finish; another signal ends the process at once.
+async fn drain_or_end(state: &AppState, signal: &str, seconds: u64, signals: &mut Signals) {
+    let open = state.num_active();
+    tracing::info!("{signal}: no new requests; {open} are open and have {seconds} s to finish; again ends now");
+    tokio::select! {
+        finished = drain(state, Duration::from_secs(seconds)) => {
+            if !finished {
+                tracing::warn!("some requests were cut off after {seconds} s; --drain-timeout allows more");
+            }
+        }
+        signal = signals.next() => {
+            tracing::warn!("{signal} again: ending now");
+            std::process::exit(0);
         }
     }
 }

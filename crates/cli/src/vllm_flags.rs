@@ -226,8 +226,8 @@ pub fn long_help(examples: &str) -> String {
     let accepted = list(|fate| matches!(fate, Fate::Ignored(_)));
     let refused = list(|fate| matches!(fate, Fate::Refused(..)));
     format!(
-        "{examples}\n\nvLLM's flags may be written with underscores. Accepted with a warning, because nothing depends on \
-         them here: {accepted}\n\nRefused with the reason, because silence would mislead: {refused}"
+        "{examples}\n\nvLLM's flags may be written with underscores. Accepted with a warning, because nothing depends \
+         on them here: {accepted}\n\nRefused with the reason, because silence would mislead: {refused}"
     )
 }
 

@@ -66,6 +66,15 @@ pub fn open_device(backend: Backend) -> Result<Device, DeviceError> {
     }
 }
 
+/// Bytes of memory of a device's own; `None` where it shares the machine's, or does not say.
+pub fn device_memory(device: &Device) -> Option<u64> {
+    match backend_of(device) {
+        #[cfg(feature = "cuda")]
+        Backend::Cuda => crate::cuda::total_memory(),
+        _ => None,
+    }
+}
+
 /// The backend that a device belongs to.
 pub fn backend_of(device: &Device) -> Backend {
     match device.as_dispatch() {
@@ -86,6 +95,16 @@ pub fn activation_dtype(device: &Device, weights: DType) -> DType {
     match backend_of(device) {
         Backend::Cuda => weights,
         Backend::Cpu | Backend::Wgpu => DType::F32,
+    }
+}
+
+/// Bytes of the largest tensor that a device can hold.
+pub fn tensor_bytes_max(device: &Device) -> usize {
+    match device.as_dispatch() {
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        DispatchDevice::Cube(device) => device.client().properties().memory.max_page_size as usize,
+        #[allow(unreachable_patterns)]
+        _ => usize::MAX,
     }
 }
 

@@ -3,7 +3,7 @@
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Int, Tensor};
 
-use crate::FusedOps;
+use crate::{FusedOps, Weight};
 
 /// `out[t] = table[ids[t]]`.
 ///
@@ -15,20 +15,22 @@ pub fn gather_rows(table: &Tensor<2>, ids: &Tensor<1, Int>) -> Tensor<2> {
 
 /// [`gather_rows`] of a matrix that may be held in parts.
 pub fn gather_rows_of(table: &Weight, ids: &Tensor<1, Int>) -> Tensor<2> {
-    let mut first = 0;
-    let rows = table.parts().iter().map(|part| {
-        let [rows, columns] = part.dims();
-        // Each part gives a row for every id; those of other parts' ids are not taken.
-        let within = ids.clone() - first;
-        first += rows as i32;
-        let other = within.clone().lower_elem(0).bool_or(within.clone().greater_equal_elem(rows as i32));
-        let found = gather_rows(part, &within.clamp(0, rows as i32 - 1));
-        (found, other.unsqueeze_dim::<2>(1).expand([ids.dims()[0], columns]))
-    });
-    match table.parts() {
-        [whole] => gather_rows(whole, ids),
-        _ => rows.map(|(found, _)| found).next().expect("a matrix has a part"),
+    let (first, rest) = table.parts().split_first().expect("a matrix has a part");
+    if rest.is_empty() {
+        return gather_rows(first, ids);
     }
+    // Every part gives a row for every id, and the last part that begins at or before the id has the right one.
+    let [mut start, columns] = first.dims();
+    let mut found = gather_rows(first, &ids.clone().clamp(0, start as i32 - 1));
+    for part in rest {
+        let [rows, _] = part.dims();
+        let local = ids.clone() - start as i32;
+        let here = gather_rows(part, &local.clone().clamp(0, rows as i32 - 1));
+        let is_here = local.greater_equal_elem(0).unsqueeze_dim::<2>(1).expand([ids.dims()[0], columns]);
+        found = found.mask_where(is_here, here);
+        start += rows;
+    }
+    found
 }
 
 /// The same in plain tensor operations, in 32-bit floats.
@@ -40,19 +42,32 @@ pub fn reference(table: &Tensor<2>, ids: &Tensor<1, Int>) -> Tensor<2> {
 mod tests {
     use super::*;
     use crate::int_tensor;
-    use crate::testing::{Seeded, assert_close, for_each_device};
+    use crate::testing::{Seeded, assert_close, for_each_device, moved, reference_device, weight_dtypes};
 
     #[test]
     fn rows_equal_the_reference_in_every_weight_dtype() {
         for_each_device(|device| {
             let mut seeded = Seeded::new(1);
-            for dtype in crate::testing::weight_dtypes(device) {
+            let host = reference_device(device);
+            for dtype in weight_dtypes(device) {
                 for columns in [1, 7, 64, 130] {
-                    let table = seeded.tensor([33, columns], device).cast(dtype);
-                    let ids = int_tensor(vec![0, 32, 5, 5, 31], [5], device);
-                    assert_close(gather_rows(&table, &ids), reference(&table, &ids), 0.0);
+                    let table = seeded.tensor([33, columns], &host).cast(dtype);
+                    let ids = |device| int_tensor(vec![0, 32, 5, 5, 31], [5], device);
+                    let got = gather_rows(&moved(&table, device), &ids(device));
+                    assert_close(got, reference(&table, &ids(&host)), 0.0);
                 }
             }
+        });
+    }
+
+    #[test]
+    fn a_table_in_parts_gives_the_rows_of_the_whole() {
+        for_each_device(|device| {
+            let table: Tensor<2> = Seeded::new(12).tensor([33, 6], device);
+            let rows = |range: std::ops::Range<usize>| table.clone().slice([range]);
+            let parts = Weight::from_parts(vec![rows(0..10), rows(10..11), rows(11..33)]);
+            let ids = int_tensor(vec![32, 0, 9, 10, 11, 10, 20], [7], device);
+            assert_close(gather_rows_of(&parts, &ids), gather_rows(&table, &ids), 0.0);
         });
     }
 }

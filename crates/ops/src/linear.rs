@@ -48,6 +48,12 @@ impl Weight {
         [self.parts.iter().map(|part| part.dims()[0]).sum(), self.parts[0].dims()[1]]
     }
 
+    /// The matrix itself, where the device holds it as one tensor; [`gather_rows_of`](crate::gather_rows_of) reads any.
+    pub fn values(&self) -> &Tensor<2> {
+        assert_eq!(self.parts.len(), 1, "the matrix is held in parts");
+        &self.parts[0]
+    }
+
     /// Consecutive ranges of rows that make up the matrix.
     pub fn parts(&self) -> &[Tensor<2>] {
         &self.parts
@@ -103,7 +109,7 @@ mod tests {
             let mut seeded = Seeded::new(4);
             let host = reference_device(device);
             for dtype in weight_dtypes(device) {
-                for (rows, inputs, outputs) in [(1, 1, 1), (1, 576, 1536), (2, 33, 5), (5, 64, 17), (67, 100, 39)] {
+                for (rows, inputs, outputs) in [(1, 1, 1), (1, 576, 1536), (2, 33, 5), (5, 64, 17), (67, 100, 39), (40, 33, 70)] {
                     let x = seeded.tensor([rows, inputs], &host);
                     let weight = seeded.tensor([outputs, inputs], &host).cast(dtype);
                     let bias = seeded.tensor([outputs], &host);

@@ -60,6 +60,16 @@ pub fn weight_dtypes(device: &Device) -> Vec<DType> {
     }
 }
 
+/// Where references are computed: the processor, which has every dtype, or the device itself in builds without it.
+pub fn reference_device(device: &Device) -> Device {
+    open_device(Backend::Cpu).unwrap_or_else(|_| device.clone())
+}
+
+/// The same elements on another device, with the same bits.
+pub fn moved<const D: usize>(tensor: &Tensor<D>, device: &Device) -> Tensor<D> {
+    Tensor::from_data(tensor.clone().into_data(), (device, tensor.dtype()))
+}
+
 /// Asserts that no element differs by more than `tolerance` times the largest magnitude of `expected` (or 1).
 ///
 /// # Panics

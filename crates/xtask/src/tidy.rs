@@ -9,6 +9,7 @@ mod leftovers;
 mod names;
 mod ops;
 mod places;
+mod rooms;
 mod rust_source;
 mod sizes;
 mod tree;
@@ -29,8 +30,16 @@ enum Finding {
 }
 
 /// Everything that is checked on the files alone.
-const RULES: [fn(&Tree) -> Vec<Finding>; 7] =
-    [sizes::check, names::check, unsafe_code::check, ops::check, leftovers::check, ignored_tests::check, places::check];
+const RULES: [fn(&Tree) -> Vec<Finding>; 8] = [
+    sizes::check,
+    names::check,
+    unsafe_code::check,
+    ops::check,
+    leftovers::check,
+    ignored_tests::check,
+    places::check,
+    rooms::check,
+];
 
 /// Checks the repository, prints what was found, one line each, and says so with the exit code.
 pub fn run(root: &Path) -> ExitCode {

@@ -144,9 +144,9 @@ pub struct DeviceArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Scheduling")]
 pub struct SchedulingArgs {
-    /// Sequences in one batch
-    #[arg(long, value_name = "SEQUENCES", default_value = "256", value_parser = quantity_u32)]
-    pub max_num_seqs: u32,
+    /// Sequences in one batch [default: 256, or --max-num-batched-tokens if that is less]
+    #[arg(long, value_name = "SEQUENCES", value_parser = quantity_u32)]
+    pub max_num_seqs: Option<u32>,
 
     /// Tokens in one batch
     #[arg(long, value_name = "TOKENS", default_value = "2048", value_parser = quantity_u32)]
@@ -215,7 +215,8 @@ impl SchedulingArgs {
     /// Puts these limits into `options`.
     pub fn apply(&self, options: Options) -> Options {
         Options {
-            max_num_seqs: self.max_num_seqs,
+            // Every running sequence advances in every step, so that a step has room for all of them.
+            max_num_seqs: self.max_num_seqs.unwrap_or(options.max_num_seqs.min(self.max_num_batched_tokens)),
             max_num_batched_tokens: self.max_num_batched_tokens,
             max_waiting: self.max_num_queued_reqs,
             enable_prefix_caching: self.enable_prefix_caching,

@@ -1,5 +1,5 @@
-//! `firebrick bench serve`: requests at a given rate to any server with the OpenAI API. The keys of the results are those
-//! of vLLM's `bench serve`, and a few more.
+//! `firebrick bench serve`: requests at a given rate to any server with the OpenAI API. The keys of the results are
+//! those of vLLM's `bench serve`, and a few more.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;

@@ -133,4 +133,35 @@ mod tests {
             }
         });
     }
+
+    #[test]
+    fn a_token_does_not_depend_on_the_tokens_beside_it() {
+        for_each_device(|device| {
+            let mut seeded = Seeded::new(9);
+            let heads = HeadLayout { num_heads: 4, num_kv_heads: 2, head_dim: 64 };
+            let case = AttentionCase::new(&[(70, 70), (3, 90)], 16, &mut seeded, device);
+            let mut layer = KvLayer::new(case.num_blocks, 16, heads, device);
+            let store = QkvOptions { heads, rotary_dim: 0, norm_eps: None };
+            let everything = case.whole_contexts();
+            let past = seeded.tensor([everything.num_tokens(), heads.row_len()], device);
+            rope_and_store_kv(past, None, None, &everything.metadata(device), (&mut layer, store));
+            let options = AttentionOptions { heads, block_size: 16, scale: 0.125, sliding_window: None, softcap: None };
+            let metadata = case.metadata(device);
+            let qkv: Tensor<2> = seeded.tensor([case.num_tokens(), heads.row_len()], device);
+            let together = paged_attention(qkv.clone(), &layer, &metadata, options);
+            for token in [0, 33, 69, 72] {
+                let only = |values: &Tensor<1, burn::tensor::Int>| values.clone().slice([token..token + 1]);
+                let alone = AttentionMetadata {
+                    positions: only(&metadata.positions),
+                    slot_mapping: only(&metadata.slot_mapping),
+                    sequence_of_token: only(&metadata.sequence_of_token),
+                    query_starts: int_tensor(vec![0, 1], [2], device),
+                    query_len_max: 1,
+                    ..metadata.clone()
+                };
+                let got = paged_attention(qkv.clone().slice([token..token + 1]), &layer, &alone, options);
+                assert_close(got, together.clone().slice([token..token + 1]), 0.0);
+            }
+        });
+    }
 }

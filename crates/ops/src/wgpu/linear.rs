@@ -39,7 +39,7 @@ pub(crate) fn linear(x: CubeTensor, weight: CubeTensor, bias: Option<CubeTensor>
     tensors.extend(&bias);
     tensors.push(&out);
 
-    let (shader, division, tile_rows, strips) = divide(rows, outputs);
+    let (shader, division, tile_rows, strips) = divide(rows, inputs, outputs);
     let mut constants = vec![("VECTOR", vector(inputs)), ("HALF", half(&weight)), ("BIAS", u32::from(bias.is_some()))];
     constants.extend(division);
     let launch = Launch {
@@ -54,7 +54,7 @@ pub(crate) fn linear(x: CubeTensor, weight: CubeTensor, bias: Option<CubeTensor>
 }
 
 /// The kernel for a shape, its constants, the rows of a workgroup, and the workgroups that share the outputs.
-fn divide(rows: usize, outputs: usize) -> (&'static Shader, Vec<(&'static str, u32)>, usize, usize) {
+fn divide(rows: usize, inputs: usize, outputs: usize) -> (&'static Shader, Vec<(&'static str, u32)>, usize, usize) {
     if rows > FEW_ROWS_MAX {
         return (&MANY_ROWS, vec![("WORKGROUP", 256)], TILE, outputs.div_ceil(TILE));
     }
@@ -65,7 +65,8 @@ fn divide(rows: usize, outputs: usize) -> (&'static Shader, Vec<(&'static str, u
     let constants = vec![
         ("ROWS", tile_rows as u32),
         ("OUTPUTS", outputs_per_thread as u32),
-        ("UNROLL", 4),
+        // Reads of single floats are many already, and some compilers take minutes over four times as many.
+        ("UNROLL", if inputs.is_multiple_of(4) { 4 } else { 1 }),
         ("WORKGROUP", WORKGROUP as u32),
     ];
     (&FEW_ROWS, constants, tile_rows, outputs.div_ceil(WORKGROUP / LANES * outputs_per_thread))
