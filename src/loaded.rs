@@ -8,7 +8,7 @@ use firebrick_checkpoint::{
     Checkpoint, Dtype, GenerationConfig, GgufTokenizer, MemoryPlan, ModelConfig, PlanOptions, TokenizerSource,
 };
 use firebrick_engine::{Engine, EngineConfig};
-use firebrick_executor::{LocalExecutor, available_host_memory};
+use firebrick_executor::{CacheOptions, LocalExecutor, available_host_memory};
 use firebrick_model::{LoadOptions, Progress};
 use firebrick_ops::{Backend, activation_dtype, device_memory, open_device};
 use firebrick_text::{ChatTemplate, GgufVocabulary, SpecialTokens, Tokenizer};
@@ -76,8 +76,8 @@ impl Loaded {
             None => num_blocks(&plan, options, backend)?,
         };
         let load = LoadOptions { dtype, max_model_len };
-        let blocks = (num_blocks, options.block_size);
-        let executor = LocalExecutor::load(&checkpoint, load, blocks, &device, progress)?;
+        let cache = CacheOptions { num_blocks, block_size: options.block_size, enforce_eager: options.enforce_eager };
+        let executor = LocalExecutor::load(&checkpoint, load, cache, &device, progress)?;
         let engine = Engine::new(engine_config(options, &config, max_model_len), executor)?;
         let tokenizer = tokenizer(&checkpoint)?;
         let source = options.chat_template.clone().or_else(|| checkpoint.chat_template());

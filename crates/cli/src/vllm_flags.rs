@@ -40,7 +40,7 @@ const fn refused(name: &'static str, takes: Takes, unless: &'static [&'static st
 }
 
 const OFF: &[&str] = &["false", "none", ""];
-const NO_GRAPHS: &str = "steps are not captured into graphs, so there is nothing to tune";
+const NO_GRAPHS: &str = "graphs are recorded for the batch sizes that occur, so there is nothing to tune";
 const ONE_PROCESS: &str = "Firebrick is one process on one device";
 const NO_PYTHON_SERVER: &str = "it tunes a web server that Firebrick does not have";
 const TEXT_ONLY: &str = "models here read and write text only";
@@ -56,7 +56,6 @@ const FOREIGN: &[Foreign] = {
     use Takes::{Nothing, Value, Values};
     &[
         // Harmless: the result is the same without them.
-        ignored("enforce-eager", Nothing, NO_GRAPHS),
         ignored("optimization-level", Value, NO_GRAPHS),
         ignored("compilation-config", Value, NO_GRAPHS),
         ignored("performance-mode", Value, NO_GRAPHS),
@@ -96,7 +95,7 @@ const FOREIGN: &[Foreign] = {
         ignored("show-hidden-metrics-for-version", Value, "no metric is hidden"),
         ignored("collect-detailed-traces", Values, "there are no traces"),
         ignored("response-role", Value, "the role is always assistant"),
-        ignored("return-tokens-as-token-ids", Nothing, "requests ask for it with return_token_ids"),
+        ignored("return-tokens-as-token-ids", Nothing, "token ids are not part of answers"),
         ignored("limit-mm-per-prompt", Value, TEXT_ONLY),
         ignored("mm-processor-cache-gb", Value, TEXT_ONLY),
         ignored("disable-mm-preprocessor-cache", Nothing, TEXT_ONLY),
@@ -244,7 +243,8 @@ mod tests {
 
     #[test]
     fn harmless_flags_are_dropped_with_one_warning_each() {
-        let line = "f serve --enforce-eager m --swap-space 4 --port 1 --enforce-eager --cuda-graph-sizes 1 2 --seed 3";
+        let line =
+            "f serve --async-scheduling m --swap-space 4 --port 1 --async-scheduling --cuda-graph-sizes 1 2 --seed 3";
         assert_eq!(taken(line), Ok(("f serve m --port 1 --seed 3".to_owned(), 3)));
     }
 
@@ -262,8 +262,8 @@ mod tests {
 
     #[test]
     fn other_commands_and_what_follows_two_dashes_are_left_alone() {
-        assert_eq!(taken("f run m --enforce-eager"), Ok(("f run m --enforce-eager".to_owned(), 0)));
-        assert_eq!(taken("f serve -- --enforce-eager"), Ok(("f serve -- --enforce-eager".to_owned(), 0)));
+        assert_eq!(taken("f run m --async-scheduling"), Ok(("f run m --async-scheduling".to_owned(), 0)));
+        assert_eq!(taken("f serve -- --async-scheduling"), Ok(("f serve -- --async-scheduling".to_owned(), 0)));
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! [`LocalExecutor`] runs one model on one device. It knows nothing of scheduling, text or HTTP and never allocates a
 //! block; everything a token depends on comes with the [`Batch`](firebrick_engine::Batch).
 
+#[cfg(feature = "cuda")]
+mod graph;
 mod inputs;
 mod local;
 mod logits_processor;
@@ -11,6 +13,6 @@ mod random;
 mod sampler;
 
 pub use inputs::forward_input;
-pub use local::LocalExecutor;
+pub use local::{CacheOptions, LocalExecutor};
 pub use memory::{KvBudget, available_host_memory};
 pub use sampler::sample;

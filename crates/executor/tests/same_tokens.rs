@@ -13,11 +13,11 @@ use std::path::Path;
 
 fn requests(vocab_size: u64, count: u64, max_prompt: u64, tokens: u32) -> Vec<Request> {
     let mut seeded = Seeded::new(11);
-    let shared: Vec<TokenId> = (0..20).map(|_| (4 + seeded.next() % (vocab_size - 4)) as u32).collect();
+    let shared: Vec<TokenId> = (0..20).map(|_| (4 + seeded.next_u64() % (vocab_size - 4)) as u32).collect();
     (0..count)
         .map(|index| {
-            let length = 1 + seeded.next() % max_prompt;
-            let own = (0..length).map(|_| (4 + seeded.next() % (vocab_size - 4)) as u32);
+            let length = 1 + seeded.next_u64() % max_prompt;
+            let own = (0..length).map(|_| (4 + seeded.next_u64() % (vocab_size - 4)) as u32);
             let prompt = if index % 2 == 0 { shared.iter().copied().chain(own).collect() } else { own.collect() };
             let params = SamplingParams {
                 temperature: if index % 3 == 0 { 0.0 } else { 0.9 },

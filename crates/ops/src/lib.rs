@@ -19,6 +19,7 @@ mod gather_rows;
 mod launch;
 mod layer_norm;
 mod linear;
+mod overwrite;
 mod rms_norm;
 mod rope_and_store_kv;
 pub mod testing;
@@ -28,10 +29,16 @@ mod wgpu;
 pub use activation::{Activation, activation, gated_activation};
 pub use attention::{AttentionMetadata, AttentionOptions, KvLayer, paged_attention};
 pub use backend::FusedOps;
-pub use device::{Backend, DeviceError, activation_dtype, backend_of, device_memory, float_tensor, int_tensor, open_device, tensor_bytes_max};
+#[cfg(feature = "cuda")]
+pub use cuda::CapturedGraph;
+pub use device::{
+    Backend, DeviceError, activation_dtype, backend_of, device_memory, float_tensor, int_tensor, open_device,
+    tensor_bytes_max,
+};
 pub use gather_rows::{gather_rows, gather_rows_of};
 pub use layer_norm::layer_norm;
 pub use linear::{Weight, linear};
+pub use overwrite::{Overwrite, overwrite};
 pub use rms_norm::{add_rms_norm, rms_norm};
 pub use rope_and_store_kv::{HeadLayout, QkvOptions, RopeTable, rope_and_store_kv};
 

@@ -15,7 +15,7 @@ impl Seeded {
     }
 
     /// The next 64 bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn next_u64(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -24,7 +24,7 @@ impl Seeded {
 
     /// Uniform in `[-1, 1)`.
     pub fn value(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        (self.next_u64() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 
     /// A tensor of such values.
@@ -57,6 +57,15 @@ pub fn weight_dtypes(device: &Device) -> Vec<DType> {
     match backend_of(device) {
         Backend::Cpu | Backend::Cuda => vec![DType::F32, DType::F16, DType::BF16],
         Backend::Wgpu => vec![DType::F32, DType::F16],
+    }
+}
+
+/// Most rows of a product among which a row has the same bits, whatever their number is: see [`linear`](crate::linear).
+pub fn equal_rows_max(device: &Device) -> usize {
+    match backend_of(device) {
+        #[cfg(feature = "cuda")]
+        Backend::Cuda => crate::cuda::FEW_ROWS,
+        _ => usize::MAX,
     }
 }
 
@@ -103,7 +112,7 @@ impl AttentionCase {
         let needed: usize = sequences.iter().map(|(_, context)| context.div_ceil(block_size)).sum();
         let num_blocks = needed + 3;
         let mut free: Vec<i32> = (0..num_blocks as i32).collect();
-        let mut draw = || free.swap_remove(seeded.next() as usize % free.len());
+        let mut draw = || free.swap_remove(seeded.next_u64() as usize % free.len());
         let tables = sequences.iter().map(|(_, context)| (0..context.div_ceil(block_size)).map(|_| draw()).collect());
         let tables = tables.collect();
         Self { sequences: sequences.to_vec(), tables, block_size, num_blocks }

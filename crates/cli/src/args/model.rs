@@ -169,6 +169,10 @@ pub struct SchedulingArgs {
     #[arg(long, value_name = "BOOL", default_value = "true", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true", value_parser = switch, action = ArgAction::Set)]
     pub enable_chunked_prefill: bool,
+
+    /// Launch every kernel by itself instead of replaying decode steps as CUDA graphs
+    #[arg(long)]
+    pub enforce_eager: bool,
 }
 
 /// `--dtype`; `None` is auto: the checkpoint's.
@@ -221,6 +225,7 @@ impl SchedulingArgs {
             max_waiting: self.max_num_queued_reqs,
             enable_prefix_caching: self.enable_prefix_caching,
             enable_chunked_prefill: self.enable_chunked_prefill,
+            enforce_eager: self.enforce_eager,
             policy: match self.scheduling_policy {
                 PolicyArg::Fcfs => SchedulingPolicy::Fcfs,
                 PolicyArg::Priority => SchedulingPolicy::Priority,

@@ -26,7 +26,7 @@ impl Chance {
 
     /// Evenly from 0 up to, not including, `limit`, which is at least 1.
     pub fn below(&mut self, limit: u64) -> u64 {
-        (u128::from(self.next()) * u128::from(limit.max(1)) >> 64) as u64
+        ((u128::from(self.next()) * u128::from(limit.max(1))) >> 64) as u64
     }
 }
 

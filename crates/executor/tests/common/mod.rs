@@ -8,7 +8,7 @@ use firebrick_checkpoint::{Checkpoint, Dtype};
 use firebrick_engine::{
     Engine, EngineConfig, EventKind, FinishReason, Request, SamplingParams, SchedulingPolicy, TokenId,
 };
-use firebrick_executor::LocalExecutor;
+use firebrick_executor::{CacheOptions, LocalExecutor};
 use firebrick_model::LoadOptions;
 use safetensors::SafeTensors;
 
@@ -70,8 +70,8 @@ pub fn engine(path: &Path, setup: &Setup, device: &Device) -> Engine<LocalExecut
     let config = checkpoint.config();
     let max_model_len = config.max_position_embeddings.min(4096);
     let options = LoadOptions { dtype: setup.dtype, max_model_len };
-    let executor = LocalExecutor::load(&checkpoint, options, (setup.num_blocks, BLOCK_SIZE), device, &mut |_| ())
-        .expect("the weights load");
+    let cache = CacheOptions { num_blocks: setup.num_blocks, block_size: BLOCK_SIZE, enforce_eager: false };
+    let executor = LocalExecutor::load(&checkpoint, options, cache, device, &mut |_| ()).expect("the weights load");
     let engine_config = EngineConfig {
         block_size: BLOCK_SIZE,
         max_model_len: max_model_len as u32,

@@ -84,12 +84,13 @@ pub fn reference(
         };
         let query = qkv.clone().cast(DType::F32).slice([token..token + 1, 0..num_heads * head_dim]);
         let query = query.reshape([num_heads, 1, head_dim]);
-        let scores = query.matmul(context(layer.keys()).swap_dims(1, 2)) * options.scale;
+        // Products and sums instead of matrix products, which GPUs round to fewer bits.
+        let scores = (query * context(layer.keys())).sum_dim(2) * options.scale;
         let scores = match options.softcap {
             Some(cap) => (scores / cap).tanh() * cap,
             None => scores,
         };
-        softmax(scores, 2).matmul(context(layer.values())).reshape([1, num_heads * head_dim])
+        (softmax(scores, 1) * context(layer.values())).sum_dim(1).reshape([1, num_heads * head_dim])
     });
     Tensor::cat(rows.collect(), 0)
 }

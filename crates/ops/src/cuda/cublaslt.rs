@@ -200,8 +200,8 @@ impl PlanKey {
 /// Numbers of rows that share an algorithm, so that batches of changing sizes meet few new ones.
 fn rounded_rows(rows: usize) -> usize {
     rows.next_multiple_of(match rows {
-        ..=64 => 16,
-        ..=512 => 64,
+        0..=64 => 16,
+        65..=512 => 64,
         _ => 256,
     })
 }

@@ -11,6 +11,7 @@ mod activation;
 mod cublaslt;
 mod driver;
 mod gather_rows;
+mod graph;
 mod launch;
 mod layer_norm;
 mod linear;
@@ -22,9 +23,12 @@ mod probe;
 mod rms_norm;
 mod rope_and_store_kv;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use activation::{activation, gated_activation};
 pub(crate) use gather_rows::gather_rows;
+pub use graph::CapturedGraph;
 pub(crate) use layer_norm::layer_norm;
 pub(crate) use linear::{FEW_ROWS, linear};
 pub(crate) use memory::total_memory;
@@ -74,27 +78,6 @@ fn element(dtype: DType) -> &'static str {
         DType::BF16 => "bf16",
         other => {
             panic!("the CUDA kernels read f32, f16 and bf16, not {other:?}: the tensor was made with another dtype")
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_file_in_kernels_is_a_source_and_names_its_variants() {
-        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels");
-        // A test binary may run where there is no source tree.
-        let Ok(files) = std::fs::read_dir(folder) else { return };
-        for file in files {
-            let path = file.expect("a readable folder").path();
-            if path.extension().is_some_and(|extension| extension == "cu") {
-                let stem = path.file_stem().and_then(|stem| stem.to_str()).expect("an ASCII name");
-                let source = SOURCES.iter().find(|source| source.name == stem);
-                let source = source.unwrap_or_else(|| panic!("{stem}.cu is not in the table of sources"));
-                assert!(source.text.contains("\n// Variants: "), "{stem}.cu names no variants");
-            }
         }
     }
 }

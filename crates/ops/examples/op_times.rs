@@ -1,0 +1,226 @@
+//! cargo run --release -p firebrick-ops --example op_times -- cuda
+//!
+//! Times each operation at the shapes of two models, called one by one and replayed from a captured graph, and says how
+//! fast it moves the bytes that it must move (each input read once, each output written once). Weights and caches rotate
+//! among copies larger than any cache. Arguments: the device's name, then operations to keep (all by default).
+
+use std::time::Instant;
+
+use burn::tensor::{DType, Device, Tensor, capture};
+use firebrick_ops::testing::{AttentionCase, Seeded};
+use firebrick_ops::{
+    Activation, AttentionOptions, Backend, HeadLayout, KvLayer, QkvOptions, RopeTable, Weight, activation_dtype,
+    add_rms_norm, gated_activation, gather_rows, layer_norm, linear, open_device, paged_attention, rms_norm,
+    rope_and_store_kv,
+};
+
+/// The sizes of a model that set the shapes of its operations.
+struct Model {
+    name: &'static str,
+    hidden: usize,
+    feed_forward: usize,
+    vocabulary: usize,
+    heads: HeadLayout,
+}
+
+const MODELS: [Model; 2] = [
+    Model {
+        name: "SmolLM2-135M",
+        hidden: 576,
+        feed_forward: 1536,
+        vocabulary: 49152,
+        heads: HeadLayout { num_heads: 9, num_kv_heads: 3, head_dim: 64 },
+    },
+    Model {
+        name: "Llama-3.1-8B",
+        hidden: 4096,
+        feed_forward: 14336,
+        vocabulary: 128_256,
+        heads: HeadLayout { num_heads: 32, num_kv_heads: 8, head_dim: 128 },
+    },
+];
+
+/// Bytes among which inputs rotate: several times the largest second-level cache.
+const ROTATED_BYTES: usize = 256 << 20;
+const BLOCK_SIZE: usize = 16;
+
+/// What is timed with.
+struct Bench {
+    device: Device,
+    dtype: DType,
+    kept: Vec<String>,
+}
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let name = arguments.next().unwrap_or_else(|| "cuda".into());
+    let backend = Backend::BUILT.iter().copied().find(|backend| backend.name() == name);
+    let backend = backend.unwrap_or_else(|| panic!("this build has no backend {name}"));
+    let device = open_device(backend).unwrap_or_else(|error| panic!("{error}"));
+    let dtype = activation_dtype(&device, DType::BF16);
+    let bench = Bench { device, dtype, kept: arguments.collect() };
+    println!(
+        "{:13} {:4} {:34} {:>9} {:>9} {:>8} {:>8}",
+        "model", "rows", "operation", "eager us", "graph us", "GB/s", "TFLOP/s"
+    );
+    for model in &MODELS {
+        for rows in [1, 8, 16, 64, 512] {
+            bench.elementwise(model, rows);
+            bench.products(model, rows);
+            bench.attention(model, rows);
+        }
+    }
+}
+
+impl Bench {
+    /// Random elements: few rows of them, repeated.
+    fn random(&self, [rows, columns]: [usize; 2]) -> Tensor<2> {
+        let few = rows.min(512);
+        let values = Seeded::new((rows * columns) as u64).tensor::<2>([few, columns], &self.device).cast(self.dtype);
+        values.repeat_dim(0, rows.div_ceil(few)).slice([0..rows])
+    }
+
+    fn floats(&self, length: usize) -> Tensor<1> {
+        Seeded::new(length as u64).tensor([length], &self.device)
+    }
+
+    fn elementwise(&self, model: &Model, rows: usize) {
+        let Model { hidden, feed_forward, .. } = *model;
+        let (x, residual) = (self.random([rows, hidden]), self.random([rows, hidden]));
+        let (weight, bias) = (self.floats(hidden), self.floats(hidden));
+        let gate_up = self.random([rows, 2 * feed_forward]);
+        let row_bytes = rows * hidden * self.dtype.size();
+        let label = |operation: &str| format!("{:13} {rows:4} {operation:34}", model.name);
+        self.time("rms_norm", label("rms_norm"), (2 * row_bytes, 0), 32, |_| rms_norm(x.clone(), &weight, 1e-5));
+        self.time("add_rms_norm", label("add_rms_norm"), (4 * row_bytes, 0), 32, |_| {
+            add_rms_norm(x.clone(), residual.clone(), &weight, 1e-5)
+        });
+        self.time("layer_norm", label("layer_norm"), (2 * row_bytes, 0), 32, |_| {
+            layer_norm(x.clone(), &weight, &bias, 1e-5)
+        });
+        let bytes = 3 * rows * feed_forward * self.dtype.size();
+        self.time("gated_activation", label("gated_activation"), (bytes, 0), 32, |_| {
+            gated_activation(gate_up.clone(), Activation::Silu)
+        });
+        let table = self.random([model.vocabulary, hidden]);
+        let ids = (0..rows).map(|row| (row * 7919 % model.vocabulary) as i32).collect();
+        let ids = firebrick_ops::int_tensor(ids, [rows], &self.device);
+        self.time("gather_rows", label("gather_rows"), (2 * row_bytes, 0), 32, |_| gather_rows(&table, &ids));
+    }
+
+    fn products(&self, model: &Model, rows: usize) {
+        let Model { hidden, feed_forward, vocabulary, heads, .. } = *model;
+        let shapes = [
+            ("qkv", heads.row_len(), hidden),
+            ("output", hidden, heads.output_len()),
+            ("gate_up", 2 * feed_forward, hidden),
+            ("down", hidden, feed_forward),
+            ("logits", vocabulary, hidden),
+        ];
+        for (name, outputs, inputs) in shapes {
+            let bytes = outputs * inputs * self.dtype.size();
+            let copies = (ROTATED_BYTES / bytes).clamp(1, 64);
+            let weights: Vec<Weight> = (0..copies).map(|_| Weight::dense(self.random([outputs, inputs]))).collect();
+            let x = self.random([rows, inputs]);
+            let moved = bytes + rows * (inputs + outputs) * self.dtype.size();
+            let label = format!("{:13} {rows:4} {:34}", model.name, format!("linear {name} {outputs}x{inputs}"));
+            self.time("linear", label, (moved, 2 * rows * outputs * inputs), copies.max(8), |call| {
+                linear(x.clone(), &weights[call % copies], None)
+            });
+        }
+    }
+
+    /// One sequence of `rows` tokens for many rows (prefill), else as many sequences that decode one token each.
+    fn attention(&self, model: &Model, rows: usize) {
+        let heads = model.heads;
+        let contexts: &[usize] = if rows > 64 { &[rows] } else { &[128, 1024, 8192] };
+        for &context in contexts {
+            let sequences = if rows > 64 { vec![(rows, context)] } else { vec![(1, context); rows] };
+            let case = AttentionCase::new(&sequences, BLOCK_SIZE, &mut Seeded::new(1), &self.device);
+            let metadata = case.metadata(&self.device);
+            let slot_bytes = 2 * heads.num_kv_heads * heads.head_dim * self.dtype.size();
+            let cache_bytes = sequences.len() * context * slot_bytes;
+            let copies = (ROTATED_BYTES / cache_bytes).clamp(1, 16);
+            let layer = || KvLayer::with_dtype(case.num_blocks, BLOCK_SIZE, heads, (&self.device, self.dtype));
+            let mut layers: Vec<KvLayer> = (0..copies).map(|_| layer()).collect();
+            self.fill(&mut layers, heads, &case);
+
+            let mut qkv = Some(self.random([rows, heads.row_len()]));
+            let table = RopeTable(Seeded::new(3).tensor([context, heads.head_dim], &self.device));
+            let options = QkvOptions { heads, rotary_dim: heads.head_dim, norm_eps: None };
+            let row_bytes = rows * heads.row_len() * self.dtype.size();
+            let label = |operation: &str| {
+                format!("{:13} {rows:4} {:34}", model.name, format!("{operation}, context {context}"))
+            };
+            if context == contexts[0] {
+                self.time("rope_and_store_kv", label("rope_and_store_kv"), (2 * row_bytes, 0), 16, |call| {
+                    let taken = qkv.take().expect("put back below");
+                    let layer = (&mut layers[call % copies], options);
+                    qkv = Some(rope_and_store_kv(taken, None, Some(&table), &metadata, layer));
+                });
+            }
+            let qkv = self.random([rows, heads.row_len()]);
+            let scale = (heads.head_dim as f32).powf(-0.5);
+            let options =
+                AttentionOptions { heads, block_size: BLOCK_SIZE, scale, sliding_window: None, softcap: None };
+            let pairs = if rows > 64 { rows * (rows + 1) / 2 } else { rows * context };
+            let work = (cache_bytes + row_bytes, 4 * pairs * heads.output_len());
+            self.time("paged_attention", label("paged_attention"), work, copies.max(4), |call| {
+                paged_attention(qkv.clone(), &layers[call % copies], &metadata, options)
+            });
+        }
+    }
+
+    /// Gives every slot of the sequences a random key and value.
+    fn fill(&self, layers: &mut [KvLayer], heads: HeadLayout, case: &AttentionCase) {
+        let everything = case.whole_contexts();
+        let metadata = everything.metadata(&self.device);
+        let options = QkvOptions { heads, rotary_dim: 0, norm_eps: None };
+        for layer in layers {
+            let qkv = self.random([everything.num_tokens(), heads.row_len()]);
+            rope_and_store_kv(qkv, None, None, &metadata, (layer, options));
+        }
+    }
+
+    /// Times `calls` calls of `operation` together. `bytes` and `operations` are those of one call.
+    fn time<T>(
+        &self,
+        name: &str,
+        label: String,
+        (bytes, operations): (usize, usize),
+        calls: usize,
+        mut operation: impl FnMut(usize) -> T,
+    ) {
+        if !self.kept.is_empty() && !self.kept.iter().any(|kept| kept == name) {
+            return;
+        }
+        let mut all = || (0..calls).map(&mut operation).collect::<Vec<T>>();
+        let eager = median_us(&self.device, 20, || drop(all())) / calls as f64;
+        let mut graph = capture(&self.device, all);
+        let replayed = median_us(&self.device, 20, || {
+            // SAFETY: everything that the closure read or wrote is alive and used by this thread alone.
+            let _ = unsafe { graph.replay() };
+        }) / calls as f64;
+        let note = if graph.is_hardware() { "" } else { "  (not captured)" };
+        let rate = |count: usize, unit: f64| count as f64 / (replayed * 1e-6) / unit;
+        let (gigabytes, teraflops) = (rate(bytes, 1e9), rate(operations, 1e12));
+        println!("{label} {eager:9.2} {replayed:9.2} {gigabytes:8.0} {teraflops:8.1}{note}");
+    }
+}
+
+/// The median of five timings of `repeats` calls and a wait, per call.
+fn median_us(device: &Device, repeats: usize, mut call: impl FnMut()) -> f64 {
+    let wait = || device.sync().unwrap_or_else(|error| panic!("the device failed: {error:?}"));
+    call();
+    wait();
+    let mut times: Vec<f64> = (0..5)
+        .map(|_| {
+            let started = Instant::now();
+            (0..repeats).for_each(|_| call());
+            wait();
+            started.elapsed().as_secs_f64() * 1e6 / repeats as f64
+        })
+        .collect();
+    times.sort_by(f64::total_cmp);
+    times[2]
+}

@@ -1,0 +1,269 @@
+//! What only this backend promises: 16-bit activations, equal bits, capture in a graph, and errors that surface.
+
+use burn::tensor::{DType, Device, Shape, Tensor, capture};
+use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
+
+use super::driver::Kernel;
+use super::launch::{Grid, Launch};
+use super::{FEW_ROWS, GATHER_ROWS, RMS_NORM, SOURCES};
+use crate::testing::{AttentionCase, Seeded, assert_close, for_each_device, moved, reference_device};
+use crate::{
+    Activation, AttentionOptions, Backend, HeadLayout, KvLayer, QkvOptions, RopeTable, Weight, add_rms_norm,
+    backend_of, gated_activation, gather_rows, layer_norm, linear, paged_attention, reference, rms_norm,
+    rope_and_store_kv,
+};
+
+/// Runs a test on the CUDA device, if there is one, in both 16-bit dtypes, with the error of one rounding.
+fn for_both_dtypes(test: impl Fn(&Device, DType, f32)) {
+    for_each_device(|device| {
+        if backend_of(device) == Backend::Cuda {
+            test(device, DType::F16, 1.0 / 2048.0);
+            test(device, DType::BF16, 1.0 / 256.0);
+        }
+    });
+}
+
+/// Random values rounded to `dtype`: in 32 bits on the host, and on the device.
+fn pair<const D: usize>(
+    seeded: &mut Seeded,
+    shape: [usize; D],
+    (device, dtype): (&Device, DType),
+) -> (Tensor<D>, Tensor<D>) {
+    let rounded = seeded.tensor(shape, &reference_device(device)).cast(dtype);
+    (rounded.clone().cast(DType::F32), moved(&rounded, device))
+}
+
+/// A tensor of 32-bit floats on the host, and on the device.
+fn floats<const D: usize>(seeded: &mut Seeded, shape: [usize; D], device: &Device) -> (Tensor<D>, Tensor<D>) {
+    let values = seeded.tensor(shape, &reference_device(device));
+    (values.clone(), moved(&values, device))
+}
+
+#[test]
+fn every_file_in_kernels_is_a_source_and_names_its_variants() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels");
+    // The test may run where there is no source tree.
+    let Ok(files) = std::fs::read_dir(folder) else { return };
+    for file in files {
+        let path = file.expect("a readable folder").path();
+        if path.extension().is_some_and(|extension| extension == "cu") {
+            let stem = path.file_stem().and_then(|stem| stem.to_str()).expect("an ASCII name");
+            let source = SOURCES.iter().find(|source| source.name == stem);
+            let source = source.unwrap_or_else(|| panic!("{stem}.cu is not in the table of sources"));
+            assert!(source.text.contains("\n// Variants: "), "{stem}.cu names no variants");
+        }
+    }
+}
+
+#[test]
+fn sixteen_bit_products_equal_the_reference() {
+    for_both_dtypes(|device, dtype, rounding| {
+        let mut seeded = Seeded::new(20);
+        for rows in [1, 2, 8, 9, 16, 17, 67, 300] {
+            for (inputs, outputs) in [(576, 1536), (33, 5), (64, 17), (4096, 96), (40, 130)] {
+                let (x, device_x) = pair(&mut seeded, [rows, inputs], (device, dtype));
+                let (weight, device_weight) = pair(&mut seeded, [outputs, inputs], (device, dtype));
+                let (bias, device_bias) = floats(&mut seeded, [outputs], device);
+                let (weight, device_weight) = (Weight::dense(weight), Weight::dense(device_weight));
+                let got = linear(device_x.clone(), &device_weight, Some(&device_bias));
+                assert_eq!(got.dtype(), dtype);
+                // cuBLASLt may round before the bias is added.
+                assert_close(got, reference::linear(x.clone(), &weight, Some(&bias)), 2.0 * rounding);
+                let got = linear(device_x, &device_weight, None);
+                assert_close(got, reference::linear(x, &weight, None), rounding);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_row_has_the_same_bits_among_few_rows() {
+    for_both_dtypes(|device, dtype, _| {
+        let mut seeded = Seeded::new(21);
+        for (inputs, outputs) in [(576, 75), (4096, 40), (100, 33)] {
+            let (_, x) = pair(&mut seeded, [FEW_ROWS, inputs], (device, dtype));
+            let (_, weight) = pair(&mut seeded, [outputs, inputs], (device, dtype));
+            let weight = Weight::dense(weight);
+            let together = linear(x.clone(), &weight, None);
+            for (first, rows) in [(0, 1), (15, 1), (3, 8), (4, 9), (2, 5)] {
+                let alone = linear(x.clone().slice([first..first + rows]), &weight, None);
+                assert_close(alone, together.clone().slice([first..first + rows]), 0.0);
+            }
+        }
+    });
+}
+
+#[test]
+fn sixteen_bit_rows_equal_the_reference() {
+    for_both_dtypes(|device, dtype, rounding| {
+        let mut seeded = Seeded::new(22);
+        for (rows, columns) in [(1, 1), (1, 576), (3, 33), (7, 4096), (65, 100), (2, 14336)] {
+            let (x, device_x) = pair(&mut seeded, [rows, columns], (device, dtype));
+            let (residual, device_residual) = pair(&mut seeded, [rows, columns], (device, dtype));
+            let (weight, device_weight) = floats(&mut seeded, [columns], device);
+            let (bias, device_bias) = floats(&mut seeded, [columns], device);
+            let got = rms_norm(device_x.clone(), &device_weight, 1e-5);
+            assert_close(got, reference::rms_norm(x.clone(), &weight, 1e-5), rounding);
+            let (normed, sum) = add_rms_norm(device_x.clone(), device_residual, &device_weight, 1e-5);
+            let expected_sum = (x.clone() + residual).cast(dtype).cast(DType::F32);
+            assert_close(sum, expected_sum.clone(), 0.0);
+            assert_close(normed, reference::rms_norm(expected_sum, &weight, 1e-5), rounding);
+            let got = layer_norm(device_x, &device_weight, &device_bias, 1e-5);
+            assert_close(got, reference::layer_norm(x, &weight, &bias, 1e-5), rounding);
+        }
+    });
+}
+
+#[test]
+fn sixteen_bit_activations_and_lookups_equal_the_reference() {
+    for_both_dtypes(|device, dtype, rounding| {
+        let mut seeded = Seeded::new(23);
+        for (rows, columns) in [(1, 1536), (3, 37), (65, 40)] {
+            let (x, device_x) = pair(&mut seeded, [rows, 2 * columns], (device, dtype));
+            for kind in [Activation::Silu, Activation::GeluTanh, Activation::GeluErf, Activation::Relu] {
+                let gate = x.clone().slice([0..rows, 0..columns]);
+                let up = x.clone().slice([0..rows, columns..2 * columns]);
+                let expected = reference::activation(gate, kind) * up;
+                assert_close(gated_activation(device_x.clone(), kind), expected, rounding);
+            }
+        }
+        let (table, device_table) = pair(&mut seeded, [33, 130], (device, dtype));
+        let ids = vec![0, 32, 5, 5, 31];
+        let host_ids = crate::int_tensor(ids.clone(), [5], &reference_device(device));
+        let got = gather_rows(&device_table, &crate::int_tensor(ids, [5], device));
+        assert_eq!(got.dtype(), dtype);
+        assert_close(got, reference::gather_rows(&table, &host_ids), 0.0);
+    });
+}
+
+/// A cache filled with the whole contexts of `case`, and the keys and values rounded as it holds them, on the host.
+fn filled(seeded: &mut Seeded, case: &AttentionCase, heads: HeadLayout, on: (&Device, DType)) -> [KvLayer; 2] {
+    let everything = case.whole_contexts();
+    let options = QkvOptions { heads, rotary_dim: 0, norm_eps: None };
+    let (past, device_past) = pair(seeded, [everything.num_tokens(), heads.row_len()], on);
+    let host = reference_device(on.0);
+    let mut host_layer = KvLayer::new(case.num_blocks, 16, heads, &host);
+    rope_and_store_kv(past, None, None, &everything.metadata(&host), (&mut host_layer, options));
+    let mut layer = KvLayer::with_dtype(case.num_blocks, 16, heads, on);
+    rope_and_store_kv(device_past, None, None, &everything.metadata(on.0), (&mut layer, options));
+    [host_layer, layer]
+}
+
+#[test]
+fn sixteen_bit_attention_equals_the_reference_over_several_chunks() {
+    for_both_dtypes(|device, dtype, rounding| {
+        let mut seeded = Seeded::new(24);
+        let host = reference_device(device);
+        for (num_heads, num_kv_heads, head_dim) in [(9, 3, 64), (32, 8, 128), (8, 1, 256), (20, 1, 80), (2, 1, 10)] {
+            let heads = HeadLayout { num_heads, num_kv_heads, head_dim };
+            let case = AttentionCase::new(&[(1, 700), (3, 257), (1, 1), (5, 256)], 16, &mut seeded, device);
+            let [host_layer, layer] = filled(&mut seeded, &case, heads, (device, dtype));
+            let (qkv, device_qkv) = pair(&mut seeded, [case.num_tokens(), heads.row_len()], (device, dtype));
+            for (window, softcap) in [(None, None), (Some(300), None), (None, Some(2.0))] {
+                let scale = (head_dim as f32).powf(-0.5);
+                let options = AttentionOptions { heads, block_size: 16, scale, sliding_window: window, softcap };
+                let expected = reference::paged_attention(qkv.clone(), &host_layer, &case.metadata(&host), options);
+                let got = paged_attention(device_qkv.clone(), &layer, &case.metadata(device), options);
+                assert_close(got, expected, rounding);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_token_attends_with_the_same_bits_alone_and_in_a_large_batch() {
+    for_both_dtypes(|device, dtype, _| {
+        let mut seeded = Seeded::new(25);
+        let heads = HeadLayout { num_heads: 8, num_kv_heads: 2, head_dim: 64 };
+        // One token of 2 KV heads is split over its context; 600 of them are not.
+        let case = AttentionCase::new(&[(600, 900)], 16, &mut seeded, device);
+        let [_, layer] = filled(&mut seeded, &case, heads, (device, dtype));
+        let (_, qkv) = pair(&mut seeded, [600, heads.row_len()], (device, dtype));
+        let options =
+            AttentionOptions { heads, block_size: 16, scale: 0.125, sliding_window: Some(800), softcap: None };
+        let metadata = case.metadata(device);
+        let together = paged_attention(qkv.clone(), &layer, &metadata, options);
+        for token in [0, 123, 599] {
+            let mut alone = metadata.clone();
+            alone.positions = metadata.positions.clone().slice([token..token + 1]);
+            alone.sequence_of_token = metadata.sequence_of_token.clone().slice([token..token + 1]);
+            let got = paged_attention(qkv.clone().slice([token..token + 1]), &layer, &alone, options);
+            assert_close(got, together.clone().slice([token..token + 1]), 0.0);
+        }
+    });
+}
+
+#[test]
+fn rotation_in_sixteen_bits_equals_the_reference() {
+    for_both_dtypes(|device, dtype, rounding| {
+        let mut seeded = Seeded::new(26);
+        let host = reference_device(device);
+        for (num_heads, num_kv_heads, head_dim, rotary_dim, norm) in
+            [(9, 3, 64, 64, false), (32, 8, 128, 128, true), (8, 1, 256, 64, true), (3, 3, 10, 6, true)]
+        {
+            let heads = HeadLayout { num_heads, num_kv_heads, head_dim };
+            let options = QkvOptions { heads, rotary_dim, norm_eps: norm.then_some(1e-6) };
+            let case = AttentionCase::new(&[(5, 5), (1, 33), (7, 20)], 16, &mut seeded, device);
+            let (qkv, device_qkv) = pair(&mut seeded, [case.num_tokens(), heads.row_len()], (device, dtype));
+            let (weights, device_weights): (Vec<_>, Vec<_>) =
+                (0..2).map(|_| floats(&mut seeded, [head_dim], device)).unzip();
+            let (table, device_table) = floats(&mut seeded, [64, rotary_dim], device);
+            let positions = case.metadata(&host).positions;
+            let norms = norm.then_some((&weights[0], &weights[1]));
+            let expected = reference::rope_and_store_kv(qkv, norms, Some(&RopeTable(table)), &positions, options);
+            let norms = norm.then_some((&device_weights[0], &device_weights[1]));
+            let mut layer = KvLayer::with_dtype(case.num_blocks, 16, heads, (device, dtype));
+            let (metadata, table) = (case.metadata(device), RopeTable(device_table));
+            let got = rope_and_store_kv(device_qkv, norms, Some(&table), &metadata, (&mut layer, options));
+            assert_close(got.clone(), expected, rounding);
+            let (width, queries) = (num_kv_heads * head_dim, heads.output_len());
+            for (cache, first) in [(layer.keys(), queries), (layer.values(), queries + width)] {
+                let stored = cache.clone().reshape([cache.dims()[0], width]).select(0, metadata.slot_mapping.clone());
+                assert_close(stored, got.clone().slice([0..got.dims()[0], first..first + width]), 0.0);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_captured_graph_replays_on_refreshed_inputs() {
+    for_both_dtypes(|device, dtype, _| {
+        let mut seeded = Seeded::new(27);
+        for rows in [4, 32] {
+            let (_, x) = pair(&mut seeded, [rows, 576], (device, dtype));
+            let (_, weight) = pair(&mut seeded, [1536, 576], (device, dtype));
+            let (_, norm) = floats(&mut seeded, [576], device);
+            let weight = Weight::dense(weight);
+            let step = || {
+                let hidden = rms_norm(x.clone(), &norm, 1e-5);
+                gated_activation(linear(hidden, &weight, None), Activation::Silu)
+            };
+            let expected = step();
+            let mut graph = capture(device, step);
+            assert!(graph.is_hardware(), "the operations were not captured");
+            for _ in 0..3 {
+                // SAFETY: `x`, `norm` and `weight` live until the result is read, and only this thread uses them.
+                let replayed = unsafe { graph.replay() }.clone();
+                assert_close(replayed, expected.clone(), 0.0);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_launch_that_fails_is_an_error_when_its_result_is_read() {
+    for_both_dtypes(|_, dtype, _| {
+        let device = cubecl::Device::Cuda(cubecl::cuda::CudaDevice::default());
+        let client = device.client();
+        let new = || empty_device_contiguous_dtype(client.clone(), device.clone(), Shape::from([2, 8]), dtype);
+        let (broken, downstream) = (new(), new());
+        let absent = Kernel::new(&RMS_NORM, "absent").word("ELEMENT", super::element(dtype));
+        Launch::new(absent, Grid::new([1, 1, 1], 32)).write(&broken).submit(&broken);
+        let copy = Kernel::new(&GATHER_ROWS, "gather_rows").number("UNIT", 2);
+        Launch::new(copy, Grid::new([0, 1, 1], 32)).read(&broken).write(&downstream).submit(&broken);
+        for tensor in [broken, downstream] {
+            let error = client.read_one(tensor.handle).expect_err("nothing wrote it");
+            assert!(format!("{error}").contains("entry absent of rms_norm.cu"), "{error}");
+        }
+    });
+}
