@@ -18,7 +18,7 @@ struct Parameters {
 const WIDTH = $WIDTHu;                                    // elements of a head
 const SLICES = max(1u, $WORKGROUPu / WIDTH);              // threads that share an element of the result
 const OWNED = (WIDTH + $WORKGROUPu - 1u) / $WORKGROUPu;   // elements of the result that a thread sums
-const MAXIMA = 8u;                                        // partial maxima of a tile
+const MAXIMA = 16u;                                       // partial maxima of a tile
 const LOWEST = -3.4e38;
 
 @group(0) @binding(_) var<storage, read_write> qkv: array<Element>;        // [T, HEADS + 2 * KV_HEADS, WIDTH]

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use burn::tensor::{Device, Tensor};
 use firebrick_checkpoint::{Checkpoint, Dtype};
+#[cfg(feature = "cuda")]
+use firebrick_engine::SampleRow;
 use firebrick_engine::{Batch, ExecuteError, Executor, SampleOutcome};
 use firebrick_model::{CausalLm, ForwardInput, KvCache, LoadError, LoadOptions, Progress};
 use firebrick_ops::{Backend, backend_of};
@@ -94,6 +96,20 @@ enum Rows {
     OfSequences,
 }
 
+/// From one row per sequence, and perhaps more, to one per sample.
+#[cfg(feature = "cuda")]
+fn rows_of_samples(mut values: Vec<f32>, vocab_size: usize, samples: &[SampleRow]) -> Vec<f32> {
+    if samples.iter().enumerate().all(|(index, sample)| sample.row as usize == index) {
+        values.truncate(samples.len() * vocab_size);
+        return values;
+    }
+    let mut chosen = Vec::with_capacity(samples.len() * vocab_size);
+    for sample in samples {
+        chosen.extend_from_slice(&values[sample.row as usize * vocab_size..][..vocab_size]);
+    }
+    chosen
+}
+
 impl Executor for LocalExecutor {
     fn kv_blocks(&self) -> u32 {
         self.num_blocks
@@ -113,10 +129,7 @@ impl Executor for LocalExecutor {
             let values = match rows {
                 Rows::OfSamples => values,
                 #[cfg(feature = "cuda")]
-                Rows::OfSequences => {
-                    let row = |at: u32| &values[at as usize * vocab_size..][..vocab_size];
-                    samples.iter().flat_map(|sample| row(sample.row)).copied().collect()
-                }
+                Rows::OfSequences => rows_of_samples(values, vocab_size, &samples),
             };
             Ok(sample(values, vocab_size, &samples))
         }

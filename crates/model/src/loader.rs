@@ -1,6 +1,6 @@
 //! From a checkpoint's tensors to weights on a device.
 
-use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor};
 use firebrick_checkpoint::{Checkpoint, Dtype, ModelConfig};
 use firebrick_ops::{RopeTable, Weight, float_tensor};
 
@@ -102,9 +102,7 @@ impl<'a> Loader<'a> {
 
     fn matrix(&mut self, bytes: Vec<u8>, rows: usize, columns: usize) -> Weight {
         (self.progress)(bytes.len() as u64);
-        let dtype = burn_dtype(self.options.dtype);
-        let data = TensorData::from_bytes_vec(bytes, Shape::from([rows, columns]), dtype);
-        Weight::dense(Tensor::from_data(data, (self.device, dtype)))
+        Weight::from_bytes(bytes, [rows, columns], (self.device, burn_dtype(self.options.dtype)))
     }
 }
 

@@ -6,12 +6,12 @@
 
 use std::time::Instant;
 
-use burn::tensor::{DType, Device, Tensor, capture};
+use burn::tensor::{DType, Device, Tensor};
 use firebrick_ops::testing::{AttentionCase, Seeded};
 use firebrick_ops::{
-    Activation, AttentionOptions, Backend, HeadLayout, KvLayer, QkvOptions, RopeTable, Weight, activation_dtype,
-    add_rms_norm, gated_activation, gather_rows, layer_norm, linear, open_device, paged_attention, rms_norm,
-    rope_and_store_kv,
+    Activation, AttentionOptions, Backend, CapturedGraph, HeadLayout, KvLayer, QkvOptions, RopeTable, Weight,
+    activation_dtype, add_rms_norm, gated_activation, gather_rows, int_tensor, layer_norm, linear, open_device,
+    paged_attention, rms_norm, rope_and_store_kv,
 };
 
 /// The sizes of a model that set the shapes of its operations.
@@ -43,6 +43,9 @@ const MODELS: [Model; 2] = [
 /// Bytes among which inputs rotate: several times the largest second-level cache.
 const ROTATED_BYTES: usize = 256 << 20;
 const BLOCK_SIZE: usize = 16;
+/// Rows up to which they are sequences that decode.
+const DECODED_MAX: usize = 64;
+const REPEATS: usize = 20;
 
 /// What is timed with.
 struct Bench {
@@ -77,7 +80,7 @@ impl Bench {
     fn random(&self, [rows, columns]: [usize; 2]) -> Tensor<2> {
         let few = rows.min(512);
         let values = Seeded::new((rows * columns) as u64).tensor::<2>([few, columns], &self.device).cast(self.dtype);
-        values.repeat_dim(0, rows.div_ceil(few)).slice([0..rows])
+        values.repeat_dim(0, rows.div_ceil(few)).narrow(0, 0, rows)
     }
 
     fn floats(&self, length: usize) -> Tensor<1> {
@@ -86,26 +89,27 @@ impl Bench {
 
     fn elementwise(&self, model: &Model, rows: usize) {
         let Model { hidden, feed_forward, .. } = *model;
-        let (x, residual) = (self.random([rows, hidden]), self.random([rows, hidden]));
-        let (weight, bias) = (self.floats(hidden), self.floats(hidden));
-        let gate_up = self.random([rows, 2 * feed_forward]);
-        let row_bytes = rows * hidden * self.dtype.size();
         let label = |operation: &str| format!("{:13} {rows:4} {operation:34}", model.name);
-        self.time("rms_norm", label("rms_norm"), (2 * row_bytes, 0), 32, |_| rms_norm(x.clone(), &weight, 1e-5));
-        self.time("add_rms_norm", label("add_rms_norm"), (4 * row_bytes, 0), 32, |_| {
-            add_rms_norm(x.clone(), residual.clone(), &weight, 1e-5)
+        let row_bytes = rows * hidden * self.dtype.size();
+        let (x, weight) = (self.random([rows, hidden]), self.floats(hidden));
+        self.time("rms_norm", label("rms_norm"), (2 * row_bytes, 0), 32, move |_| rms_norm(x.clone(), &weight, 1e-5));
+        let (x, residual, weight) = (self.random([rows, hidden]), self.random([rows, hidden]), self.floats(hidden));
+        self.time("add_rms_norm", label("add_rms_norm"), (4 * row_bytes, 0), 32, move |_| {
+            add_rms_norm(x.clone(), residual.clone(), &weight, 1e-5).0
         });
-        self.time("layer_norm", label("layer_norm"), (2 * row_bytes, 0), 32, |_| {
+        let (x, weight, bias) = (self.random([rows, hidden]), self.floats(hidden), self.floats(hidden));
+        self.time("layer_norm", label("layer_norm"), (2 * row_bytes, 0), 32, move |_| {
             layer_norm(x.clone(), &weight, &bias, 1e-5)
         });
+        let gate_up = self.random([rows, 2 * feed_forward]);
         let bytes = 3 * rows * feed_forward * self.dtype.size();
-        self.time("gated_activation", label("gated_activation"), (bytes, 0), 32, |_| {
+        self.time("gated_activation", label("gated_activation"), (bytes, 0), 32, move |_| {
             gated_activation(gate_up.clone(), Activation::Silu)
         });
         let table = self.random([model.vocabulary, hidden]);
         let ids = (0..rows).map(|row| (row * 7919 % model.vocabulary) as i32).collect();
-        let ids = firebrick_ops::int_tensor(ids, [rows], &self.device);
-        self.time("gather_rows", label("gather_rows"), (2 * row_bytes, 0), 32, |_| gather_rows(&table, &ids));
+        let ids = int_tensor(ids, [rows], &self.device);
+        self.time("gather_rows", label("gather_rows"), (2 * row_bytes, 0), 32, move |_| gather_rows(&table, &ids));
     }
 
     fn products(&self, model: &Model, rows: usize) {
@@ -124,7 +128,7 @@ impl Bench {
             let x = self.random([rows, inputs]);
             let moved = bytes + rows * (inputs + outputs) * self.dtype.size();
             let label = format!("{:13} {rows:4} {:34}", model.name, format!("linear {name} {outputs}x{inputs}"));
-            self.time("linear", label, (moved, 2 * rows * outputs * inputs), copies.max(8), |call| {
+            self.time("linear", label, (moved, 2 * rows * outputs * inputs), copies.max(8), move |call| {
                 linear(x.clone(), &weights[call % copies], None)
             });
         }
@@ -132,93 +136,99 @@ impl Bench {
 
     /// One sequence of `rows` tokens for many rows (prefill), else as many sequences that decode one token each.
     fn attention(&self, model: &Model, rows: usize) {
-        let heads = model.heads;
-        let contexts: &[usize] = if rows > 64 { &[rows] } else { &[128, 1024, 8192] };
+        let prefills = rows > DECODED_MAX;
+        let contexts: &[usize] = if prefills { &[rows] } else { &[128, 1024, 8192] };
         for &context in contexts {
-            let sequences = if rows > 64 { vec![(rows, context)] } else { vec![(1, context); rows] };
+            let sequences = if prefills { vec![(rows, context)] } else { vec![(1, context); rows] };
             let case = AttentionCase::new(&sequences, BLOCK_SIZE, &mut Seeded::new(1), &self.device);
-            let metadata = case.metadata(&self.device);
-            let slot_bytes = 2 * heads.num_kv_heads * heads.head_dim * self.dtype.size();
-            let cache_bytes = sequences.len() * context * slot_bytes;
-            let copies = (ROTATED_BYTES / cache_bytes).clamp(1, 16);
-            let layer = || KvLayer::with_dtype(case.num_blocks, BLOCK_SIZE, heads, (&self.device, self.dtype));
-            let mut layers: Vec<KvLayer> = (0..copies).map(|_| layer()).collect();
-            self.fill(&mut layers, heads, &case);
-
-            let mut qkv = Some(self.random([rows, heads.row_len()]));
-            let table = RopeTable(Seeded::new(3).tensor([context, heads.head_dim], &self.device));
-            let options = QkvOptions { heads, rotary_dim: heads.head_dim, norm_eps: None };
-            let row_bytes = rows * heads.row_len() * self.dtype.size();
             let label = |operation: &str| {
                 format!("{:13} {rows:4} {:34}", model.name, format!("{operation}, context {context}"))
             };
             if context == contexts[0] {
-                self.time("rope_and_store_kv", label("rope_and_store_kv"), (2 * row_bytes, 0), 16, |call| {
-                    let taken = qkv.take().expect("put back below");
-                    let layer = (&mut layers[call % copies], options);
-                    qkv = Some(rope_and_store_kv(taken, None, Some(&table), &metadata, layer));
-                });
+                self.rotation(model.heads, &case, label("rope_and_store_kv"));
             }
-            let qkv = self.random([rows, heads.row_len()]);
-            let scale = (heads.head_dim as f32).powf(-0.5);
-            let options =
-                AttentionOptions { heads, block_size: BLOCK_SIZE, scale, sliding_window: None, softcap: None };
-            let pairs = if rows > 64 { rows * (rows + 1) / 2 } else { rows * context };
-            let work = (cache_bytes + row_bytes, 4 * pairs * heads.output_len());
-            self.time("paged_attention", label("paged_attention"), work, copies.max(4), |call| {
-                paged_attention(qkv.clone(), &layers[call % copies], &metadata, options)
-            });
+            let pairs = if prefills { rows * (rows + 1) / 2 } else { rows * context };
+            self.contexts(model.heads, &case, (sequences.len() * context, pairs), label("paged_attention"));
         }
     }
 
-    /// Gives every slot of the sequences a random key and value.
-    fn fill(&self, layers: &mut [KvLayer], heads: HeadLayout, case: &AttentionCase) {
+    fn rotation(&self, heads: HeadLayout, case: &AttentionCase, label: String) {
+        let (rows, metadata) = (case.num_tokens(), case.metadata(&self.device));
+        let mut layer = self.layer(heads, case);
+        let mut qkv = Some(self.random([rows, heads.row_len()]));
+        let table = RopeTable(Seeded::new(3).tensor([rows.max(128), heads.head_dim], &self.device));
+        let options = QkvOptions { heads, rotary_dim: heads.head_dim, norm_eps: None };
+        let bytes = 2 * rows * heads.row_len() * self.dtype.size();
+        self.time("rope_and_store_kv", label, (bytes, 0), 16, move |_| {
+            let taken = qkv.take().expect("put back below");
+            qkv = Some(rope_and_store_kv(taken, None, Some(&table), &metadata, (&mut layer, options)));
+            // Work in place: the next call must find no other owner.
+            table.0.clone()
+        });
+    }
+
+    /// Attention over `tokens` tokens in the cache, with `pairs` of a query and a key it sees.
+    fn contexts(&self, heads: HeadLayout, case: &AttentionCase, (tokens, pairs): (usize, usize), label: String) {
+        let cache_bytes = 2 * tokens * heads.num_kv_heads * heads.head_dim * self.dtype.size();
+        let copies = (ROTATED_BYTES / cache_bytes).clamp(1, 16);
         let everything = case.whole_contexts();
-        let metadata = everything.metadata(&self.device);
-        let options = QkvOptions { heads, rotary_dim: 0, norm_eps: None };
-        for layer in layers {
-            let qkv = self.random([everything.num_tokens(), heads.row_len()]);
-            rope_and_store_kv(qkv, None, None, &metadata, (layer, options));
-        }
+        let whole = everything.metadata(&self.device);
+        let store = QkvOptions { heads, rotary_dim: 0, norm_eps: None };
+        let filled = |_| {
+            let mut layer = self.layer(heads, case);
+            let past = self.random([everything.num_tokens(), heads.row_len()]);
+            rope_and_store_kv(past, None, None, &whole, (&mut layer, store));
+            layer
+        };
+        let layers: Vec<KvLayer> = (0..copies).map(filled).collect();
+        let (rows, metadata) = (case.num_tokens(), case.metadata(&self.device));
+        let qkv = self.random([rows, heads.row_len()]);
+        let scale = (heads.head_dim as f32).powf(-0.5);
+        let options = AttentionOptions { heads, block_size: BLOCK_SIZE, scale, sliding_window: None, softcap: None };
+        let bytes = cache_bytes + rows * 2 * heads.output_len() * self.dtype.size();
+        self.time("paged_attention", label, (bytes, 4 * pairs * heads.output_len()), copies.max(4), move |call| {
+            paged_attention(qkv.clone(), &layers[call % copies], &metadata, options)
+        });
+    }
+
+    fn layer(&self, heads: HeadLayout, case: &AttentionCase) -> KvLayer {
+        KvLayer::with_dtype(case.num_blocks, BLOCK_SIZE, heads, (&self.device, self.dtype))
     }
 
     /// Times `calls` calls of `operation` together. `bytes` and `operations` are those of one call.
-    fn time<T>(
+    fn time(
         &self,
         name: &str,
         label: String,
         (bytes, operations): (usize, usize),
         calls: usize,
-        mut operation: impl FnMut(usize) -> T,
+        mut operation: impl FnMut(usize) -> Tensor<2> + Send + 'static,
     ) {
         if !self.kept.is_empty() && !self.kept.iter().any(|kept| kept == name) {
             return;
         }
-        let mut all = || (0..calls).map(&mut operation).collect::<Vec<T>>();
-        let eager = median_us(&self.device, 20, || drop(all())) / calls as f64;
-        let mut graph = capture(&self.device, all);
-        let replayed = median_us(&self.device, 20, || {
-            // SAFETY: everything that the closure read or wrote is alive and used by this thread alone.
-            let _ = unsafe { graph.replay() };
-        }) / calls as f64;
-        let note = if graph.is_hardware() { "" } else { "  (not captured)" };
-        let rate = |count: usize, unit: f64| count as f64 / (replayed * 1e-6) / unit;
+        let mut all = move || (0..calls).map(&mut operation).last().expect("at least one call");
+        let eager = median_us(&self.device, || drop(all())) / calls as f64;
+        let replayed = CapturedGraph::record(&self.device, all)
+            .map(|mut graph| median_us(&self.device, || drop(graph.replay())) / calls as f64);
+        let rate = |count: usize, unit: f64| count as f64 / (replayed.unwrap_or(eager) * 1e-6) / unit;
         let (gigabytes, teraflops) = (rate(bytes, 1e9), rate(operations, 1e12));
-        println!("{label} {eager:9.2} {replayed:9.2} {gigabytes:8.0} {teraflops:8.1}{note}");
+        let replayed = replayed.map_or_else(|| "-".to_owned(), |replayed| format!("{replayed:.2}"));
+        println!("{label} {eager:9.2} {replayed:>9} {gigabytes:8.0} {teraflops:8.1}");
     }
 }
 
-/// The median of five timings of `repeats` calls and a wait, per call.
-fn median_us(device: &Device, repeats: usize, mut call: impl FnMut()) -> f64 {
+/// The median of five timings of [`REPEATS`] calls and a wait, per call.
+fn median_us(device: &Device, mut call: impl FnMut()) -> f64 {
     let wait = || device.sync().unwrap_or_else(|error| panic!("the device failed: {error:?}"));
     call();
     wait();
     let mut times: Vec<f64> = (0..5)
         .map(|_| {
             let started = Instant::now();
-            (0..repeats).for_each(|_| call());
+            (0..REPEATS).for_each(|_| call());
             wait();
-            started.elapsed().as_secs_f64() * 1e6 / repeats as f64
+            started.elapsed().as_secs_f64() * 1e6 / REPEATS as f64
         })
         .collect();
     times.sort_by(f64::total_cmp);

@@ -64,8 +64,8 @@ mod tests {
     fn a_table_in_parts_gives_the_rows_of_the_whole() {
         for_each_device(|device| {
             let table: Tensor<2> = Seeded::new(12).tensor([33, 6], device);
-            let rows = |range: std::ops::Range<usize>| table.clone().slice([range]);
-            let parts = Weight::from_parts(vec![rows(0..10), rows(10..11), rows(11..33)]);
+            let rows = |first, count| table.clone().narrow(0, first, count);
+            let parts = Weight::from_parts(vec![rows(0, 10), rows(10, 1), rows(11, 22)]);
             let ids = int_tensor(vec![32, 0, 9, 10, 11, 10, 20], [7], device);
             assert_close(gather_rows_of(&parts, &ids), gather_rows(&table, &ids), 0.0);
         });

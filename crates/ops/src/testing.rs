@@ -35,10 +35,11 @@ impl Seeded {
 }
 
 /// Runs a test on every device of this machine and build, and says which. `FIREBRICK_TEST_BACKENDS` (comma-separated)
-/// makes the named ones mandatory.
+/// makes the named ones mandatory, `FIREBRICK_TEST_WITHOUT` leaves the named ones alone.
 pub fn for_each_device(test: impl Fn(&Device)) {
     let demanded = std::env::var("FIREBRICK_TEST_BACKENDS").unwrap_or_default();
-    for &backend in Backend::BUILT {
+    let without = std::env::var("FIREBRICK_TEST_WITHOUT").unwrap_or_default();
+    for &backend in Backend::BUILT.iter().filter(|backend| !without.split(',').any(|name| name == backend.name())) {
         match open_device(backend) {
             Ok(device) => {
                 eprintln!("device: {}", backend.name());

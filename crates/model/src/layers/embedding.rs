@@ -1,7 +1,7 @@
 //! Tokens to vectors, and vectors to logits.
 
 use burn::tensor::{Int, Tensor};
-use firebrick_ops::{Weight, gather_rows, linear};
+use firebrick_ops::{Weight, gather_rows, gather_rows_of, linear};
 
 use crate::loader::Loader;
 use crate::{ForwardInput, LoadError};
@@ -20,7 +20,7 @@ impl TokenEmbedding {
 
     /// `[T]` ids to `[T, hidden]`.
     pub fn forward(&self, ids: &Tensor<1, Int>) -> Tensor<2> {
-        gather_rows(self.table.values(), ids)
+        gather_rows_of(&self.table, ids)
     }
 }
 

@@ -151,7 +151,7 @@ mod tests {
             let qkv: Tensor<2> = seeded.tensor([case.num_tokens(), heads.row_len()], device);
             let together = paged_attention(qkv.clone(), &layer, &metadata, options);
             for token in [0, 33, 69, 72] {
-                let only = |values: &Tensor<1, burn::tensor::Int>| values.clone().slice([token..token + 1]);
+                let only = |values: &Tensor<1, burn::tensor::Int>| values.clone().narrow(0, token, 1);
                 let alone = AttentionMetadata {
                     positions: only(&metadata.positions),
                     slot_mapping: only(&metadata.slot_mapping),
@@ -160,8 +160,8 @@ mod tests {
                     query_len_max: 1,
                     ..metadata.clone()
                 };
-                let got = paged_attention(qkv.clone().slice([token..token + 1]), &layer, &alone, options);
-                assert_close(got, together.clone().slice([token..token + 1]), 0.0);
+                let got = paged_attention(qkv.clone().narrow(0, token, 1), &layer, &alone, options);
+                assert_close(got, together.clone().narrow(0, token, 1), 0.0);
             }
         });
     }

@@ -16,6 +16,10 @@ static SHADER: Shader = Shader {
     ],
 };
 
+/// Positions of a tile. On an H200 one token over 2048 positions of 32 heads takes 162 µs with 64, 102 with 128 and 87
+/// with 256, which is slower where contexts are short.
+const WORKGROUP: u32 = 128;
+
 pub(crate) fn paged_attention(inputs: AttentionInputs) -> CubeTensor {
     let options = inputs.options;
     let heads = options.heads;
@@ -36,7 +40,7 @@ pub(crate) fn paged_attention(inputs: AttentionInputs) -> CubeTensor {
             ("VECTOR", vector(heads.head_dim)),
             ("BLOCK_SIZE", options.block_size as u32),
             ("SOFTCAP", u32::from(options.softcap.is_some())),
-            ("WORKGROUP", 64),
+            ("WORKGROUP", WORKGROUP),
         ],
         tensors: &[&qkv, &keys, &values, &positions, &sequences, &block_tables, &out],
         parameters: &[
