@@ -42,8 +42,8 @@ pub struct Options {
     pub enable_prefix_caching: bool,
     /// Cut long prompts into several steps.
     pub enable_chunked_prefill: bool,
-    /// Launch every kernel by itself instead of replaying decode steps as CUDA graphs.
-    pub enforce_eager: bool,
+    /// Replay decode steps as CUDA graphs instead of launching every kernel by itself. Experimental.
+    pub cuda_graphs: bool,
     /// Which waiting request runs first.
     pub policy: SchedulingPolicy,
     /// Seeds of requests that bring none derive from this.
@@ -68,7 +68,7 @@ impl Default for Options {
             num_gpu_blocks_override: None,
             enable_prefix_caching: true,
             enable_chunked_prefill: true,
-            enforce_eager: false,
+            cuda_graphs: false,
             policy: SchedulingPolicy::Fcfs,
             seed: 0,
             chat_template: None,

@@ -104,6 +104,11 @@ impl DecodeGraphs {
     /// Records the step on tensors that hold `indices` now.
     fn record(&self, bucket: usize, indices: &Indices) -> Option<DecodeGraph> {
         let device = &self.device;
+        // Recording is invalidated by waits on other streams: what is pending there is waited for now.
+        if let Err(error) = device.sync() {
+            tracing::warn!("the device does not answer before recording: {error:?}");
+            return None;
+        }
         let ints = |values: &[i32]| int_tensor(values.to_vec(), [bucket], device);
         let rows: Vec<i32> = (0..bucket as i32).collect();
         let context_lens: Vec<i32> = indices.positions.iter().map(|position| position + 1).collect();

@@ -35,8 +35,8 @@ pub struct CacheOptions {
     pub num_blocks: u32,
     /// Tokens per block.
     pub block_size: u32,
-    /// Launch every kernel of every step by itself, even where decode steps could be replayed as graphs.
-    pub enforce_eager: bool,
+    /// Replay decode steps as CUDA graphs, where the device is one that has them.
+    pub cuda_graphs: bool,
 }
 
 /// Runs batches on one device, one after the other.
@@ -59,9 +59,9 @@ impl LocalExecutor {
     ) -> Result<Self, LoadError> {
         let dtype: Dtype = options.dtype;
         let max_model_len = options.max_model_len;
-        let CacheOptions { num_blocks, block_size, enforce_eager } = cache;
+        let CacheOptions { num_blocks, block_size, cuda_graphs } = cache;
         let model = firebrick_model::load(checkpoint, options, device, progress)?;
-        let replays = cfg!(feature = "cuda") && backend_of(device) == Backend::Cuda && !enforce_eager;
+        let replays = cfg!(feature = "cuda") && backend_of(device) == Backend::Cuda && cuda_graphs;
         // Graphs pad their batches with rows that need a block of their own.
         let allocated = (num_blocks as usize + usize::from(replays), block_size as usize);
         let cache = KvCache::new(checkpoint.config(), dtype, allocated, device);

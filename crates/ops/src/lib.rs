@@ -2,7 +2,7 @@
 //!
 //! Each operation is one name: `src/<op>.rs` holds its contract, its public function and its reference in plain tensor
 //! operations; `src/cpu/<op>.rs`, `src/wgpu/<op>.rs` with `shaders/<op>.wgsl`, and `src/cuda/<op>.rs` with
-//! `kernels/<op>.cu` hold the kernels. [`backend`] is the one place that chooses between them.
+//! `kernels/<op>.cu` hold the kernels. `src/backend.rs` is the one place that chooses between them.
 
 mod activation;
 mod attention;

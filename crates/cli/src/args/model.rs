@@ -170,9 +170,10 @@ pub struct SchedulingArgs {
     #[arg(default_missing_value = "true", value_parser = switch, action = ArgAction::Set)]
     pub enable_chunked_prefill: bool,
 
-    /// Launch every kernel by itself instead of replaying decode steps as CUDA graphs
+    /// Replay decode steps as CUDA graphs instead of launching every kernel by itself. Experimental: when recording a
+    /// graph fails, the engine ends with an error
     #[arg(long)]
-    pub enforce_eager: bool,
+    pub cuda_graphs: bool,
 }
 
 /// `--dtype`; `None` is auto: the checkpoint's.
@@ -225,7 +226,7 @@ impl SchedulingArgs {
             max_waiting: self.max_num_queued_reqs,
             enable_prefix_caching: self.enable_prefix_caching,
             enable_chunked_prefill: self.enable_chunked_prefill,
-            enforce_eager: self.enforce_eager,
+            cuda_graphs: self.cuda_graphs,
             policy: match self.scheduling_policy {
                 PolicyArg::Fcfs => SchedulingPolicy::Fcfs,
                 PolicyArg::Priority => SchedulingPolicy::Priority,

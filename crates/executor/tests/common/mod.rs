@@ -70,7 +70,11 @@ pub fn engine(path: &Path, setup: &Setup, device: &Device) -> Engine<LocalExecut
     let config = checkpoint.config();
     let max_model_len = config.max_position_embeddings.min(4096);
     let options = LoadOptions { dtype: setup.dtype, max_model_len };
-    let cache = CacheOptions { num_blocks: setup.num_blocks, block_size: BLOCK_SIZE, enforce_eager: false };
+    let cache = CacheOptions {
+        num_blocks: setup.num_blocks,
+        block_size: BLOCK_SIZE,
+        cuda_graphs: std::env::var_os("FIREBRICK_TEST_CUDA_GRAPHS").is_some(),
+    };
     let executor = LocalExecutor::load(&checkpoint, options, cache, device, &mut |_| ()).expect("the weights load");
     let engine_config = EngineConfig {
         block_size: BLOCK_SIZE,
