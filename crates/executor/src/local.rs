@@ -58,6 +58,7 @@ impl LocalExecutor {
         progress: Progress,
     ) -> Result<Self, LoadError> {
         let dtype: Dtype = options.dtype;
+        #[cfg(feature = "cuda")]
         let max_model_len = options.max_model_len;
         let CacheOptions { num_blocks, block_size, cuda_graphs } = cache;
         let model = firebrick_model::load(checkpoint, options, device, progress)?;
