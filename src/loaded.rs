@@ -198,7 +198,8 @@ fn random_key() -> [u64; 2] {
     [RandomState::new().hash_one(0u8), RandomState::new().hash_one(1u8)]
 }
 
-fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer, Error> {
+/// The tokenizer that a checkpoint brings.
+pub fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer, Error> {
     Ok(match checkpoint.tokenizer_source() {
         TokenizerSource::Json(path) => Tokenizer::from_file(&path)?,
         TokenizerSource::Gguf(vocabulary) => Tokenizer::from_gguf(gguf_vocabulary(vocabulary))?,

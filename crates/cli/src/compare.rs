@@ -8,9 +8,8 @@ mod report;
 use std::path::PathBuf;
 
 use clap::Args;
-use firebrick::{Backend, Error};
+use firebrick::{Backend, Error, tokenizer};
 use firebrick_checkpoint::{Checkpoint, Dtype};
-use firebrick_text::{GgufVocabulary, Tokenizer};
 
 use crate::args::{DtypeArg, ModelArgs, dtype};
 use crate::failure::Failure;
@@ -123,25 +122,4 @@ fn choose_dtype(wanted: DtypeArg, checkpoint: &Checkpoint, backend: Backend) -> 
         (Dtype::BF16, Backend::Wgpu) => Dtype::F16,
         (dtype, _) => dtype,
     }
-}
-
-fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer, Error> {
-    use firebrick_checkpoint::TokenizerSource;
-    Ok(match checkpoint.tokenizer_source() {
-        TokenizerSource::Json(path) => Tokenizer::from_file(&path)?,
-        TokenizerSource::Gguf(from) => Tokenizer::from_gguf(GgufVocabulary {
-            model: from.model,
-            pre: from.pre,
-            tokens: from.tokens,
-            scores: from.scores,
-            token_types: from.token_types,
-            merges: from.merges,
-            bos: from.bos,
-            eos: from.eos,
-            unknown: from.unknown,
-            add_bos: from.add_bos,
-            add_eos: from.add_eos,
-            add_space_prefix: from.add_space_prefix,
-        })?,
-    })
 }
