@@ -1,6 +1,7 @@
 //! The command line: subcommands and what happens to it before clap sees it.
 
 mod model;
+mod operations;
 mod sampling;
 mod serve;
 mod spelling;
@@ -11,6 +12,7 @@ use std::ffi::OsString;
 use clap::{Parser, Subcommand};
 
 pub use model::{DeviceArgs, DtypeArg, ModelArgs, SchedulingArgs, dtype};
+pub use operations::OperationsArgs;
 pub use sampling::SamplingArgs;
 pub use serve::{GenerationConfigSource, LogFormat, ServeArgs};
 pub use values::{ModelLen, quantity, share, size_in_bytes};
@@ -111,6 +113,17 @@ mod tests {
     fn several_names_follow_one_flag() {
         let args = serve("firebrick serve m --served-model-name a b --host localhost");
         assert_eq!(args.served_model_name, ["a", "b"]);
+    }
+
+    #[test]
+    fn keys_certificates_and_limits_are_read() {
+        let args = serve("firebrick serve m --api-key a b --api-key c --request-timeout 1.5 --uds /run/api.sock");
+        assert_eq!(args.operations.api_key, ["a", "b", "c"]);
+        assert_eq!(args.operations.request_timeout, std::time::Duration::from_millis(1500));
+        assert!(serve("firebrick serve m --disable-fastapi-docs").operations.disable_fastapi_docs);
+        assert!(parse("firebrick serve m --ssl-certfile x.pem").is_err(), "a certificate needs its key");
+        assert!(parse("firebrick serve m --uds /x --host 0.0.0.0").is_err(), "a socket or a port, not both");
+        assert!(parse("firebrick serve m --request-timeout -1").is_err(), "time runs forward");
     }
 
     #[test]

@@ -1,17 +1,14 @@
-//! The log: on standard error, and in a dated file where one is asked for.
+//! The log: on standard error, and in a file for each day where one is asked for.
 
-use std::fs::{self, File, OpenOptions};
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
-use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt as log_format};
 
 use crate::args::LogFormat;
+use crate::daily_file::DailyFile;
 use crate::failure::Failure;
 use crate::progress::Bars;
 
@@ -35,7 +32,7 @@ pub fn start(options: &LogOptions, bars: &Bars) -> Result<(), Failure> {
     };
     let file = match options.file {
         Some(path) => {
-            let file = Arc::new(open(&dated(path))?);
+            let file = open(path)?;
             Some(match options.format {
                 LogFormat::Text => log_format::layer().with_target(false).with_ansi(false).with_writer(file).boxed(),
                 LogFormat::Json => log_format::layer().json().with_writer(file).boxed(),
@@ -73,41 +70,15 @@ fn filter(level: &str) -> Result<EnvFilter, Failure> {
     Ok(EnvFilter::new(format!("{others},wgpu_hal=off,firebrick={level}")))
 }
 
-fn open(path: &Path) -> Result<File, Failure> {
-    if let Some(folder) = path.parent() {
-        // What is wrong with the folder shows when the file is opened.
-        let _ = fs::create_dir_all(folder);
-    }
-    let opened = OpenOptions::new().create(true).append(true).open(path);
-    opened.map_err(|error| {
+fn open(path: &Path) -> Result<DailyFile, Failure> {
+    DailyFile::open(path).map_err(|error| {
         Failure::Run(format!("cannot write the log file {}: {error}; check --log-file", path.display()))
     })
-}
-
-/// `server.log` becomes `server-2026-01-31.log`: the day when the program starts, in UTC.
-fn dated(path: &Path) -> PathBuf {
-    let mut now = String::new();
-    let day = match SystemTime.format_time(&mut Writer::new(&mut now)) {
-        Ok(()) => now.get(..10).unwrap_or_default(),
-        Err(_) => return path.to_path_buf(),
-    };
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let name = match path.extension() {
-        Some(extension) => format!("{stem}-{day}.{}", extension.to_string_lossy()),
-        None => format!("{stem}-{day}"),
-    };
-    path.with_file_name(name)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_log_file_carries_its_day() {
-        let name = dated(Path::new("logs/server.log")).display().to_string();
-        assert!(name.starts_with("logs/server-20") && name.ends_with(".log") && name.len() == 26, "{name}");
-    }
 
     #[test]
     fn an_unknown_level_is_refused() {

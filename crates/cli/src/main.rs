@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod compare;
+mod daily_file;
 mod failure;
 mod loading;
 mod logging;

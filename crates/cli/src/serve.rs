@@ -1,6 +1,7 @@
 //! `firebrick serve`: opens the port, loads the model behind it, serves until told to stop.
 
 mod bind;
+mod config;
 mod model;
 mod signals;
 
@@ -9,16 +10,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use firebrick::Options;
-use firebrick_server::{
-    ApiKeys, AppState, CorsConfig, Limits, ServerConfig, drain, serve as serve_http, serve_metrics,
-};
+use firebrick_server::{AppState, ServerConfig, Tls, drain, serve as serve_http, serve_metrics};
 use tokio::sync::watch;
 
 use crate::args::ServeArgs;
 use crate::failure::Failure;
 use crate::logging::{self, LogOptions};
 use crate::progress::Bars;
-use bind::Address;
+use bind::{Address, Opened, Place};
 use signals::Signals;
 
 /// Runs the server; returns once it has drained.
@@ -36,10 +35,12 @@ pub fn serve(args: ServeArgs, notices: &[String]) -> Result<ExitCode, Failure> {
         )
     })?;
     let options = Options { seed: args.seed, ..args.scheduling.apply(args.device.options()?) };
-    let config = server_config(&args)?;
-    let address = Address::choose(&args)?;
+    let api_keys = config::api_keys(&args.operations)?;
+    let place = Place::choose(&args, !api_keys.is_empty())?;
+    let tls = config::tls(&args.operations)?;
+    let config = config::server_config(&args, &api_keys)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(run(Start { name, options, config, address, bars }, args))
+    runtime.block_on(run(Start { name, options, config, place, tls, bars }, args))
 }
 
 /// Everything that is decided before the port opens.
@@ -47,13 +48,13 @@ struct Start {
     name: String,
     options: Options,
     config: ServerConfig,
-    address: Address,
+    place: Place,
+    tls: Option<Tls>,
     bars: Bars,
 }
 
 async fn run(start: Start, args: ServeArgs) -> Result<ExitCode, Failure> {
-    let listener = start.address.listen().await?;
-    let url = bind::url(&listener);
+    let Opened { listener, url } = start.place.open(start.tls).await?;
     tracing::info!("firebrick {} serves {}", env!("CARGO_PKG_VERSION"), start.name);
     tracing::info!("listening on {url}; /health answers 503 until the model is loaded");
     let state = AppState::new(start.config);
@@ -62,9 +63,9 @@ async fn run(start: Start, args: ServeArgs) -> Result<ExitCode, Failure> {
     let mut servers = tokio::task::JoinSet::new();
     servers.spawn(serve_http(listener, state.clone(), closed(&closing)));
     if let Some(port) = args.metrics_port {
-        let metrics = Address { host: args.metrics_host.clone(), port, flag: "--metrics-port" };
-        let listener = metrics.listen().await?;
-        tracing::info!("metrics on {}/metrics", bind::url(&listener));
+        let address = Address { host: args.metrics_host.clone(), port, flag: "--metrics-port" };
+        let Opened { listener, url } = Place::Port(address).open(None).await?;
+        tracing::info!("metrics on {url}/metrics");
         servers.spawn(serve_metrics(listener, state.clone(), closed(&closing)));
     }
 
@@ -127,33 +128,4 @@ fn closed(closing: &watch::Sender<bool>) -> impl Future<Output = ()> + use<> {
         // The sender lives until the servers have ended.
         let _ = closed.wait_for(|&closed| closed).await;
     }
-}
-
-fn server_config(args: &ServeArgs) -> Result<ServerConfig, Failure> {
-    let list = |flag: &str, text: &str| -> Result<Vec<String>, Failure> {
-        let help =
-            || Failure::Usage(format!("{flag} is `{text}`, but must be a JSON list of strings such as '[\"*\"]'"));
-        serde_json::from_str(text).map_err(|_| help())
-    };
-    let cors = match &args.allowed_origins {
-        Some(origins) => Some(CorsConfig {
-            origins: list("--allowed-origins", origins)?,
-            methods: list("--allowed-methods", &args.allowed_methods)?,
-            headers: list("--allowed-headers", &args.allowed_headers)?,
-        }),
-        None => None,
-    };
-    Ok(ServerConfig {
-        limits: Limits {
-            body_bytes_max: args.max_body_size,
-            connections_max: args.max_connections.max(1),
-            logprobs_max: args.max_logprobs,
-            ..Limits::default()
-        },
-        api_keys: ApiKeys::new(&args.api_key),
-        cors,
-        log_requests: args.enable_log_requests && !args.disable_log_requests,
-        version: env!("CARGO_PKG_VERSION"),
-        ..ServerConfig::default()
-    })
 }

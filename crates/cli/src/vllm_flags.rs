@@ -45,10 +45,9 @@ const ONE_PROCESS: &str = "Firebrick is one process on one device";
 const NO_PYTHON_SERVER: &str = "it tunes a web server that Firebrick does not have";
 const TEXT_ONLY: &str = "models here read and write text only";
 const ONE_DEVICE: &str = "this version runs a model on one device";
-const NO_LORA: &str = "LoRA adapters are not supported; merge the adapter into the model";
+const NO_LORA: &str = "LoRA adapters are not supported yet; merge the adapter into the model";
 const NO_SPECULATION: &str = "speculative decoding is not supported";
 const NO_KV_TRANSFER: &str = "the KV cache stays on its device";
-const NO_TLS: &str = "TLS is not built in; put a proxy such as Caddy or nginx in front";
 const NO_PARSERS: &str = "tool calls and reasoning are not parsed; they arrive as plain text";
 
 #[rustfmt::skip]
@@ -82,7 +81,6 @@ const FOREIGN: &[Foreign] = {
         ignored("disable-uvicorn-access-log", Nothing, NO_PYTHON_SERVER),
         ignored("h11-max-incomplete-event-size", Value, NO_PYTHON_SERVER),
         ignored("h11-max-header-count", Value, NO_PYTHON_SERVER),
-        ignored("disable-fastapi-docs", Nothing, NO_PYTHON_SERVER),
         ignored("log-config-file", Value, NO_PYTHON_SERVER),
         ignored("max-log-len", Value, "texts of requests are never logged"),
         ignored("tokenizer-mode", Value, "there is one tokenizer implementation"),
@@ -140,15 +138,8 @@ const FOREIGN: &[Foreign] = {
         refused("trust-request-chat-template", Nothing, OFF, "templates from clients are never run"),
         refused("enable-force-include-usage", Nothing, OFF, "clients ask for it with stream_options.include_usage"),
         refused("stream-interval", Value, &["1"], "every token is sent as it comes"),
-        refused("sse-keep-alive-interval", Value, &["0"], "no keep-alive events are sent"),
         refused("max-num-queued-tokens", Value, OFF, "the queue is bounded in requests: --max-num-queued-reqs"),
-        refused("uds", Value, OFF, "only TCP is listened on"),
-        refused("root-path", Value, OFF, "let the proxy in front remove the prefix"),
         refused("middleware", Value, OFF, "there is no Python to run it"),
-        refused("ssl-keyfile", Value, OFF, NO_TLS),
-        refused("ssl-certfile", Value, OFF, NO_TLS),
-        refused("ssl-ca-certs", Value, OFF, NO_TLS),
-        refused("ssl-cert-reqs", Value, &["0"], NO_TLS),
         refused("otlp-traces-endpoint", Value, OFF, "there are no traces; /metrics and the log say what happens"),
         refused("logits-processors", Values, OFF, "there is no Python to run them"),
         refused("headless", Nothing, OFF, ONE_DEVICE),

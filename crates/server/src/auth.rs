@@ -41,6 +41,11 @@ impl ApiKeys {
         !self.hashes.is_empty()
     }
 
+    /// How many there are.
+    pub(crate) fn count(&self) -> usize {
+        self.hashes.len()
+    }
+
     /// Who calls, if the request brings a valid key or none is needed.
     pub fn identify(&self, headers: &HeaderMap) -> Option<Caller> {
         if !self.is_required() {
@@ -78,6 +83,17 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// A caller among several, for tests.
+    #[cfg(test)]
+    pub(crate) fn numbered(number: usize) -> Self {
+        Self { number, is_only: false }
+    }
+
+    /// Which of the keys it is; 0 where none is needed.
+    pub(crate) fn number(self) -> usize {
+        self.number
+    }
+
     /// The salt of this caller's prefix cache. With several keys each has a cache of its own, so that nobody can tell
     /// from response times what another has asked.
     pub fn cache_salt(self, asked: Option<String>) -> Option<String> {
@@ -99,6 +115,20 @@ pub async fn require_key(State(state): State<AppState>, mut request: Request, ne
         request.extensions_mut().insert(caller);
         return next.run(request).await;
     }
+    unauthorized()
+}
+
+/// Layer of every route of class `admin`: API keys do not open it.
+pub async fn require_admin_key(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let keys = &state.config().admin_keys;
+    // Without a key there is no such route; should one be built all the same, it stays shut.
+    if keys.is_required() && keys.identify(request.headers()).is_some() {
+        return next.run(request).await;
+    }
+    unauthorized()
+}
+
+fn unauthorized() -> Response {
     let mut response = json_response(StatusCode::UNAUTHORIZED, &Unauthorized { error: "Unauthorized" }).into_response();
     response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     response

@@ -18,8 +18,8 @@ use crate::limits::Limits;
 /// Reads and parses a JSON body.
 pub async fn read_json<T: DeserializeOwned>(headers: &HeaderMap, body: Body, limits: &Limits) -> Result<T, ApiError> {
     require_json(headers)?;
-    let bytes = read_body(headers, body, limits).await?;
-    parse_json(&bytes)
+    let read = tokio::time::timeout(limits.body_timeout, read_body(headers, body, limits));
+    parse_json(&read.await.unwrap_or_else(|_| Err(too_late()))?)
 }
 
 /// A JSON response with its content type.
@@ -57,9 +57,7 @@ async fn read_body(headers: &HeaderMap, body: Body, limits: &Limits) -> Result<B
     }
     let mut bytes = Vec::new();
     loop {
-        let frame = tokio::time::timeout(limits.body_idle_timeout, stream.next())
-            .await
-            .map_err(|_| ApiError::new(ErrorKind::Timeout, "the request body did not arrive in time"))?;
+        let frame = tokio::time::timeout(limits.body_idle_timeout, stream.next()).await.map_err(|_| too_late())?;
         let Some(frame) = frame else { return Ok(bytes.into()) };
         let chunk = frame.map_err(|_| ApiError::new(ErrorKind::BadRequest, "the request body broke off"))?;
         if bytes.len() + chunk.len() > max {
@@ -77,6 +75,10 @@ async fn discard(mut stream: BodyDataStream) {
     let rest = async { while let Some(Ok(_)) = stream.next().await {} };
     // Whoever is still sending after that gets the answer without our listening.
     let _ = tokio::time::timeout(PATIENCE, rest).await;
+}
+
+fn too_late() -> ApiError {
+    ApiError::new(ErrorKind::Timeout, "the request body did not arrive in time")
 }
 
 fn too_large(max: usize) -> ApiError {

@@ -174,13 +174,16 @@ impl<E: Executor> Driver<E> {
     }
 
     fn step(&mut self) -> Result<(), String> {
+        let begun = Instant::now();
         let outcome = pollster::block_on(self.engine.step());
         let now = Instant::now();
         self.shared.beat();
         match outcome {
             Ok(events) => {
                 for event in events {
-                    self.deliver(event, now);
+                    // A sequence enters its first batch when the step begins, and has its token when it ends.
+                    let at = if matches!(event.kind, EventKind::Scheduled { .. }) { begun } else { now };
+                    self.deliver(event, at);
                 }
                 self.shared.metrics.step_tokens.observe(self.engine.stats().last_step_tokens.into());
                 self.publish();

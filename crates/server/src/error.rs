@@ -24,6 +24,13 @@ pub enum ErrorKind {
     TooLarge,
     /// The request is understood but this model cannot serve it.
     NotImplemented,
+    /// The request took longer than the server allows.
+    DeadlineExceeded,
+    /// The caller has used up what its key may take.
+    RateLimited {
+        /// Seconds after which it is worth trying again.
+        retry_after: u32,
+    },
     /// Loading, draining, queue full or engine dead; worth trying again.
     Unavailable,
     /// Our own mistake or a device failure.
@@ -40,6 +47,8 @@ impl ErrorKind {
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
+            Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+            Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -54,6 +63,8 @@ impl ErrorKind {
             Self::Timeout => "RequestTimeoutError",
             Self::TooLarge => "RequestEntityTooLargeError",
             Self::NotImplemented => "NotImplementedError",
+            Self::DeadlineExceeded => "DeadlineExceededError",
+            Self::RateLimited { .. } => "RateLimitError",
             Self::Unavailable => "ServiceUnavailableError",
             Self::Internal => "InternalServerError",
         }
@@ -116,9 +127,12 @@ impl IntoResponse for ApiError {
 }
 
 fn with_retry_after(kind: ErrorKind, mut response: Response) -> Response {
-    if kind == ErrorKind::Unavailable {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("5"));
-    }
+    let seconds = match kind {
+        ErrorKind::Unavailable => 5,
+        ErrorKind::RateLimited { retry_after } => retry_after,
+        _ => return response,
+    };
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     response
 }
 

@@ -5,7 +5,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use firebrick_engine::{EventKind, TokenEvent};
 use futures::stream::{SelectAll, Stream, StreamExt};
@@ -15,6 +15,7 @@ use crate::engine_handle::{EventStream, SubmitError};
 use crate::engine_metrics::Refused;
 use crate::error::{ApiError, ErrorKind};
 use crate::openai::{CompletionTokensDetails, PromptTokensDetails, Usage, VllmStats};
+use crate::quota::Charge;
 use crate::state::Model;
 use crate::validate::ValidatedRequest;
 
@@ -25,6 +26,8 @@ pub struct Generation {
     prompt_tokens: u64,
     completion_tokens: u64,
     cached_tokens: u64,
+    timeout: Option<Duration>,
+    charge: Option<Charge>,
 }
 
 impl Generation {
@@ -36,12 +39,39 @@ impl Generation {
         let streams = futures::future::try_join_all(submitted).await.map_err(|error| refused(error, model))?;
         let numbered = (0..).zip(streams);
         let streams = numbered.map(|(number, events)| PromptStream::new(number, events, model, request)).collect();
-        Ok(Self { streams, arrived, prompt_tokens: request.prompt_tokens(), completion_tokens: 0, cached_tokens: 0 })
+        Ok(Self {
+            streams,
+            arrived,
+            prompt_tokens: request.prompt_tokens(),
+            completion_tokens: 0,
+            cached_tokens: 0,
+            timeout: None,
+            charge: None,
+        })
+    }
+
+    /// Ends with an error once the request is older than `timeout`.
+    pub fn set_timeout(&mut self, timeout: Option<Duration>) {
+        self.timeout = timeout;
+    }
+
+    /// Charges the prompt now and the answer, however it ends, when this is dropped.
+    pub(crate) fn set_charge(&mut self, charge: Charge) {
+        charge.tokens(self.prompt_tokens);
+        self.charge = Some(charge);
     }
 
     /// What has been added to the choices since the last call; `None` once all are complete.
     pub async fn next(&mut self) -> Option<Result<Vec<Delta>, ApiError>> {
-        let progress = match self.streams.next().await? {
+        let next = self.streams.next();
+        let next = match self.timeout {
+            None => next.await,
+            Some(timeout) => match tokio::time::timeout_at((self.arrived + timeout).into(), next).await {
+                Ok(next) => next,
+                Err(_) => return Some(Err(timed_out(timeout))),
+            },
+        };
+        let progress = match next? {
             Ok(progress) => progress,
             Err(error) => return Some(Err(error)),
         };
@@ -67,6 +97,20 @@ impl Generation {
         let tokens_per_second = self.completion_tokens as f64 / seconds.max(f64::EPSILON);
         VllmStats { inference_time_seconds: seconds, tokens_per_second }
     }
+}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        if let Some(charge) = &self.charge {
+            charge.tokens(self.completion_tokens);
+        }
+    }
+}
+
+/// The error of a request that took too long.
+pub(crate) fn timed_out(timeout: Duration) -> ApiError {
+    let message = format!("the request took longer than {} s, which this server allows", timeout.as_secs_f64());
+    ApiError::new(ErrorKind::DeadlineExceeded, message)
 }
 
 fn refused(error: SubmitError, model: &Model) -> ApiError {

@@ -11,6 +11,8 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// Longest pause within a request body.
     pub body_idle_timeout: Duration,
+    /// Time for a whole request body to arrive, however steadily it drips.
+    pub body_timeout: Duration,
     /// Longest time that a client may take nothing of what is written to it.
     pub write_timeout: Duration,
     /// Open connections; further ones wait in the listener's backlog.
@@ -19,6 +21,12 @@ pub struct Limits {
     pub headers_max: usize,
     /// Bytes buffered for one connection before its headers are whole.
     pub connection_buffer_bytes: usize,
+    /// Generating requests that are open at the same time; further ones are refused with 503.
+    pub requests_max: usize,
+    /// Time for a request from its arrival to its last token, waiting included; `None` is no limit.
+    pub request_timeout: Option<Duration>,
+    /// Silence after which an event stream gets a comment; `None` sends none.
+    pub keep_alive_interval: Option<Duration>,
     /// Prompts in one completion request.
     pub prompts_max: usize,
     /// Choices of all prompts of one request together.
@@ -47,10 +55,14 @@ impl Default for Limits {
             body_bytes_max: 8 << 20,
             header_timeout: Duration::from_secs(10),
             body_idle_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(300),
             write_timeout: Duration::from_secs(60),
             connections_max: 10_000,
             headers_max: 64,
             connection_buffer_bytes: 32 << 10,
+            requests_max: usize::MAX,
+            request_timeout: None,
+            keep_alive_interval: None,
             prompts_max: 1024,
             sequences_max: 1024,
             messages_max: 4096,

@@ -9,19 +9,18 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-/// A TCP stream with a limit on how long a write may make no progress.
-pub(crate) struct PatientStream {
-    stream: TcpStream,
+/// A stream with a limit on how long a write may make no progress.
+pub(crate) struct PatientStream<S> {
+    stream: S,
     patience: Duration,
     /// Armed while a write is pending.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
-impl PatientStream {
-    pub fn new(stream: TcpStream, patience: Duration) -> Self {
+impl<S> PatientStream<S> {
+    pub fn new(stream: S, patience: Duration) -> Self {
         Self { stream, patience, deadline: None }
     }
 
@@ -40,13 +39,13 @@ impl PatientStream {
     }
 }
 
-impl AsyncRead for PatientStream {
+impl<S: AsyncRead + Unpin> AsyncRead for PatientStream<S> {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context, buffer: &mut ReadBuf) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_read(context, buffer)
     }
 }
 
-impl AsyncWrite for PatientStream {
+impl<S: AsyncWrite + Unpin> AsyncWrite for PatientStream<S> {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let progress = Pin::new(&mut this.stream).poll_write(context, bytes);

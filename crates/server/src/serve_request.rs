@@ -2,12 +2,13 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::response::Response;
 
 use crate::answer::{AnswerHead, CollectedChoice, Format, collect};
 use crate::error::{ApiError, ErrorKind};
-use crate::generation::Generation;
+use crate::generation::{Generation, timed_out};
 use crate::state::{AppState, Model};
 use crate::telemetry::{OpenRequest, RequestContext};
 use crate::validate::{Draft, ValidatedRequest};
@@ -64,21 +65,39 @@ struct Started {
     generation: Generation,
 }
 
+/// From the first byte to the engine, within the request's time.
 async fn begin(
     state: &AppState,
     open: &mut OpenRequest,
-    kind: &str,
+    kind: &'static str,
+    read: impl Future<Output = Result<Draft, ApiError>>,
+) -> Result<Started, ApiError> {
+    let Some(timeout) = state.config().limits.request_timeout else {
+        return begin_untimed(state, open, kind, read).await;
+    };
+    let deadline = open.context().arrived + timeout;
+    let begun = tokio::time::timeout_at(deadline.into(), begin_untimed(state, open, kind, read)).await;
+    begun.unwrap_or_else(|_| Err(timed_out(timeout)))
+}
+
+async fn begin_untimed(
+    state: &AppState,
+    open: &mut OpenRequest,
+    kind: &'static str,
     read: impl Future<Output = Result<Draft, ApiError>>,
 ) -> Result<Started, ApiError> {
     // Refused before its body is read, so that a slow sender cannot hold up a drain.
     state.refuse_while_draining()?;
     let draft = read.await?;
     open.admit()?;
+    let charge = state.accounts().admit(draft.caller, Instant::now())?;
     let model = state.model_named(draft.sampling.model.as_deref())?;
     let model_name = draft.sampling.model.clone().unwrap_or_else(|| model.name().to_owned());
     let request = validate(state, model.clone(), draft).await?;
-    open.log_accepted(kind, &request);
-    let generation = Generation::start(&model, &request, open.context().arrived).await?;
+    open.log_accepted(kind, &model_name, &request);
+    let mut generation = Generation::start(&model, &request, open.context().arrived).await?;
+    generation.set_timeout(state.config().limits.request_timeout);
+    generation.set_charge(charge);
     Ok(Started { request, model_name, generation })
 }
 

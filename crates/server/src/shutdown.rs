@@ -1,8 +1,6 @@
-//! Listening and leaving: connections with limits, and an orderly end.
+//! Serving and leaving: connections with limits, and an orderly end.
 
 use std::future::Future;
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,38 +8,31 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::server::TlsStream;
 
 use crate::limits::Limits;
+use crate::listener::{Accepted, Listener};
 use crate::patient_stream::PatientStream;
 use crate::routes::{metrics_router, router};
 use crate::state::AppState;
+use crate::tls::Tls;
 
 /// After `shutdown`, connections may take so long to finish what they are sending.
 const CLOSING_TIME: Duration = Duration::from_secs(2);
 
-/// Listens with room for a burst of clients; the system may allow less.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    const BACKLOG: u32 = 8192;
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // A restart must not wait for the old connections' time-outs.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
 /// Serves the API until `shutdown` is ready, then closes idle connections and lets busy ones finish briefly.
-pub async fn serve(listener: TcpListener, state: AppState, shutdown: impl Future<Output = ()>) {
+pub async fn serve(listener: impl Into<Listener>, state: AppState, shutdown: impl Future<Output = ()>) {
     let limits = state.config().limits.clone();
-    serve_router(listener, router(state), &limits, shutdown).await;
+    serve_router(listener.into(), router(state), &limits, shutdown).await;
 }
 
 /// Serves metrics alone, without keys, for a port that only the monitoring can reach.
-pub async fn serve_metrics(listener: TcpListener, state: AppState, shutdown: impl Future<Output = ()>) {
+pub async fn serve_metrics(listener: impl Into<Listener>, state: AppState, shutdown: impl Future<Output = ()>) {
     let limits = state.config().limits.clone();
-    serve_router(listener, metrics_router(state), &limits, shutdown).await;
+    serve_router(listener.into(), metrics_router(state), &limits, shutdown).await;
 }
 
 /// Stops accepting work and waits up to `timeout` for the open requests; those that remain get a final error event.
@@ -60,7 +51,7 @@ pub async fn drain(state: &AppState, timeout: Duration) -> bool {
     finished
 }
 
-async fn serve_router(listener: TcpListener, router: Router, limits: &Limits, shutdown: impl Future<Output = ()>) {
+async fn serve_router(listener: Listener, router: Router, limits: &Limits, shutdown: impl Future<Output = ()>) {
     let permits = Arc::new(Semaphore::new(limits.connections_max));
     let (closing, closed) = watch::channel(false);
     let mut connections = JoinSet::new();
@@ -68,14 +59,15 @@ async fn serve_router(listener: TcpListener, router: Router, limits: &Limits, sh
     loop {
         let accepted = async {
             let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
-            (accept(&listener).await, permit)
+            (listener.accept().await, permit)
         };
-        let (stream, permit) = tokio::select! {
+        let (accepted, permit) = tokio::select! {
             () = &mut shutdown => break,
             accepted = accepted => accepted,
         };
         while connections.try_join_next().is_some() {}
-        let connection = serve_connection(stream, router.clone(), limits.clone(), closed.clone());
+        let tls = listener.tls().cloned();
+        let connection = serve_accepted(accepted, tls, router.clone(), limits.clone(), closed.clone());
         connections.spawn(async move {
             connection.await;
             drop(permit);
@@ -88,31 +80,38 @@ async fn serve_router(listener: TcpListener, router: Router, limits: &Limits, sh
     let _ = tokio::time::timeout(CLOSING_TIME, finish).await;
 }
 
-/// The next connection; errors such as too many open files pass.
-async fn accept(listener: &TcpListener) -> TcpStream {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                // Events are small and must leave at once. Failing, they would only leave later.
-                let _ = stream.set_nodelay(true);
-                return stream;
-            }
-            Err(error) => {
-                report(&error);
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        }
+/// A connection's whole life; a TLS handshake has as long as a request's headers.
+async fn serve_accepted(
+    accepted: Accepted,
+    tls: Option<Tls>,
+    router: Router,
+    limits: Limits,
+    closed: watch::Receiver<bool>,
+) {
+    match (accepted, tls) {
+        (Accepted::Tcp(stream), None) => serve_connection(stream, router, limits, closed).await,
+        #[cfg(unix)]
+        (Accepted::Unix(stream), None) => serve_connection(stream, router, limits, closed).await,
+        (Accepted::Tcp(stream), Some(tls)) => match shake_hands(stream, &tls, &limits).await {
+            Some(stream) => serve_connection(stream, router, limits, closed).await,
+            None => tracing::debug!("a TLS handshake failed"),
+        },
+        #[cfg(unix)]
+        (Accepted::Unix(stream), Some(tls)) => match shake_hands(stream, &tls, &limits).await {
+            Some(stream) => serve_connection(stream, router, limits, closed).await,
+            None => tracing::debug!("a TLS handshake failed"),
+        },
     }
 }
 
-fn report(error: &io::Error) {
-    let of_the_peer = matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset);
-    if !of_the_peer {
-        tracing::warn!(%error, "cannot accept connections");
-    }
+async fn shake_hands<S: AsyncRead + AsyncWrite + Unpin>(stream: S, tls: &Tls, limits: &Limits) -> Option<TlsStream<S>> {
+    tokio::time::timeout(limits.header_timeout, tls.acceptor().accept(stream)).await.ok()?.ok()
 }
 
-async fn serve_connection(stream: TcpStream, router: Router, limits: Limits, mut closed: watch::Receiver<bool>) {
+async fn serve_connection<S>(stream: S, router: Router, limits: Limits, mut closed: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)

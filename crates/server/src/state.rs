@@ -15,6 +15,8 @@ use crate::engine_handle::EngineHandle;
 use crate::error::{ApiError, ErrorKind};
 use crate::limits::Limits;
 use crate::metrics::HttpMetrics;
+use crate::open_requests::OpenRequests;
+use crate::quota::{Accounts, Quota};
 use crate::request_id::IdSource;
 
 /// What the command line decides about the server.
@@ -26,8 +28,14 @@ pub struct ServerConfig {
     pub api_keys: ApiKeys,
     /// Which web pages may call; `None` sends no CORS headers.
     pub cors: Option<CorsConfig>,
-    /// Whether routes of class `admin` exist.
-    pub admin_routes: bool,
+    /// Who may call the routes of class `admin`; they exist only where there is such a key.
+    pub admin_keys: ApiKeys,
+    /// What each API key may take.
+    pub quota: Quota,
+    /// Whether `/docs` and `/openapi.json` exist.
+    pub docs: bool,
+    /// A path such as `/llm` under which the routes are found as well, for proxies that do not remove it.
+    pub root_path: Option<String>,
     /// Whether each request is logged; its texts never are.
     pub log_requests: bool,
     /// A busy engine whose last step is older than this is unhealthy.
@@ -42,7 +50,10 @@ impl Default for ServerConfig {
             limits: Limits::default(),
             api_keys: ApiKeys::new(Vec::<String>::new()),
             cors: None,
-            admin_routes: false,
+            admin_keys: ApiKeys::new(Vec::<String>::new()),
+            quota: Quota::default(),
+            docs: true,
+            root_path: None,
             log_requests: true,
             heartbeat_age_max: Duration::from_secs(5),
             version: env!("CARGO_PKG_VERSION"),
@@ -153,9 +164,12 @@ struct Inner {
     model: RwLock<ModelSlot>,
     created: u64,
     draining: AtomicBool,
+    paused: AtomicBool,
     active: AtomicUsize,
     idle: Notify,
     http: HttpMetrics,
+    accounts: Accounts,
+    open_requests: OpenRequests,
     ids: IdSource,
     processors: Semaphore,
 }
@@ -163,14 +177,18 @@ struct Inner {
 impl AppState {
     /// A server whose model is still loading.
     pub fn new(config: ServerConfig) -> Self {
+        let accounts = Accounts::new(config.quota, config.api_keys.count());
         Self(Arc::new(Inner {
             config,
             model: RwLock::new(ModelSlot::Loading),
             created: unix_seconds(),
             draining: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
             active: AtomicUsize::new(0),
             idle: Notify::new(),
             http: HttpMetrics::new(),
+            accounts,
+            open_requests: OpenRequests::default(),
             ids: IdSource::new(),
             processors: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
         }))
@@ -244,6 +262,16 @@ impl AppState {
         &self.0.ids
     }
 
+    /// What each key has used.
+    pub(crate) fn accounts(&self) -> &Accounts {
+        &self.0.accounts
+    }
+
+    /// The generating requests that the engine has.
+    pub(crate) fn open_requests(&self) -> &OpenRequests {
+        &self.0.open_requests
+    }
+
     /// One permit per processor, for work that computes.
     pub(crate) fn processors(&self) -> &Semaphore {
         &self.0.processors
@@ -257,18 +285,35 @@ impl AppState {
     /// Counts a generating request as open until the guard is dropped; 503 while draining.
     pub fn admit(&self) -> Result<ActiveGuard, ApiError> {
         // Counted before looking, so that a drain either refuses the request or waits for it.
-        self.0.active.fetch_add(1, Ordering::AcqRel);
+        let before = self.0.active.fetch_add(1, Ordering::AcqRel);
         let guard = ActiveGuard(self.clone());
         self.refuse_while_draining()?;
+        let max = self.config().limits.requests_max;
+        if before >= max {
+            let message = format!("the server has {max} requests open, as many as it may");
+            return Err(ApiError::new(ErrorKind::Unavailable, message));
+        }
         Ok(guard)
     }
 
-    /// 503 while draining.
+    /// 503 while draining or paused.
     pub fn refuse_while_draining(&self) -> Result<(), ApiError> {
-        if self.is_draining() {
-            return Err(ApiError::new(ErrorKind::Unavailable, "the server is shutting down"));
-        }
-        Ok(())
+        let message = match (self.is_draining(), self.is_paused()) {
+            (true, _) => "the server is shutting down",
+            (false, true) => "the server is paused by its operator",
+            _ => return Ok(()),
+        };
+        Err(ApiError::new(ErrorKind::Unavailable, message))
+    }
+
+    /// Refuses new generating requests, or accepts them again. Open ones go on.
+    pub fn set_paused(&self, paused: bool) {
+        self.0.paused.store(paused, Ordering::Release);
+    }
+
+    /// Whether an operator has paused the server.
+    pub fn is_paused(&self) -> bool {
+        self.0.paused.load(Ordering::Acquire)
     }
 
     /// Stops accepting work: `/ready` answers 503, and so do new generating requests. Open ones go on.
@@ -283,7 +328,7 @@ impl AppState {
 
     /// Whether new work is accepted and the engine can do it.
     pub fn is_ready(&self) -> bool {
-        !self.is_draining() && self.is_healthy()
+        !self.is_draining() && !self.is_paused() && self.is_healthy()
     }
 
     /// Whether the model is loaded and its engine moves.

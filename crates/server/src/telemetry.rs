@@ -14,6 +14,7 @@ use futures::FutureExt;
 
 use crate::error::{ApiError, ErrorKind};
 use crate::generation::Generation;
+use crate::keep_alive::keep_alive;
 use crate::metrics::Outcome;
 use crate::state::{ActiveGuard, AppState};
 use crate::validate::ValidatedRequest;
@@ -43,10 +44,14 @@ pub async fn trace(State(state): State<AppState>, mut request: Request, next: Ne
     }
     request.extensions_mut().insert(context.clone());
     let outcome = AssertUnwindSafe(next.run(request)).catch_unwind().await;
-    let mut response = outcome.unwrap_or_else(|_| {
+    let response = outcome.unwrap_or_else(|_| {
         tracing::error!("[{}] the handler panicked", context.id);
         ApiError::new(ErrorKind::Internal, "internal error").into_response()
     });
+    let mut response = match state.config().limits.keep_alive_interval {
+        Some(interval) => keep_alive(response, interval),
+        None => response,
+    };
     let id = echoed.or_else(|| HeaderValue::from_str(&context.id).ok());
     if let Some(id) = id {
         response.headers_mut().insert(REQUEST_ID, id);
@@ -96,7 +101,8 @@ impl OpenRequest {
     }
 
     /// Logs what was asked, in numbers.
-    pub fn log_accepted(&self, kind: &str, request: &ValidatedRequest) {
+    pub fn log_accepted(&self, kind: &'static str, model: &str, request: &ValidatedRequest) {
+        self.state.open_requests().insert(&self.context, kind, model, request);
         if self.state.config().log_requests {
             let (prompt, max_tokens) = (request.prompt_tokens(), request.max_tokens());
             tracing::info!(
@@ -137,6 +143,7 @@ impl OpenRequest {
 
 impl Drop for OpenRequest {
     fn drop(&mut self) {
+        self.state.open_requests().remove(&self.context.id);
         self.state.http_metrics().count(self.outcome, self.context.arrived.elapsed().as_secs_f64());
         if self.outcome == Outcome::Aborted && self.state.config().log_requests {
             tracing::info!("[{}] the client left", self.context.id);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, ValueEnum};
 
 use super::model::{DeviceArgs, ModelArgs, SchedulingArgs};
+use super::operations::OperationsArgs;
 use super::values::{quantity, switch};
 use crate::vllm_flags;
 
@@ -33,6 +34,9 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub scheduling: SchedulingArgs,
 
+    #[command(flatten)]
+    pub operations: OperationsArgs,
+
     /// Requests that bring no seed derive theirs from this
     #[arg(long, default_value = "0", help_heading = "Scheduling")]
     pub seed: u64,
@@ -56,16 +60,6 @@ pub struct ServeArgs {
     /// Port to listen on; 0 takes a free one
     #[arg(long, default_value = "8000", env = "PORT", help_heading = "Server")]
     pub port: u16,
-
-    /// Key that clients must send as `Authorization: Bearer KEY`; may be given several times
-    #[arg(long, value_name = "KEY", env = "VLLM_API_KEY", hide_env_values = true, help_heading = "Server")]
-    pub api_key: Vec<String>,
-
-    /// Listen on other than loopback addresses without an API key: everybody who reaches the port can use the model
-    #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true)]
-    #[arg(default_missing_value = "true", value_parser = switch, action = ArgAction::Set, help_heading = "Server")]
-    #[arg(env = "FIREBRICK_ALLOW_UNAUTHENTICATED")]
-    pub allow_unauthenticated: bool,
 
     /// JSON list of the web pages that may call, such as '["https://example.org"]' [default: none, CORS off]
     #[arg(long, value_name = "JSON", help_heading = "Server")]
@@ -91,7 +85,7 @@ pub struct ServeArgs {
     #[arg(long, value_name = "BYTES", default_value = "8M", value_parser = quantity, help_heading = "Limits")]
     pub max_body_size: usize,
 
-    /// Open connections
+    /// Open connections, each of which takes at most 64 KiB before its request is whole
     #[arg(long, value_name = "CONNECTIONS", default_value = "10000", value_parser = quantity, help_heading = "Limits")]
     pub max_connections: usize,
 
@@ -111,7 +105,7 @@ pub struct ServeArgs {
     #[arg(long, value_enum, default_value = "text", help_heading = "Logging")]
     pub log_format: LogFormat,
 
-    /// Write the log to this file too; the date is put into its name (server.log: server-2026-01-31.log)
+    /// Write the log to this file too; each day has a file of its own (server.log: server-2026-01-31.log)
     #[arg(long, value_name = "FILE", help_heading = "Logging")]
     pub log_file: Option<PathBuf>,
 

@@ -3,13 +3,14 @@
 use std::ffi::OsString;
 
 /// Switches that `--no-NAME` turns off.
-const SWITCHES: [&str; 7] = [
+const SWITCHES: [&str; 8] = [
     "enable-prefix-caching",
     "enable-chunked-prefill",
     "enable-log-requests",
     "disable-log-requests",
     "disable-log-stats",
     "allow-unauthenticated",
+    "disable-fastapi-docs",
     "ignore-eos",
 ];
 

@@ -1,5 +1,7 @@
 //! Values as people write them: 4k tokens, 24GiB, true.
 
+use std::time::Duration;
+
 /// `--max-model-len`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModelLen {
@@ -54,6 +56,12 @@ pub fn size_in_bytes(text: &str) -> Result<u64, String> {
     };
     let value = number.trim().parse::<f64>().map_err(|_| wrong())? * (1u64 << shift) as f64;
     if value.is_finite() && (1.0..1e18).contains(&value) { Ok(value as u64) } else { Err(wrong()) }
+}
+
+/// Seconds, with a fraction if need be.
+pub fn seconds(text: &str) -> Result<Duration, String> {
+    let number = text.parse::<f64>().ok().filter(|number| (0.0..=1e9).contains(number));
+    number.map(Duration::from_secs_f64).ok_or_else(|| format!("`{text}` is not a number of seconds"))
 }
 
 /// true or false, as shells, JSON and Python write it.

@@ -2,7 +2,9 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 
+use firebrick_server::{Listener, Tls};
 use tokio::net::TcpListener;
 
 use crate::args::ServeArgs;
@@ -20,24 +22,7 @@ pub struct Address {
 }
 
 impl Address {
-    /// The API's address, from the flags and `HOST`.
-    pub fn choose(args: &ServeArgs) -> Result<Self, Failure> {
-        let from_environment = || std::env::var("HOST").ok().filter(|host| !host.is_empty());
-        let source = if args.host.is_some() { "--host" } else { "HOST" };
-        let given = args.host.clone().or_else(from_environment);
-        let has_key = args.api_key.iter().any(|key| !key.is_empty());
-        let host = given.unwrap_or_else(|| if has_key { "0.0.0.0" } else { "127.0.0.1" }.to_owned());
-        if !is_loopback(&host) && !has_key && !args.allow_unauthenticated {
-            return Err(Failure::Usage(format!(
-                "{source} {host} lets other machines in, but there is no API key; add --api-key SECRET, or \
-                 --allow-unauthenticated where something else keeps strangers out"
-            )));
-        }
-        Ok(Self { host, port: args.port, flag: "--port" })
-    }
-
-    /// Opens the port.
-    pub async fn listen(&self) -> Result<TcpListener, Failure> {
+    async fn listen(&self) -> Result<TcpListener, Failure> {
         let Self { host, port, flag } = self;
         let host = host.trim_start_matches('[').trim_end_matches(']');
         self.open(host).await.map_err(|error| {
@@ -63,16 +48,86 @@ impl Address {
     }
 }
 
+/// Where the server is to be found.
+pub enum Place {
+    /// A port.
+    Port(Address),
+    /// A Unix socket.
+    Socket(PathBuf),
+}
+
+/// An open place.
+pub struct Opened {
+    /// Where connections come from.
+    pub listener: Listener,
+    /// How a client on this machine reaches it; for a Unix socket what curl needs.
+    pub url: String,
+}
+
+impl Place {
+    /// The API's place, from the flags and `HOST`.
+    pub fn choose(args: &ServeArgs, has_key: bool) -> Result<Self, Failure> {
+        if let Some(path) = &args.operations.uds {
+            return Ok(Self::Socket(path.clone()));
+        }
+        let from_environment = || std::env::var("HOST").ok().filter(|host| !host.is_empty());
+        let source = if args.host.is_some() { "--host" } else { "HOST" };
+        let given = args.host.clone().or_else(from_environment);
+        let host = given.unwrap_or_else(|| if has_key { "0.0.0.0" } else { "127.0.0.1" }.to_owned());
+        if !is_loopback(&host) && !has_key && !args.operations.allow_unauthenticated {
+            return Err(Failure::Usage(format!(
+                "{source} {host} lets other machines in, but there is no API key; add --api-key SECRET, or \
+                 --allow-unauthenticated where something else keeps strangers out"
+            )));
+        }
+        Ok(Self::Port(Address { host, port: args.port, flag: "--port" }))
+    }
+
+    /// Opens it.
+    pub async fn open(&self, tls: Option<Tls>) -> Result<Opened, Failure> {
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let (listener, url) = match self {
+            Self::Port(address) => {
+                let listener = address.listen().await?;
+                let url = url(&listener, scheme);
+                (Listener::from(listener), url)
+            }
+            Self::Socket(path) => (socket(path)?, format!("--unix-socket {} {scheme}://localhost", path.display())),
+        };
+        let listener = match tls {
+            Some(tls) => listener.with_tls(tls),
+            None => listener,
+        };
+        Ok(Opened { listener, url })
+    }
+}
+
+#[cfg(unix)]
+fn socket(path: &Path) -> Result<Listener, Failure> {
+    Listener::unix(path).map_err(|error| {
+        let advice = match error.kind() {
+            io::ErrorKind::AddrInUse => "another program listens there, or the file is not a socket",
+            _ => "check --uds",
+        };
+        Failure::Run(format!("cannot listen on {}: {error}; {advice}", path.display()))
+    })
+}
+
+#[cfg(not(unix))]
+fn socket(_: &Path) -> Result<Listener, Failure> {
+    Err(Failure::Usage("--uds needs a system with Unix sockets; use --port".into()))
+}
+
 fn is_loopback(host: &str) -> bool {
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// How a client on this machine reaches a listener.
-pub fn url(listener: &TcpListener) -> String {
+fn url(listener: &TcpListener, scheme: &str) -> String {
     match listener.local_addr() {
-        Ok(SocketAddr::V6(address)) if address.ip().is_unspecified() => format!("http://[::]:{}", address.port()),
-        Ok(address) => format!("http://{address}"),
+        Ok(SocketAddr::V6(address)) if address.ip().is_unspecified() => format!("{scheme}://[::]:{}", address.port()),
+        Ok(address) => format!("{scheme}://{address}"),
         Err(_) => "an unknown address".to_owned(),
     }
 }

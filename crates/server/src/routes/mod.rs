@@ -1,9 +1,11 @@
 //! Every route, in one table. A route says who may call it, or it does not compile.
 
+mod admin;
 mod chat_completions;
 mod completions;
 mod generate;
 mod health;
+mod load;
 mod metrics;
 mod model_info;
 mod models;
@@ -16,7 +18,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, get, post};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 
-use crate::auth::require_key;
+use crate::auth::{require_admin_key, require_key};
 use crate::error::{ApiError, ErrorKind};
 use crate::state::{AppState, CorsConfig};
 use crate::telemetry::trace;
@@ -28,8 +30,7 @@ pub enum Class {
     Public,
     /// Who has a key, if keys are configured.
     Key,
-    /// As `Key`, and only where admin routes are switched on.
-    #[expect(dead_code, reason = "the class exists before its first route, so that no route is put into the wrong one")]
+    /// Who has an admin key; where none is configured, the route does not exist.
     Admin,
 }
 
@@ -40,7 +41,7 @@ struct Route {
 }
 
 fn table() -> Vec<Route> {
-    use Class::{Key, Public};
+    use Class::{Admin, Key, Public};
     let route = |path, class, methods| Route { path, class, methods };
     vec![
         route("/v1/chat/completions", Key, post(chat_completions::create)),
@@ -53,11 +54,15 @@ fn table() -> Vec<Route> {
         route("/batch_generate", Key, post(generate::batch_generate)),
         route("/model_info", Key, get(model_info::show)),
         route("/version", Key, get(version::show)),
+        route("/load", Key, get(load::show)),
         route("/metrics", Key, get(metrics::show)),
         route("/metrics.json", Key, get(metrics::show_json)),
         route("/health", Public, get(health::health)),
         route("/ping", Public, get(health::health).post(health::health)),
         route("/ready", Public, get(health::ready)),
+        route("/admin/requests", Admin, get(admin::list_requests)),
+        route("/admin/pause", Admin, post(admin::pause)),
+        route("/admin/resume", Admin, post(admin::resume)),
     ]
 }
 
@@ -70,12 +75,23 @@ pub fn router(state: AppState) -> Router {
         let methods = match class {
             Class::Public => methods,
             Class::Key => keyed(methods),
-            Class::Admin if state.config().admin_routes => keyed(methods),
+            Class::Admin if state.config().admin_keys.is_required() => {
+                methods.route_layer(from_fn_with_state(state.clone(), require_admin_key))
+            }
             Class::Admin => continue,
         };
         router = router.route(path, methods);
     }
-    finish(router, state)
+    let root_path = state.config().root_path.clone();
+    below(root_path.as_deref(), finish(router, state))
+}
+
+/// The same routes below `path` too, for proxies that pass it on.
+fn below(path: Option<&str>, router: Router) -> Router {
+    match path.map(|path| path.trim_matches('/')).filter(|path| !path.is_empty()) {
+        Some(path) => Router::new().nest_service(&format!("/{path}"), router.clone()).fallback_service(router),
+        None => router,
+    }
 }
 
 /// The routes of a separate metrics port, which is reachable by the monitoring only and asks for no key.

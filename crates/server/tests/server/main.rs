@@ -6,4 +6,6 @@ mod errors;
 mod lifecycle;
 mod load;
 mod logging;
+mod operations;
+mod transports;
 mod wire;

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use firebrick_engine::{Batch, Engine, EngineConfig, Executor, SchedulingPolicy, Script, ScriptedExecutor};
 use firebrick_server::{
-    AppState, DeviceInfo, DeviceKind, EngineHandle, EngineThreadOptions, Model, SamplingDefaults, ServerConfig, listen,
-    serve, spawn_engine_with,
+    AppState, DeviceInfo, DeviceKind, EngineHandle, EngineThreadOptions, Listener, Model, SamplingDefaults,
+    ServerConfig, listen, serve, spawn_engine_with,
 };
 use firebrick_text::{ChatTemplate, SpecialTokens, Tokenizer};
 use serde_json::{Value, json};
@@ -167,6 +167,11 @@ impl Server {
 
     pub fn start_on(listener: TcpListener, setup: &Setup) -> Self {
         let port = listener.local_addr().expect("bound").port();
+        Self::start_behind(listener.into(), port, setup)
+    }
+
+    /// On any kind of listener; only a TCP port without TLS can be asked through [`Server::send`].
+    pub fn start_behind(listener: Listener, port: u16, setup: &Setup) -> Self {
         let state = AppState::new(setup.config.clone());
         let engine = setup.engine();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -266,7 +271,7 @@ pub struct Reply {
 }
 
 impl Reply {
-    fn parse(bytes: &[u8]) -> Self {
+    pub fn parse(bytes: &[u8]) -> Self {
         let text = String::from_utf8_lossy(bytes);
         let end = bytes.windows(4).position(|window| window == b"\r\n\r\n");
         let end = end.unwrap_or_else(|| panic!("no whole head in {text:?}"));

@@ -1,0 +1,106 @@
+//! What the command line decides about the server: keys, quotas, certificates.
+
+use std::path::Path;
+use std::time::Duration;
+
+use firebrick_server::{ApiKeys, ClientCertificates, CorsConfig, Limits, Quota, ServerConfig, Tls, TlsFiles};
+
+use crate::args::{OperationsArgs, ServeArgs};
+use crate::failure::Failure;
+
+/// The keys of the command line and of the file.
+pub fn api_keys(args: &OperationsArgs) -> Result<Vec<String>, Failure> {
+    let mut keys: Vec<String> = args.api_key.iter().filter(|key| !key.is_empty()).cloned().collect();
+    if let Some(path) = &args.api_key_file {
+        keys.extend(keys_of_file(path)?);
+    }
+    Ok(keys)
+}
+
+fn keys_of_file(path: &Path) -> Result<Vec<String>, Failure> {
+    let name = path.display();
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::Usage(format!("--api-key-file {name} cannot be read: {error}")))?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let keys: Vec<String> = lines.map(str::to_owned).collect();
+    // An empty list would open the server to everybody.
+    if keys.is_empty() { Err(Failure::Usage(format!("--api-key-file {name} holds no key"))) } else { Ok(keys) }
+}
+
+/// Certificate and key, where they are given.
+pub fn tls(args: &OperationsArgs) -> Result<Option<Tls>, Failure> {
+    let (Some(certificates), Some(key)) = (&args.ssl_certfile, &args.ssl_keyfile) else { return Ok(None) };
+    let client_certificates = match args.ssl_cert_reqs {
+        0 => ClientCertificates::Ignored,
+        1 => ClientCertificates::Optional,
+        _ => ClientCertificates::Required,
+    };
+    let files = TlsFiles {
+        certificates: certificates.clone(),
+        key: key.clone(),
+        client_authorities: args.ssl_ca_certs.clone(),
+        client_certificates,
+    };
+    let wrong = |error| Failure::Usage(format!("--ssl-certfile, --ssl-keyfile, --ssl-ca-certs: {error}"));
+    Tls::from_files(&files).map(Some).map_err(wrong)
+}
+
+/// Everything that the server needs to know.
+pub fn server_config(args: &ServeArgs, api_keys: &[String]) -> Result<ServerConfig, Failure> {
+    let operations = &args.operations;
+    let positive = |duration: Duration| Some(duration).filter(|duration| !duration.is_zero());
+    Ok(ServerConfig {
+        limits: Limits {
+            body_bytes_max: args.max_body_size,
+            connections_max: args.max_connections.max(1),
+            logprobs_max: args.max_logprobs,
+            requests_max: operations.max_concurrent_requests.unwrap_or(usize::MAX),
+            request_timeout: positive(operations.request_timeout),
+            keep_alive_interval: positive(operations.sse_keep_alive_interval),
+            ..Limits::default()
+        },
+        api_keys: ApiKeys::new(api_keys),
+        admin_keys: ApiKeys::new(&operations.admin_key),
+        quota: Quota {
+            requests_per_minute: operations.rate_limit_requests,
+            tokens_per_minute: operations.rate_limit_tokens,
+            open_requests: operations.max_concurrent_requests_per_key,
+        },
+        docs: !operations.disable_fastapi_docs,
+        root_path: operations.root_path.clone(),
+        cors: cors(args)?,
+        log_requests: args.enable_log_requests && !args.disable_log_requests,
+        version: env!("CARGO_PKG_VERSION"),
+        ..ServerConfig::default()
+    })
+}
+
+fn cors(args: &ServeArgs) -> Result<Option<CorsConfig>, Failure> {
+    let list = |flag: &str, text: &str| -> Result<Vec<String>, Failure> {
+        let help =
+            || Failure::Usage(format!("{flag} is `{text}`, but must be a JSON list of strings such as '[\"*\"]'"));
+        serde_json::from_str(text).map_err(|_| help())
+    };
+    let Some(origins) = &args.allowed_origins else { return Ok(None) };
+    Ok(Some(CorsConfig {
+        origins: list("--allowed-origins", origins)?,
+        methods: list("--allowed-methods", &args.allowed_methods)?,
+        headers: list("--allowed-headers", &args.allowed_headers)?,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_keys_has_one_a_line_and_never_none() {
+        let path = std::env::temp_dir().join(format!("firebrick-keys-{}", std::process::id()));
+        std::fs::write(&path, "# keys\n\n  one \ntwo\r\n").expect("a file can be written");
+        assert_eq!(keys_of_file(&path).expect("two keys"), ["one", "two"]);
+        std::fs::write(&path, "# none\n").expect("a file can be written");
+        assert!(keys_of_file(&path).expect_err("refused").to_string().contains("holds no key"));
+        std::fs::remove_file(&path).expect("it is ours");
+        assert!(keys_of_file(&path).expect_err("refused").to_string().contains("cannot be read"));
+    }
+}
