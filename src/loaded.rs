@@ -76,7 +76,12 @@ impl Loaded {
             None => num_blocks(&plan, options, backend)?,
         };
         let load = LoadOptions { dtype, max_model_len };
-        let cache = CacheOptions { num_blocks, block_size: options.block_size, cuda_graphs: options.cuda_graphs };
+        let cache = CacheOptions {
+            num_blocks,
+            block_size: options.block_size,
+            max_num_seqs: options.max_num_seqs,
+            cuda_graphs: options.cuda_graphs,
+        };
         let executor = LocalExecutor::load(&checkpoint, load, cache, &device, progress)?;
         let engine = Engine::new(engine_config(options, &config, max_model_len), executor)?;
         let tokenizer = tokenizer(&checkpoint)?;

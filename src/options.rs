@@ -42,7 +42,7 @@ pub struct Options {
     pub enable_prefix_caching: bool,
     /// Cut long prompts into several steps.
     pub enable_chunked_prefill: bool,
-    /// Replay decode steps as CUDA graphs instead of launching every kernel by itself. Experimental.
+    /// Replay steps as CUDA graphs instead of launching every kernel by itself, where the device is one that has them.
     pub cuda_graphs: bool,
     /// Which waiting request runs first.
     pub policy: SchedulingPolicy,
@@ -68,7 +68,7 @@ impl Default for Options {
             num_gpu_blocks_override: None,
             enable_prefix_caching: true,
             enable_chunked_prefill: true,
-            cuda_graphs: false,
+            cuda_graphs: true,
             policy: SchedulingPolicy::Fcfs,
             seed: 0,
             chat_template: None,

@@ -3,6 +3,7 @@
 use crate::chat::{GenerationConfig, SpecialTokens};
 use crate::config::ModelConfig;
 use crate::dtype::{Dtype, StoredDtype};
+use crate::dummy;
 use crate::error::CheckpointError;
 use crate::file::ModelFile;
 use crate::folder;
@@ -27,6 +28,8 @@ pub enum TokenizerSource {
 /// GPT-2's projections are `[in, out]`, as Hugging Face stores them; all others are `[out, in]`.
 pub struct Checkpoint {
     pub(crate) config: ModelConfig,
+    /// Weights are made up, not read.
+    pub(crate) dummy: bool,
     pub(crate) files: Vec<ModelFile>,
     pub(crate) tensors: BTreeMap<String, TensorEntry>,
     pub(crate) unreadable: BTreeMap<String, String>,
@@ -69,6 +72,7 @@ impl Checkpoint {
             GenerationConfig { eos_token_ids: config.eos_token_ids.clone(), ..GenerationConfig::default() };
         Ok(Self {
             config,
+            dummy: false,
             files: vec![file],
             tensors,
             unreadable: BTreeMap::new(),
@@ -91,6 +95,9 @@ impl Checkpoint {
 
     /// The tensor exists and can be read.
     pub fn contains(&self, name: &str) -> bool {
+        if self.dummy {
+            return name != "lm_head.weight" || !self.config.tie_word_embeddings;
+        }
         self.tensors.contains_key(name)
     }
 
@@ -113,6 +120,9 @@ impl Checkpoint {
 
     /// Reads a tensor that must have this shape.
     pub fn read_shaped(&self, name: &str, shape: &[usize], dtype: Dtype) -> Result<TensorValues, CheckpointError> {
+        if self.dummy {
+            return Ok(dummy::read(name, shape, dtype));
+        }
         let found = &self.entry(name)?.shape;
         if found != shape {
             return Err(CheckpointError::WrongShape {
@@ -138,6 +148,9 @@ impl Checkpoint {
 
     /// Numbers in the tensors that the model holds in memory; a tied output projection counts once.
     pub fn num_parameters(&self) -> u64 {
+        if self.dummy {
+            return dummy::num_parameters(&self.config);
+        }
         let tied = |name: &str| self.config.tie_word_embeddings && name == "lm_head.weight";
         let kept = self.tensors.iter().filter(|(name, _)| !tied(name));
         kept.map(|(_, entry)| entry.shape.iter().map(|size| *size as u64).product::<u64>()).sum()

@@ -29,8 +29,17 @@ pub(crate) fn has_weights(folder: &Path) -> bool {
     [SINGLE, INDEX].iter().any(|name| folder.join(name).exists())
 }
 
-/// Opens a folder with a config.json.
+/// Opens a folder with a config.json and weights.
 pub(crate) fn open(folder: &Path) -> Result<Checkpoint, CheckpointError> {
+    open_with(folder, false)
+}
+
+/// Opens a folder with a config.json, whose weights will be made up.
+pub(crate) fn open_dummy(folder: &Path) -> Result<Checkpoint, CheckpointError> {
+    open_with(folder, true)
+}
+
+fn open_with(folder: &Path, dummy: bool) -> Result<Checkpoint, CheckpointError> {
     let config_path = folder.join("config.json");
     let config_text = read_text(&config_path, CONFIG_BYTES_MAX)?.ok_or_else(|| CheckpointError::NotAModel {
         path: folder.display().to_string(),
@@ -40,9 +49,11 @@ pub(crate) fn open(folder: &Path) -> Result<Checkpoint, CheckpointError> {
     // A first reading before the weights are touched, so that an unsupported model is refused as such.
     let mut config = from_json(&config_text, Dtype::F32).map_err(in_config)?;
 
-    let files = open_weights(folder)?;
+    let files = if dummy { Vec::new() } else { open_weights(folder)? };
     let Tables { tensors, unreadable } = read_tables(config.architecture, &files)?;
-    config = from_json(&config_text, most_common_dtype(&tensors)).map_err(in_config)?;
+    if !dummy {
+        config = from_json(&config_text, most_common_dtype(&tensors)).map_err(in_config)?;
+    }
 
     let prompting = Prompting::read(folder)?;
     let mut generation_config = match read_text(&folder.join("generation_config.json"), CONFIG_BYTES_MAX)? {
@@ -54,7 +65,17 @@ pub(crate) fn open(folder: &Path) -> Result<Checkpoint, CheckpointError> {
     }
     let tokenizer = tokenizer(folder, &config, &prompting)?;
     let Prompting { chat_template, special_tokens, .. } = prompting;
-    Ok(Checkpoint { config, files, tensors, unreadable, tokenizer, chat_template, special_tokens, generation_config })
+    Ok(Checkpoint {
+        config,
+        dummy,
+        files,
+        tensors,
+        unreadable,
+        tokenizer,
+        chat_template,
+        special_tokens,
+        generation_config,
+    })
 }
 
 fn in_file(folder: &Path, name: &str) -> impl Fn(Fault) -> CheckpointError {

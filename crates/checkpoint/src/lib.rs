@@ -10,6 +10,7 @@ mod chat;
 mod checkpoint;
 mod config;
 mod dtype;
+mod dummy;
 mod error;
 mod file;
 mod folder;

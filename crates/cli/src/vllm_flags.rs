@@ -55,7 +55,6 @@ const FOREIGN: &[Foreign] = {
     use Takes::{Nothing, Value, Values};
     &[
         // Harmless: the result is the same without them.
-        ignored("enforce-eager", Nothing, "steps are run eagerly unless --cuda-graphs is given"),
         ignored("optimization-level", Value, NO_GRAPHS),
         ignored("compilation-config", Value, NO_GRAPHS),
         ignored("performance-mode", Value, NO_GRAPHS),

@@ -1,148 +1,147 @@
-//! Decode steps as CUDA graphs: one per batch size, recorded when that size first occurs.
+//! Steps as CUDA graphs: recorded once for each shape, replayed with one launch.
 //!
-//! A decode step has one token per sequence, so its shape is the number of sequences. Sizes are rounded up to a bucket;
-//! the rows beyond the batch compute on a block of the cache that no sequence owns, and their logits are dropped.
+//! Few shapes occur because batches are padded: the numbers of tokens and sequences to a bucket, block tables to a width.
+//! Padding computes on a block of the cache that no sequence owns, and its logits are dropped. Decode steps with short
+//! contexts, the most frequent ones, are recorded before the first request; the others when they first occur.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use burn::tensor::{Device, Int, Tensor};
 use firebrick_engine::Batch;
-use firebrick_model::ForwardInput;
-use firebrick_ops::{AttentionMetadata, CapturedGraph, int_tensor, overwrite};
+use firebrick_ops::{CapturedGraph, int_tensor, overwrite};
 
+use crate::inputs::{Longest, SpareBlock, StepShape, pack, unpack};
 use crate::local::Model;
 
-/// Batch sizes that graphs are recorded for.
-const BUCKETS: [usize; 13] = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256];
+/// Sequences of a decode step.
+const DECODE_BUCKETS: [usize; 16] = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024];
+/// Tokens of a step that computes prompts as well. Larger steps keep the GPU busy for longer than they take to enqueue.
+const MIXED_TOKEN_BUCKETS: [usize; 8] = [16, 32, 64, 128, 256, 512, 768, 1024];
+/// Sequences of such a step, the padding among them.
+const MIXED_SEQUENCE_BUCKETS: [usize; 5] = [16, 64, 128, 257, 513];
+/// Tokens of context that the narrowest block tables have room for; the next ones have four times as many.
+const CONTEXT_MIN: usize = 1024;
+/// Recordings that may fail before no more are tried.
+const FAILURES_MAX: usize = 3;
 
-/// The graphs of one model.
-pub(crate) struct DecodeGraphs {
-    model: Arc<Mutex<Model>>,
-    device: Device,
-    /// The block that no sequence owns.
-    spare_block: u32,
-    block_size: u32,
-    blocks_per_row: usize,
-    graphs: HashMap<usize, DecodeGraph>,
-    broken: bool,
+/// What a graph was recorded for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    shape: StepShape,
+    /// Every sequence has one token.
+    decode: bool,
 }
 
-/// One recorded step and the tensors it reads.
-struct DecodeGraph {
-    input: ForwardInput,
+/// The graphs of one model.
+pub(crate) struct StepGraphs {
+    model: Arc<Mutex<Model>>,
+    device: Device,
+    spare: SpareBlock,
+    blocks_per_row_max: usize,
+    /// `None`: it could not be recorded.
+    graphs: HashMap<Key, Option<StepGraph>>,
+    num_failures: usize,
+}
+
+/// One recorded step and the buffer that it reads.
+struct StepGraph {
+    indices: Tensor<1, Int>,
     graph: CapturedGraph,
 }
 
-/// The index arrays of a step, padded to its bucket.
-struct Indices {
-    tokens: Vec<i32>,
-    positions: Vec<i32>,
-    slots: Vec<i32>,
-    tables: Vec<i32>,
-}
-
-impl DecodeGraphs {
-    /// No graphs yet. `num_blocks` is the engine's number of blocks; the cache has one more.
+impl StepGraphs {
+    /// Records decode steps of up to `max_num_seqs` sequences with short contexts.
     pub(crate) fn new(
         model: Arc<Mutex<Model>>,
         device: &Device,
-        (num_blocks, block_size): (u32, u32),
-        max_model_len: usize,
+        spare: SpareBlock,
+        (max_model_len, max_num_seqs): (usize, usize),
     ) -> Self {
-        let blocks_per_row = max_model_len.div_ceil(block_size as usize);
-        let (device, graphs) = (device.clone(), HashMap::new());
-        Self { model, device, spare_block: num_blocks, block_size, blocks_per_row, graphs, broken: false }
+        let blocks_per_row_max = max_model_len.div_ceil(spare.block_size as usize);
+        let mut graphs =
+            Self { model, device: device.clone(), spare, blocks_per_row_max, graphs: HashMap::new(), num_failures: 0 };
+        let largest = bucket(&DECODE_BUCKETS, max_num_seqs).unwrap_or(usize::MAX);
+        for sequences in DECODE_BUCKETS.into_iter().rev().filter(|&sequences| sequences <= largest) {
+            let key = Key { shape: graphs.decode_shape(sequences, 1), decode: true };
+            let nothing = Batch { query_starts: vec![0], ..Batch::default() };
+            let values = pack(&nothing, key.shape, spare);
+            graphs.record(key, values);
+        }
+        graphs
     }
 
-    /// Logits of a decode step, one row per sequence and some more; `None` when the batch is no decode step that a graph
-    /// covers.
+    /// Logits of a step, one row per sample and perhaps more; `None` when no graph covers the batch.
     pub(crate) fn run(&mut self, batch: &Batch) -> Option<Tensor<2>> {
-        let sequences = batch.num_sequences();
-        let fits = batch.num_tokens() == sequences && batch.blocks_per_row <= self.blocks_per_row;
-        let bucket = BUCKETS.into_iter().find(|&bucket| bucket >= sequences)?;
-        if self.broken || !fits || sequences == 0 {
+        let key = self.key(batch)?;
+        let values = pack(batch, key.shape, self.spare);
+        if let Some(graph) = self.graphs.get_mut(&key) {
+            let graph = graph.as_mut()?;
+            // Written in place: the result is the same tensor.
+            drop(overwrite(graph.indices.clone(), values));
+            return Some(graph.graph.replay());
+        }
+        if self.num_failures >= FAILURES_MAX {
             return None;
         }
-        let indices = self.indices(batch, bucket);
-        if !self.graphs.contains_key(&bucket) {
-            match self.record(bucket, &indices) {
-                Some(graph) => self.graphs.insert(bucket, graph),
-                None => {
-                    tracing::warn!(
-                        "a decode step of {bucket} could not be recorded as a CUDA graph; steps run eagerly"
-                    );
-                    self.broken = true;
-                    return None;
-                }
-            };
-        }
-        let graph = self.graphs.get_mut(&bucket)?;
-        graph.write(indices);
-        Some(graph.graph.replay())
+        // Recording has run the step on these very indices; a replay computes the same keys and values again.
+        self.record(key, values)?;
+        self.graphs.get_mut(&key)?.as_mut().map(|graph| graph.graph.replay())
     }
 
-    fn indices(&self, batch: &Batch, bucket: usize) -> Indices {
-        let padded = |values: &[u32], fill: u32| -> Vec<i32> {
-            let rest = std::iter::repeat_n(fill, bucket - values.len());
-            values.iter().copied().chain(rest).map(|value| value as i32).collect()
-        };
-        let mut tables = vec![self.spare_block as i32; bucket * self.blocks_per_row];
-        for (row, blocks) in batch.block_tables.chunks_exact(batch.blocks_per_row).enumerate() {
-            for (to, from) in tables[row * self.blocks_per_row..].iter_mut().zip(blocks) {
-                *to = *from as i32;
-            }
+    /// The shape to which a batch is padded; `None` when it is too large.
+    fn key(&self, batch: &Batch) -> Option<Key> {
+        let (tokens, sequences) = (batch.num_tokens(), batch.num_sequences());
+        if tokens == sequences {
+            let sequences = bucket(&DECODE_BUCKETS, sequences)?;
+            return Some(Key { shape: self.decode_shape(sequences, batch.blocks_per_row), decode: true });
         }
-        Indices {
-            tokens: padded(&batch.tokens, 0),
-            positions: padded(&batch.positions, 0),
-            slots: padded(&batch.slot_mapping, self.spare_block * self.block_size),
-            tables,
-        }
+        let tokens = bucket(&MIXED_TOKEN_BUCKETS, tokens)?;
+        let sequences = bucket(&MIXED_SEQUENCE_BUCKETS, sequences + 1)?;
+        let blocks_per_row = self.width(batch.blocks_per_row);
+        Some(Key { shape: StepShape { tokens, sequences, samples: sequences, blocks_per_row }, decode: false })
     }
 
-    /// Records the step on tensors that hold `indices` now.
-    fn record(&self, bucket: usize, indices: &Indices) -> Option<DecodeGraph> {
-        let device = &self.device;
-        // Recording is invalidated by waits on other streams: what is pending there is waited for now.
-        if let Err(error) = device.sync() {
-            tracing::warn!("the device does not answer before recording: {error:?}");
-            return None;
+    fn decode_shape(&self, sequences: usize, blocks_per_row: usize) -> StepShape {
+        let blocks_per_row = self.width(blocks_per_row);
+        StepShape { tokens: sequences, sequences, samples: sequences, blocks_per_row }
+    }
+
+    /// Columns of the block tables.
+    fn width(&self, blocks_per_row: usize) -> usize {
+        let mut width = CONTEXT_MIN / self.spare.block_size as usize;
+        while width < blocks_per_row {
+            width *= 4;
         }
-        let ints = |values: &[i32]| int_tensor(values.to_vec(), [bucket], device);
-        let rows: Vec<i32> = (0..bucket as i32).collect();
-        let context_lens: Vec<i32> = indices.positions.iter().map(|position| position + 1).collect();
-        let input = ForwardInput {
-            tokens: ints(&indices.tokens),
-            metadata: AttentionMetadata {
-                positions: ints(&indices.positions),
-                slot_mapping: ints(&indices.slots),
-                sequence_of_token: ints(&rows),
-                block_tables: int_tensor(indices.tables.clone(), [bucket, self.blocks_per_row], device),
-                query_starts: int_tensor((0..=bucket as i32).collect(), [bucket + 1], device),
-                context_lens: ints(&context_lens),
-                query_len_max: 1,
-                context_len_max: self.blocks_per_row * self.block_size as usize,
-            },
-            logit_rows: ints(&rows),
+        width.min(self.blocks_per_row_max)
+    }
+
+    /// Records a step on a buffer that holds `values` now.
+    fn record(&mut self, key: Key, values: Vec<i32>) -> Option<()> {
+        let Key { shape, decode } = key;
+        let length = values.len();
+        let indices = int_tensor(values, [length], &self.device);
+        let longest = Longest {
+            query: if decode { 1 } else { shape.tokens },
+            context: shape.blocks_per_row * self.spare.block_size as usize,
         };
-        let (model, recorded) = (Arc::clone(&self.model), input.clone());
-        let graph = CapturedGraph::record(device, move || {
-            model.lock().expect("a forward pass does not panic while it holds the model").forward(&recorded)
-        })?;
-        Some(DecodeGraph { input, graph })
+        let input = unpack(&indices, shape, longest);
+        let model = Arc::clone(&self.model);
+        let recorded = CapturedGraph::record(&self.device, move || {
+            model.lock().expect("a forward pass does not panic while it holds the model").forward(&input)
+        });
+        if recorded.is_none() {
+            tracing::warn!(?shape, "a step could not be recorded as a CUDA graph; such steps are launched one by one");
+            self.num_failures += 1;
+        }
+        let graph = recorded.map(|graph| StepGraph { indices, graph });
+        let recorded = graph.is_some().then_some(());
+        self.graphs.insert(key, graph);
+        recorded
     }
 }
 
-impl DecodeGraph {
-    fn write(&mut self, indices: Indices) {
-        // Written in place: the results are the same tensors.
-        let write = |tensor: &Tensor<1, Int>, values| drop(overwrite(tensor.clone(), values));
-        let metadata = &self.input.metadata;
-        write(&metadata.context_lens, indices.positions.iter().map(|position| position + 1).collect());
-        write(&self.input.tokens, indices.tokens);
-        write(&metadata.positions, indices.positions);
-        write(&metadata.slot_mapping, indices.slots);
-        drop(overwrite(metadata.block_tables.clone(), indices.tables));
-    }
+/// The smallest bucket that holds `count`.
+fn bucket(buckets: &[usize], count: usize) -> Option<usize> {
+    buckets.iter().copied().find(|&bucket| bucket >= count)
 }

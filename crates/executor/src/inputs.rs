@@ -1,31 +1,210 @@
-//! From a planned batch to tensors on the device.
+//! From a planned batch to tensors on the device: one buffer of indices, one copy.
 
-use burn::tensor::Device;
+use std::iter::repeat_n;
+
+use burn::tensor::{Device, Int, Tensor};
 use firebrick_engine::Batch;
 use firebrick_model::ForwardInput;
-use firebrick_ops::{AttentionMetadata, int_tensor};
+use firebrick_ops::{AttentionMetadata, SECTION_ALIGNMENT, int_tensor, section};
+
+/// The sizes of a step's arrays. A batch may be padded to a larger shape, so that few shapes occur.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct StepShape {
+    pub(crate) tokens: usize,
+    pub(crate) sequences: usize,
+    /// Rows of logits.
+    pub(crate) samples: usize,
+    pub(crate) blocks_per_row: usize,
+}
+
+/// Where padding writes its keys and values: a block that no sequence owns.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SpareBlock {
+    pub(crate) block: u32,
+    pub(crate) block_size: u32,
+}
+
+/// The longest query and the longest context, or bounds of them.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Longest {
+    pub(crate) query: usize,
+    pub(crate) context: usize,
+}
+
+impl StepShape {
+    /// The batch's own sizes. There is at least one row of logits, wanted or not.
+    pub(crate) fn of(batch: &Batch) -> Self {
+        Self {
+            tokens: batch.num_tokens(),
+            sequences: batch.num_sequences(),
+            samples: batch.samples.len().max(1),
+            blocks_per_row: batch.blocks_per_row,
+        }
+    }
+
+    /// Elements of each array, in the order of the buffer.
+    fn lengths(&self) -> [usize; 8] {
+        let Self { tokens, sequences, samples, blocks_per_row } = *self;
+        [tokens, tokens, tokens, tokens, sequences + 1, sequences, samples, sequences * blocks_per_row]
+    }
+}
+
+impl Longest {
+    fn of(batch: &Batch) -> Self {
+        let queries = batch.query_starts.windows(2).map(|pair| pair[1] - pair[0]);
+        let context = batch.context_lens.iter().copied().max().unwrap_or(0);
+        Self { query: queries.max().unwrap_or(0) as usize, context: context as usize }
+    }
+}
 
 /// The batch's flat arrays as index tensors; logits are wanted for the last token of every sampled sequence.
 pub fn forward_input(batch: &Batch, device: &Device) -> ForwardInput {
+    let shape = StepShape::of(batch);
+    let unused = SpareBlock { block: 0, block_size: 1 };
+    let values = pack(batch, shape, unused);
+    let length = values.len();
+    unpack(&int_tensor(values, [length], device), shape, Longest::of(batch))
+}
+
+/// The arrays of a batch, padded to `shape`, each beginning where a [`section`] may.
+///
+/// Padding rows are sequences of their own, at the beginning of a context in the spare block; they take the padding
+/// tokens in equal parts. There must be one of them when there are tokens to pad.
+pub(crate) fn pack(batch: &Batch, shape: StepShape, spare: SpareBlock) -> Vec<i32> {
     let (tokens, sequences) = (batch.num_tokens(), batch.num_sequences());
-    let signed = |values: &[u32]| -> Vec<i32> { values.iter().map(|&value| value as i32).collect() };
-    let lengths = batch.query_starts.windows(2).map(|pair| pair[1] - pair[0]);
-    let owners = lengths.clone().enumerate().flat_map(|(row, length)| (0..length).map(move |_| row as i32)).collect();
-    let last_tokens: Vec<i32> =
-        batch.samples.iter().map(|sample| batch.query_starts[sample.row as usize + 1] as i32 - 1).collect();
-    let num_samples = last_tokens.len();
+    let (more_tokens, more_sequences) = (shape.tokens - tokens, shape.sequences - sequences);
+    assert!(more_tokens == 0 || more_sequences > 0, "padding tokens belong to a padding sequence");
+    let share = |row: usize| more_tokens / more_sequences + usize::from(row < more_tokens % more_sequences);
+    let padding = || (0..more_sequences).map(share);
+    let padding_positions: Vec<u32> = padding().flat_map(|length| 0..length as u32).collect();
+
+    let lengths = batch.query_starts.windows(2).map(|pair| (pair[1] - pair[0]) as usize).chain(padding());
+    let ends = lengths.clone().scan(0, |end, length| {
+        *end += length;
+        Some(*end as u32)
+    });
+    let owners = lengths.enumerate().flat_map(|(row, length)| repeat_n(row as u32, length));
+    let positions = batch.positions.iter().copied().chain(padding_positions.iter().copied());
+    let spare_slot = |position: &u32| spare.block * spare.block_size + position % spare.block_size;
+    let slots = batch.slot_mapping.iter().copied().chain(padding_positions.iter().map(spare_slot));
+    let last_tokens = batch.samples.iter().map(|sample| batch.query_starts[sample.row as usize + 1] - 1);
+
+    let mut buffer =
+        Buffer { values: Vec::with_capacity(shape.lengths().iter().sum::<usize>() + 8 * SECTION_ALIGNMENT) };
+    buffer.push(batch.tokens.iter().copied(), shape.tokens, 0);
+    buffer.push(positions, shape.tokens, 0);
+    buffer.push(slots, shape.tokens, 0);
+    buffer.push(owners, shape.tokens, 0);
+    buffer.push([0].into_iter().chain(ends), shape.sequences + 1, 0);
+    buffer.push(batch.context_lens.iter().copied().chain(padding().map(|length| length as u32)), shape.sequences, 0);
+    buffer.push(last_tokens, shape.samples, 0);
+    let row =
+        |row: &[u32]| row.iter().copied().chain(repeat_n(spare.block, shape.blocks_per_row - row.len())).collect();
+    let rows: Vec<Vec<u32>> = batch.block_tables.chunks_exact(batch.blocks_per_row.max(1)).map(row).collect();
+    buffer.push(rows.into_iter().flatten(), shape.sequences * shape.blocks_per_row, spare.block);
+    buffer.values
+}
+
+/// The tensors of a step, as views of the buffer that [`pack`] filled.
+pub(crate) fn unpack(buffer: &Tensor<1, Int>, shape: StepShape, longest: Longest) -> ForwardInput {
+    let mut start = 0;
+    let mut sections = shape.lengths().into_iter().map(|length| {
+        let part = section(buffer, start, length);
+        start += length.next_multiple_of(SECTION_ALIGNMENT);
+        part
+    });
+    let mut next = || sections.next().expect("as many as there are lengths");
+    let (tokens, positions, slot_mapping, sequence_of_token) = (next(), next(), next(), next());
+    let (query_starts, context_lens, logit_rows) = (next(), next(), next());
     ForwardInput {
-        tokens: int_tensor(signed(&batch.tokens), [tokens], device),
+        tokens,
         metadata: AttentionMetadata {
-            positions: int_tensor(signed(&batch.positions), [tokens], device),
-            slot_mapping: int_tensor(signed(&batch.slot_mapping), [tokens], device),
-            sequence_of_token: int_tensor(owners, [tokens], device),
-            block_tables: int_tensor(signed(&batch.block_tables), [sequences, batch.blocks_per_row], device),
-            query_starts: int_tensor(signed(&batch.query_starts), [sequences + 1], device),
-            context_lens: int_tensor(signed(&batch.context_lens), [sequences], device),
-            query_len_max: lengths.max().unwrap_or(0) as usize,
-            context_len_max: batch.context_lens.iter().copied().max().unwrap_or(0) as usize,
+            positions,
+            slot_mapping,
+            sequence_of_token,
+            block_tables: next().reshape([shape.sequences, shape.blocks_per_row]),
+            query_starts,
+            context_lens,
+            query_len_max: longest.query,
+            context_len_max: longest.context,
         },
-        logit_rows: int_tensor(last_tokens, [num_samples], device),
+        logit_rows,
+    }
+}
+
+struct Buffer {
+    values: Vec<i32>,
+}
+
+impl Buffer {
+    /// Appends one array, filled up to `length`, and room up to where the next may begin.
+    fn push(&mut self, values: impl Iterator<Item = u32>, length: usize, fill: u32) {
+        let start = self.values.len();
+        self.values.extend(values.map(|value| value as i32));
+        assert!(self.values.len() <= start + length, "an array is longer than its shape");
+        self.values.resize(start + length, fill as i32);
+        self.values.resize(start + length.next_multiple_of(SECTION_ALIGNMENT), 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three tokens of one sequence and one of another.
+    fn batch() -> Batch {
+        Batch {
+            tokens: vec![5, 6, 7, 8],
+            positions: vec![0, 1, 2, 9],
+            slot_mapping: vec![8, 9, 10, 21],
+            query_starts: vec![0, 3, 4],
+            context_lens: vec![3, 10],
+            block_tables: vec![2, 0, 0, 3, 4, 5],
+            blocks_per_row: 3,
+            ..Batch::default()
+        }
+    }
+
+    fn arrays(values: &[i32], shape: StepShape) -> Vec<Vec<i32>> {
+        let mut start = 0;
+        let part = |length: usize| {
+            let part = values[start..start + length].to_vec();
+            start += length.next_multiple_of(SECTION_ALIGNMENT);
+            part
+        };
+        shape.lengths().into_iter().map(part).collect()
+    }
+
+    #[test]
+    fn padding_is_sequences_of_its_own_in_the_spare_block() {
+        let shape = StepShape { tokens: 7, sequences: 4, samples: 4, blocks_per_row: 4 };
+        let values = pack(&batch(), shape, SpareBlock { block: 9, block_size: 4 });
+        let expected: [&[i32]; 8] = [
+            &[5, 6, 7, 8, 0, 0, 0],
+            &[0, 1, 2, 9, 0, 1, 0],
+            &[8, 9, 10, 21, 36, 37, 36],
+            &[0, 0, 0, 1, 2, 2, 3],
+            &[0, 3, 4, 6, 7],
+            &[3, 10, 2, 1],
+            &[0, 0, 0, 0],
+            &[2, 0, 0, 9, 3, 4, 5, 9, 9, 9, 9, 9, 9, 9, 9, 9],
+        ];
+        assert_eq!(arrays(&values, shape), expected);
+    }
+
+    #[test]
+    fn a_batch_in_its_own_shape_is_not_padded() {
+        let batch = batch();
+        let shape = StepShape::of(&batch);
+        let arrays = arrays(&pack(&batch, shape, SpareBlock { block: 0, block_size: 1 }), shape);
+        assert_eq!(arrays[4..], [vec![0, 3, 4], vec![3, 10], vec![0], vec![2, 0, 0, 3, 4, 5]]);
+    }
+
+    #[test]
+    fn a_padded_step_without_sequences_is_all_padding() {
+        let shape = StepShape { tokens: 2, sequences: 2, samples: 2, blocks_per_row: 1 };
+        let empty = Batch { query_starts: vec![0], ..Batch::default() };
+        let arrays = arrays(&pack(&empty, shape, SpareBlock { block: 3, block_size: 16 }), shape);
+        assert_eq!((&arrays[2], &arrays[5], &arrays[7]), (&vec![48, 48], &vec![1, 1], &vec![3, 3]));
     }
 }

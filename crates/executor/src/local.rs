@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex};
 
 use burn::tensor::{Device, Tensor};
 use firebrick_checkpoint::{Checkpoint, Dtype};
-#[cfg(feature = "cuda")]
-use firebrick_engine::SampleRow;
 use firebrick_engine::{Batch, ExecuteError, Executor, SampleOutcome};
 use firebrick_model::{CausalLm, ForwardInput, KvCache, LoadError, LoadOptions, Progress};
-use firebrick_ops::{Backend, backend_of};
+use firebrick_ops::{Backend, WorkStream, backend_of};
 
 #[cfg(feature = "cuda")]
-use crate::graph::DecodeGraphs;
+use crate::graph::StepGraphs;
+#[cfg(feature = "cuda")]
+use crate::inputs::SpareBlock;
 use crate::{forward_input, sample};
 
 /// Weights and cache: what a forward pass needs besides its input.
@@ -35,7 +35,9 @@ pub struct CacheOptions {
     pub num_blocks: u32,
     /// Tokens per block.
     pub block_size: u32,
-    /// Replay decode steps as CUDA graphs, where the device is one that has them.
+    /// Most sequences of one step.
+    pub max_num_seqs: u32,
+    /// Replay steps as CUDA graphs, where the device is one that has them.
     pub cuda_graphs: bool,
 }
 
@@ -43,9 +45,10 @@ pub struct CacheOptions {
 pub struct LocalExecutor {
     model: Arc<Mutex<Model>>,
     #[cfg(feature = "cuda")]
-    graphs: Option<DecodeGraphs>,
+    graphs: Option<StepGraphs>,
     num_blocks: u32,
     device: Device,
+    stream: WorkStream,
 }
 
 impl LocalExecutor {
@@ -57,58 +60,51 @@ impl LocalExecutor {
         device: &Device,
         progress: Progress,
     ) -> Result<Self, LoadError> {
+        let stream = WorkStream::new();
+        stream.enter(|| Self::load_on(stream, (checkpoint, options), cache, device, progress))
+    }
+
+    fn load_on(
+        stream: WorkStream,
+        (checkpoint, options): (&Checkpoint, LoadOptions),
+        cache: CacheOptions,
+        device: &Device,
+        progress: Progress,
+    ) -> Result<Self, LoadError> {
         let dtype: Dtype = options.dtype;
         #[cfg(feature = "cuda")]
         let max_model_len = options.max_model_len;
-        let CacheOptions { num_blocks, block_size, cuda_graphs } = cache;
+        let CacheOptions { num_blocks, block_size, .. } = cache;
         let model = firebrick_model::load(checkpoint, options, device, progress)?;
-        let replays = cfg!(feature = "cuda") && backend_of(device) == Backend::Cuda && cuda_graphs;
+        let replays = cfg!(feature = "cuda") && backend_of(device) == Backend::Cuda && cache.cuda_graphs;
         // Graphs pad their batches with rows that need a block of their own.
         let allocated = (num_blocks as usize + usize::from(replays), block_size as usize);
-        let cache = KvCache::new(checkpoint.config(), dtype, allocated, device);
-        let model = Arc::new(Mutex::new(Model { model, cache }));
+        let kv_cache = KvCache::new(checkpoint.config(), dtype, allocated, device);
+        let model = Arc::new(Mutex::new(Model { model, cache: kv_cache }));
+        #[cfg(feature = "cuda")]
+        let graphs = replays.then(|| {
+            let spare = SpareBlock { block: num_blocks, block_size };
+            StepGraphs::new(Arc::clone(&model), device, spare, (max_model_len, cache.max_num_seqs as usize))
+        });
         Ok(Self {
             #[cfg(feature = "cuda")]
-            graphs: replays
-                .then(|| DecodeGraphs::new(Arc::clone(&model), device, (num_blocks, block_size), max_model_len)),
+            graphs,
             model,
             num_blocks,
             device: device.clone(),
+            stream,
         })
     }
 
-    /// Logits with one row per sample, in the order of `batch.samples`, or one row per sequence and perhaps more.
-    fn forward(&mut self, batch: &Batch) -> (Tensor<2>, Rows) {
+    /// Logits with one row per sample, in the order of `batch.samples`, and perhaps more.
+    fn forward(&mut self, batch: &Batch) -> Tensor<2> {
         #[cfg(feature = "cuda")]
         if let Some(logits) = self.graphs.as_mut().and_then(|graphs| graphs.run(batch)) {
-            return (logits, Rows::OfSequences);
+            return logits;
         }
         let input = forward_input(batch, &self.device);
-        let mut model = self.model.lock().expect("a forward pass does not panic while it holds the model");
-        (model.forward(&input), Rows::OfSamples)
+        self.model.lock().expect("a forward pass does not panic while it holds the model").forward(&input)
     }
-}
-
-/// What the rows of logits stand for.
-#[derive(Clone, Copy)]
-enum Rows {
-    OfSamples,
-    #[cfg(feature = "cuda")]
-    OfSequences,
-}
-
-/// From one row per sequence, and perhaps more, to one per sample.
-#[cfg(feature = "cuda")]
-fn rows_of_samples(mut values: Vec<f32>, vocab_size: usize, samples: &[SampleRow]) -> Vec<f32> {
-    if samples.iter().enumerate().all(|(index, sample)| sample.row as usize == index) {
-        values.truncate(samples.len() * vocab_size);
-        return values;
-    }
-    let mut chosen = Vec::with_capacity(samples.len() * vocab_size);
-    for sample in samples {
-        chosen.extend_from_slice(&values[sample.row as usize * vocab_size..][..vocab_size]);
-    }
-    chosen
 }
 
 impl Executor for LocalExecutor {
@@ -117,22 +113,19 @@ impl Executor for LocalExecutor {
     }
 
     fn execute(&mut self, batch: &Batch) -> impl Future<Output = Result<Vec<SampleOutcome>, ExecuteError>> + 'static {
-        let (logits, rows) = self.forward(batch);
+        let stream = self.stream;
+        let logits = stream.enter(|| self.forward(batch));
         let samples = batch.samples.clone();
-        async move {
+        stream.attach(async move {
             if samples.is_empty() {
                 return Ok(Vec::new());
             }
             let [_, vocab_size] = logits.dims();
             let data = logits.into_data_async().await.map_err(|error| ExecuteError(format!("{error:?}")))?;
-            let values =
+            let mut values =
                 data.convert::<f32>().try_to_vec::<f32>().map_err(|error| ExecuteError(format!("{error:?}")))?;
-            let values = match rows {
-                Rows::OfSamples => values,
-                #[cfg(feature = "cuda")]
-                Rows::OfSequences => rows_of_samples(values, vocab_size, &samples),
-            };
+            values.truncate(samples.len() * vocab_size);
             Ok(sample(values, vocab_size, &samples))
-        }
+        })
     }
 }

@@ -22,9 +22,11 @@ mod linear;
 mod overwrite;
 mod rms_norm;
 mod rope_and_store_kv;
+mod section;
 pub mod testing;
 #[cfg(feature = "wgpu")]
 mod wgpu;
+mod work_stream;
 
 pub use activation::{Activation, activation, gated_activation};
 pub use attention::{AttentionMetadata, AttentionOptions, KvLayer, paged_attention};
@@ -41,6 +43,8 @@ pub use linear::{Weight, linear};
 pub use overwrite::{Overwrite, overwrite};
 pub use rms_norm::{add_rms_norm, rms_norm};
 pub use rope_and_store_kv::{HeadLayout, QkvOptions, RopeTable, rope_and_store_kv};
+pub use section::{SECTION_ALIGNMENT, Section, section};
+pub use work_stream::WorkStream;
 
 /// The operations in plain tensor operations: what every kernel is compared with.
 pub mod reference {

@@ -170,10 +170,10 @@ pub struct SchedulingArgs {
     #[arg(default_missing_value = "true", value_parser = switch, action = ArgAction::Set)]
     pub enable_chunked_prefill: bool,
 
-    /// Replay decode steps as CUDA graphs instead of launching every kernel by itself. Experimental: when recording a
-    /// graph fails, the engine ends with an error
-    #[arg(long)]
-    pub cuda_graphs: bool,
+    /// Launch every kernel by itself instead of replaying steps as CUDA graphs
+    #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true", value_parser = switch, action = ArgAction::Set)]
+    pub enforce_eager: bool,
 }
 
 /// `--dtype`; `None` is auto: the checkpoint's.
@@ -226,7 +226,7 @@ impl SchedulingArgs {
             max_waiting: self.max_num_queued_reqs,
             enable_prefix_caching: self.enable_prefix_caching,
             enable_chunked_prefill: self.enable_chunked_prefill,
-            cuda_graphs: self.cuda_graphs,
+            cuda_graphs: !self.enforce_eager,
             policy: match self.scheduling_policy {
                 PolicyArg::Fcfs => SchedulingPolicy::Fcfs,
                 PolicyArg::Priority => SchedulingPolicy::Priority,

@@ -72,6 +72,7 @@ pub fn engine(path: &Path, setup: &Setup, device: &Device) -> Engine<LocalExecut
     let options = LoadOptions { dtype: setup.dtype, max_model_len };
     let cache = CacheOptions {
         num_blocks: setup.num_blocks,
+        max_num_seqs: setup.max_num_seqs,
         block_size: BLOCK_SIZE,
         cuda_graphs: std::env::var_os("FIREBRICK_TEST_CUDA_GRAPHS").is_some(),
     };
