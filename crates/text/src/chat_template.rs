@@ -43,6 +43,7 @@ impl Default for TemplateLimits {
 /// A model's chat template. Cloning shares it.
 #[derive(Debug, Clone)]
 pub struct ChatTemplate {
+    source: Arc<str>,
     environment: Arc<Environment<'static>>,
     special: SpecialTokens,
     limits: TemplateLimits,
@@ -75,14 +76,33 @@ impl ChatTemplate {
         environment.set_fuel(Some(limits.fuel));
         environment.set_recursion_limit(limits.depth);
         template_functions::install(&mut environment);
-        let source = template_source::without_generation_blocks(source);
         environment
-            .add_template_owned(NAME, source)
+            .add_template_owned(NAME, template_source::without_generation_blocks(source))
             .map_err(|error| TemplateError::Syntax { reason: error_text(&error) })?;
-        let mut template =
-            Self { environment: Arc::new(environment), special, limits, content_shape: ContentShape::Text };
+        let mut template = Self {
+            source: source.into(),
+            environment: Arc::new(environment),
+            special,
+            limits,
+            content_shape: ContentShape::Text,
+        };
         template.content_shape = template.probe_content_shape();
         Ok(template)
+    }
+
+    /// The template's own text.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
+    /// Whether the template shows the tools it is given.
+    pub fn takes_tools(&self) -> bool {
+        let function =
+            serde_json::json!({"name": PROBE, "description": "", "parameters": {"type": "object", "properties": {}}});
+        let tools = Some(serde_json::json!([{"type": "function", "function": function}]));
+        let options = RenderOptions { tools, add_generation_prompt: true, ..RenderOptions::default() };
+        let messages = [Message::new("user", "")];
+        self.run(&messages, &options, self.content_shape).is_ok_and(|prompt| prompt.contains(PROBE))
     }
 
     /// The prompt for a conversation.

@@ -1,5 +1,7 @@
 //! Tokens to text, one at a time: what `push` returns is final, and all of it joined is what `Tokenizer::decode` returns.
 
+use std::sync::Arc;
+
 use crate::TokenId;
 use crate::piece::Piece;
 use crate::tokenizer::Tokenizer;
@@ -13,6 +15,8 @@ const CONTEXT_TOKENS: usize = 8;
 pub struct Detokenizer {
     tokenizer: Tokenizer,
     skip_special_tokens: bool,
+    /// Special tokens that are shown all the same.
+    shown: Arc<[TokenId]>,
     /// The beginning of a character whose end has not come yet.
     pending: Vec<u8>,
     first: bool,
@@ -23,7 +27,12 @@ pub struct Detokenizer {
 impl Detokenizer {
     pub(crate) fn new(tokenizer: Tokenizer, skip_special_tokens: bool) -> Self {
         let strip = tokenizer.piece_rule().strip_at_start();
-        Self { tokenizer, skip_special_tokens, pending: Vec::new(), first: true, strip }
+        Self { tokenizer, skip_special_tokens, shown: Arc::new([]), pending: Vec::new(), first: true, strip }
+    }
+
+    /// Shows these special tokens even where others are left out.
+    pub fn show(&mut self, special: Arc<[TokenId]>) {
+        self.shown = special;
     }
 
     /// Tells the detokenizer what stands before the first token to come, so that a continuation keeps its leading space
@@ -40,7 +49,7 @@ impl Detokenizer {
     pub fn push(&mut self, token: TokenId) -> String {
         let mut text = String::new();
         let vocabulary = self.tokenizer.vocabulary();
-        if self.skip_special_tokens && vocabulary.is_special(token) {
+        if self.skip_special_tokens && vocabulary.is_special(token) && !self.shown.contains(&token) {
             return text;
         }
         let Some(spelling) = vocabulary.text(token) else { return text };
