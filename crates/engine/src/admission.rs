@@ -7,11 +7,13 @@ use std::sync::Arc;
 
 use crate::prefix_cache::{ChainHasher, Salt};
 use crate::sequence::{RequestFacts, Sharing, StopTokens, mix_seed};
-use crate::{EngineConfig, Rejected, Request, RequestId, SamplingParams};
+use crate::{Constraint, EngineConfig, Rejected, Request, RequestId, SamplingParams, TokenMask};
 
 const LOGIT_BIAS_ENTRIES_MAX: usize = 1024;
 const STOP_TOKENS_MAX: usize = 1024;
 const SALT_BYTES_MAX: usize = 256;
+const BAD_WORDS_MAX: usize = 1024;
+const BAD_WORD_TOKENS_MAX: usize = 64;
 
 /// The limits that requests are measured against.
 #[derive(Clone, Copy)]
@@ -30,6 +32,7 @@ impl Door<'_> {
             return Err(Rejected::Choices { n: request.n, max: self.config.max_choices });
         }
         check_params(&request.params)?;
+        check_token_sets(request)?;
         check_salt(request.cache_salt.as_deref())?;
         self.check_size(request)?;
         self.check_tokens(request)
@@ -49,6 +52,11 @@ impl Door<'_> {
             priority: request.priority,
             max_len,
             seed: request.params.seed.unwrap_or_else(|| mix_seed(self.config.seed, id.0)),
+            allowed: match &request.params.allowed_token_ids[..] {
+                [] => None,
+                tokens => Some(TokenMask::of(tokens)),
+            },
+            constraint: request.constraint,
             sharing: salt.map(|salt| Sharing { root: hasher.root(&salt), salt }),
             prompt: request.prompt.into(),
             params: Arc::new(request.params),
@@ -96,7 +104,8 @@ impl Door<'_> {
         let vocab_size = self.config.vocab_size;
         let bias = request.params.logit_bias.iter().map(|(token, _)| token);
         let stops = request.params.stop_token_ids.iter().chain(&request.eos_token_ids);
-        match request.prompt.iter().chain(bias).chain(stops).find(|token| **token >= vocab_size) {
+        let sets = request.params.bad_words.iter().flatten().chain(&request.params.allowed_token_ids);
+        match request.prompt.iter().chain(bias).chain(stops).chain(sets).find(|token| **token >= vocab_size) {
             Some(&token) => Err(Rejected::TokenOutOfRange { token, vocab_size }),
             None => Ok(()),
         }
@@ -132,6 +141,19 @@ fn check_params(params: &SamplingParams) -> Result<(), Rejected> {
     }
     let stops = params.stop_token_ids.len();
     require(stops <= STOP_TOKENS_MAX, "stop_token_ids entries", stops, "at most 1024")
+}
+
+fn check_token_sets(request: &Request) -> Result<(), Rejected> {
+    let bad_words = &request.params.bad_words;
+    require(bad_words.len() <= BAD_WORDS_MAX, "bad_words entries", bad_words.len(), "at most 1024")?;
+    for word in bad_words {
+        let fits = !word.is_empty() && word.len() <= BAD_WORD_TOKENS_MAX;
+        require(fits, "bad_words tokens", word.len(), "1 to 64 in each")?;
+    }
+    let both = request.constraint.is_some() && !request.params.allowed_token_ids.is_empty();
+    require(!both, "allowed_token_ids", "set", "nothing together with a constraint")?;
+    let lost = request.constraint.as_ref().is_some_and(Constraint::is_lost);
+    require(!lost, "constraint", "lost", "what was not read from a stored trace")
 }
 
 fn check_salt(salt: Option<&str>) -> Result<(), Rejected> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{SamplingParams, SequenceId, TokenId};
+use crate::{SamplingParams, SequenceId, TokenId, TokenMask};
 
 /// The work of one step, as flat arrays that become tensors unchanged.
 ///
@@ -70,8 +70,11 @@ pub struct SampleRow {
     pub seed: u64,
     /// Index in the sequence of the token to be chosen: the counter of the generator.
     pub position: u32,
-    /// Tokens made impossible for this draw (`min_tokens` not reached).
+    /// Tokens made impossible for this draw (`min_tokens` not reached, bad words), sorted.
     pub suppressed: Vec<TokenId>,
+    /// The only tokens that are possible for this draw; `None`: all.
+    #[serde(skip)]
+    pub allowed: Option<TokenMask>,
     /// The tokens so far, present when a penalty needs them.
     pub history: Option<TokenHistory>,
 }

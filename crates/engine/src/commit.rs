@@ -5,6 +5,7 @@
 
 use crate::block_pool::Published;
 use crate::scheduler::Scheduler;
+use crate::sequence::Appended;
 use crate::sequence_table::SequenceKey;
 use crate::{EventKind, ExecuteError, FinishReason, SampleOutcome, SampledToken};
 
@@ -24,7 +25,7 @@ impl Scheduler {
         for row in rows {
             let outcome = if row.samples { outcomes.next() } else { None };
             let id = self.sequences[row.key].id();
-            if self.deferred_aborts.contains(&id.request) {
+            if self.is_leaving(id) {
                 continue;
             }
             self.counters.computed_tokens += u64::from(row.num_tokens);
@@ -55,11 +56,15 @@ impl Scheduler {
         self.publish_full_blocks(key);
         let sequence = &mut self.sequences[key];
         let id = sequence.id();
-        let finished = sequence.append(sampled.token);
+        let is_stop = sequence.is_stop(sampled.token);
+        let appended = sequence.append(sampled.token);
+        if let Appended::Refused(reason) = appended {
+            self.finish(key, reason);
+            return;
+        }
         self.counters.generated_tokens += 1;
-        let is_stop = matches!(finished, Some(FinishReason::Stop(_)));
         self.tell(id, EventKind::Token { token: sampled.token, logprobs: sampled.logprobs, is_stop });
-        if let Some(reason) = finished {
+        if let Appended::Last(reason) = appended {
             self.finish(key, reason);
         }
     }

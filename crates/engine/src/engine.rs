@@ -67,6 +67,14 @@ impl<E: Executor> Engine<E> {
         self.scheduler.abort(id);
     }
 
+    /// Ends one choice of a request and leaves the others alone, otherwise as [`abort`](Self::abort).
+    pub fn abort_choice(&mut self, id: SequenceId) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.push(TraceEntry::AbortChoice(id));
+        }
+        self.scheduler.abort_choice(id);
+    }
+
     /// Refuses new requests from now on; those accepted are finished. There is no way back.
     pub fn stop_accepting(&mut self) {
         if let Some(recorder) = &mut self.recorder {

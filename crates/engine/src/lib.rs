@@ -29,6 +29,7 @@ mod block_pool;
 mod block_table;
 mod commit;
 mod config;
+mod constraint;
 mod engine;
 mod error;
 mod event;
@@ -51,6 +52,7 @@ mod trace;
 
 pub use batch::{Batch, SampleRow, TokenHistory};
 pub use config::{EngineConfig, SchedulingPolicy};
+pub use constraint::{Constraint, ConstraintState, MaskSender, Progress, TokenConstraint, TokenMask};
 pub use engine::{Engine, StepResult};
 pub use error::{ConfigError, EngineError, ExecuteError, Rejected};
 pub use event::{EventKind, FinishReason, SampleOutcome, SampledToken, TokenEvent, TokenLogprobs};

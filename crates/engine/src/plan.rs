@@ -182,7 +182,7 @@ impl Scheduler {
     /// Writes a sequence's next tokens into the batch.
     fn plan_row(&mut self, key: SequenceKey, num_tokens: u32) -> PlannedRow {
         let Self { batch, sequences, .. } = self;
-        let sequence = &sequences[key];
+        let sequence = &mut sequences[key];
         let start = sequence.num_computed_tokens;
         let end = start + num_tokens;
         batch.tokens.extend(sequence.span(start..end).iter());

@@ -2,12 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::TokenId;
+use crate::{Constraint, TokenId};
 
 /// How the next token is chosen and when a sequence ends.
 ///
-/// Order of application, as in the OpenAI and vLLM APIs: logit bias, `min_tokens` suppression, penalties,
-/// temperature, `min_p`, `top_k`, `top_p`, then one draw.
+/// Order of application, as in the OpenAI and vLLM APIs: logit bias, allowed tokens, suppression (`min_tokens`, bad
+/// words), penalties, temperature, `min_p`, `top_k`, `top_p`, then one draw.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SamplingParams {
     /// 0 chooses the most likely token; larger values flatten the distribution.
@@ -37,6 +37,12 @@ pub struct SamplingParams {
     pub repetition_penalty: f32,
     /// Added to the logits of single tokens.
     pub logit_bias: Vec<(TokenId, f32)>,
+    /// The only tokens that may be generated; empty allows all.
+    #[serde(default)]
+    pub allowed_token_ids: Vec<TokenId>,
+    /// Runs of tokens that must not be generated: the last token of a run is impossible after the others.
+    #[serde(default)]
+    pub bad_words: Vec<Vec<TokenId>>,
     /// Report the chosen token's log-probability and those of this many most likely tokens.
     pub logprobs: Option<u32>,
 }
@@ -57,6 +63,8 @@ impl Default for SamplingParams {
             presence_penalty: 0.0,
             repetition_penalty: 1.0,
             logit_bias: Vec::new(),
+            allowed_token_ids: Vec::new(),
+            bad_words: Vec::new(),
             logprobs: None,
         }
     }
@@ -89,11 +97,14 @@ pub struct Request {
     pub eos_token_ids: Vec<TokenId>,
     /// Requests share cached blocks only with requests of the same salt.
     pub cache_salt: Option<String>,
+    /// What each continuation must follow, such as a grammar.
+    #[serde(default)]
+    pub constraint: Option<Constraint>,
 }
 
 impl Request {
     /// A request for one continuation with default priority.
     pub fn new(prompt: Vec<TokenId>, params: SamplingParams) -> Self {
-        Self { prompt, params, n: 1, priority: 0, eos_token_ids: Vec::new(), cache_salt: None }
+        Self { prompt, params, n: 1, priority: 0, eos_token_ids: Vec::new(), cache_salt: None, constraint: None }
     }
 }

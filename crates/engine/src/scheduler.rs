@@ -48,6 +48,8 @@ pub(crate) struct Scheduler {
     pub(crate) in_flight: Option<Vec<PlannedRow>>,
     /// Aborts that wait for the step in flight.
     pub(crate) deferred_aborts: Vec<RequestId>,
+    /// Aborts of single choices that wait for the step in flight.
+    pub(crate) deferred_choice_aborts: Vec<SequenceId>,
     /// The last plan; its buffers are reused.
     pub(crate) batch: Batch,
     /// What has happened and was not told yet.
@@ -74,6 +76,7 @@ impl Scheduler {
             running: Vec::new(),
             in_flight: None,
             deferred_aborts: Vec::new(),
+            deferred_choice_aborts: Vec::new(),
             batch: Batch::default(),
             events: Vec::new(),
             counters: EngineStats::default(),
@@ -119,7 +122,7 @@ impl Scheduler {
 
     /// Lets the other choices of a request wait for their turn, now that they can share the prompt's blocks.
     pub(crate) fn bring_forth_choices(&mut self, id: RequestId) {
-        let request = self.requests.get_mut(&id).expect("the first choice is alive");
+        let request = self.requests.get_mut(&id).expect("a request with unborn choices is alive");
         let unborn = std::mem::take(&mut request.unborn);
         self.num_unborn -= unborn.len() as u32;
         unborn.for_each(|index| self.enqueue(id, index));
@@ -137,9 +140,41 @@ impl Scheduler {
         }
     }
 
+    /// Ends one choice of a request: at once, or when the step in flight returns. Unknown and ended ones are ignored.
+    pub(crate) fn abort_choice(&mut self, id: SequenceId) {
+        if self.in_flight.is_some() {
+            if self.requests.contains_key(&id.request) {
+                self.deferred_choice_aborts.push(id);
+            }
+        } else {
+            self.end_choice(id);
+        }
+    }
+
+    /// Whether the step in flight changes nothing for a sequence any more.
+    pub(crate) fn is_leaving(&self, id: SequenceId) -> bool {
+        self.deferred_aborts.contains(&id.request) || self.deferred_choice_aborts.contains(&id)
+    }
+
     pub(crate) fn apply_deferred_aborts(&mut self) {
         for id in std::mem::take(&mut self.deferred_aborts) {
             self.end_request(id, &FinishReason::Abort);
+        }
+        for id in std::mem::take(&mut self.deferred_choice_aborts) {
+            self.end_choice(id);
+        }
+    }
+
+    fn end_choice(&mut self, id: SequenceId) {
+        let Some(request) = self.requests.get(&id.request) else { return };
+        // Nobody waits for a first choice that leaves, and a choice must be born to end alone.
+        if !request.unborn.is_empty() && (id.index == 0 || request.unborn.contains(&id.index)) {
+            self.bring_forth_choices(id.request);
+        }
+        let sequences = &self.requests[&id.request].sequences;
+        let key = sequences.iter().copied().find(|key| self.sequences[*key].id() == id);
+        if let Some(key) = key {
+            self.finish(key, FinishReason::Abort);
         }
     }
 

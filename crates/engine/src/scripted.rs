@@ -68,10 +68,17 @@ impl Script {
     pub fn outcome(&self, history: HistoryHash, row: &SampleRow, generated: u32) -> TokenId {
         match self {
             Self::Hash { vocab_size } => {
-                let start = (history.draw(row) % u64::from(*vocab_size)) as TokenId;
+                let draw = history.draw(row);
+                let start = (draw % u64::from(*vocab_size)) as TokenId;
+                let suppressed = |token: &TokenId| row.suppressed.binary_search(token).is_ok();
+                if let Some(mask) = &row.allowed {
+                    let allowed = || (0..*vocab_size).filter(|token| mask.allows(*token) && !suppressed(token));
+                    let count = allowed().count().max(1) as u64;
+                    return allowed().nth((draw % count) as usize).unwrap_or(start);
+                }
                 // The next token that is not suppressed; if all are, there is nothing better than the first.
                 let mut candidates = (0..*vocab_size).map(|offset| (start + offset) % vocab_size);
-                candidates.find(|token| row.suppressed.binary_search(token).is_err()).unwrap_or(start)
+                candidates.find(|token| !suppressed(token)).unwrap_or(start)
             }
             Self::Tokens(tokens) => {
                 let last = tokens.len().saturating_sub(1);

@@ -10,7 +10,10 @@ use crate::block_table::BlockTable;
 use crate::policy::ServiceOrder;
 use crate::prefix_cache::{BlockKey, ChainHasher, Parent, Salt};
 use crate::token_span::TokenSpan;
-use crate::{FinishReason, RequestId, SampleRow, SamplingParams, SchedulingPolicy, SequenceId, TokenHistory, TokenId};
+use crate::{
+    Constraint, ConstraintState, FinishReason, Progress, RequestId, SampleRow, SamplingParams, SchedulingPolicy,
+    SequenceId, TokenHistory, TokenId, TokenMask,
+};
 
 /// What does not change during a request's life; all its choices share it.
 #[derive(Debug)]
@@ -19,6 +22,9 @@ pub(crate) struct RequestFacts {
     pub(crate) prompt: Arc<[TokenId]>,
     pub(crate) params: Arc<SamplingParams>,
     pub(crate) stops: StopTokens,
+    pub(crate) constraint: Option<Constraint>,
+    /// The mask of `allowed_token_ids`.
+    pub(crate) allowed: Option<TokenMask>,
     pub(crate) priority: i32,
     /// Tokens, prompt and output together, at which a sequence has reached its length.
     pub(crate) max_len: u32,
@@ -85,7 +91,6 @@ impl StopTokens {
 ///            [.., num_computed)     ours alone
 ///            [num_computed, len())  no keys and values yet: the work of coming steps
 /// ```
-#[derive(Debug)]
 pub(crate) struct Sequence {
     pub(crate) facts: Arc<RequestFacts>,
     pub(crate) index: u32,
@@ -102,6 +107,19 @@ pub(crate) struct Sequence {
     pub(crate) started: bool,
     /// Hashes of the full blocks, each computed once.
     hashes: Vec<u128>,
+    /// What may come next. It follows `output` and nothing else.
+    constraint: Option<Box<dyn ConstraintState>>,
+}
+
+/// What a chosen token does to its sequence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Appended {
+    /// The sequence goes on.
+    Open,
+    /// The token is the last one.
+    Last(FinishReason),
+    /// The token is not taken, and the sequence cannot go on.
+    Refused(FinishReason),
 }
 
 impl Sequence {
@@ -109,6 +127,7 @@ impl Sequence {
         Self {
             seed: mix_seed(facts.seed, u64::from(index)),
             publishing: facts.sharing.is_some(),
+            constraint: facts.constraint.as_ref().and_then(Constraint::start),
             facts,
             index,
             output: Vec::new(),
@@ -178,9 +197,9 @@ impl Sequence {
     }
 
     /// The draw of the next token.
-    pub(crate) fn sample_row(&self, row: u32) -> SampleRow {
+    pub(crate) fn sample_row(&mut self, row: u32) -> SampleRow {
+        let constrained = self.constraint.as_mut().map(|constraint| constraint.allowed());
         let params = &self.facts.params;
-        let suppressed = if self.suppresses_stops() { self.facts.stops.suppressed.clone() } else { Vec::new() };
         let history = params
             .needs_history()
             .then(|| TokenHistory { prompt: self.facts.prompt.clone(), output: self.output.clone() });
@@ -190,7 +209,8 @@ impl Sequence {
             params: params.clone(),
             seed: self.seed,
             position: self.len(),
-            suppressed,
+            suppressed: self.suppressed(),
+            allowed: constrained.or_else(|| self.facts.allowed.clone()),
             history,
         }
     }
@@ -199,12 +219,46 @@ impl Sequence {
         (self.output.len() as u32) < self.facts.params.min_tokens
     }
 
+    /// Tokens that the next draw must not choose: stops that come too early, and the ends of bad words.
+    fn suppressed(&self) -> Vec<TokenId> {
+        let stops = if self.suppresses_stops() { &self.facts.stops.suppressed[..] } else { &[] };
+        let ends = self.facts.params.bad_words.iter().filter_map(|word| {
+            let (last, before) = word.split_last()?;
+            self.output.ends_with(before).then_some(*last)
+        });
+        let mut suppressed = stops.to_vec();
+        let num_stops = suppressed.len();
+        suppressed.extend(ends);
+        if suppressed.len() > num_stops {
+            suppressed.sort_unstable();
+            suppressed.dedup();
+        }
+        suppressed
+    }
+
     /// Adds a token and says how it ends the sequence, if it does.
-    pub(crate) fn append(&mut self, token: TokenId) -> Option<FinishReason> {
-        let stop = if self.suppresses_stops() { None } else { self.facts.stops.reason(token) };
+    pub(crate) fn append(&mut self, token: TokenId) -> Appended {
+        let mut stop = if self.suppresses_stops() { None } else { self.facts.stops.reason(token) };
+        if let Some(constraint) = &mut self.constraint {
+            let progress = match &stop {
+                None => constraint.accept(token),
+                Some(_) if constraint.allowed().allows(token) => Ok(Progress::Complete),
+                Some(_) => Err(format!("token {token} ends the text where its constraint does not")),
+            };
+            match progress {
+                Ok(Progress::Open) => {}
+                Ok(Progress::Complete) => stop = stop.or(Some(FinishReason::Stop(None))),
+                Err(message) => return Appended::Refused(FinishReason::Error(message)),
+            }
+        }
         self.output.push(token);
         let length = (self.len() >= self.facts.max_len).then_some(FinishReason::Length);
-        stop.or(length)
+        stop.or(length).map_or(Appended::Open, Appended::Last)
+    }
+
+    /// Whether a token is an end-of-sequence or stop token here, and so carries no text.
+    pub(crate) fn is_stop(&self, token: TokenId) -> bool {
+        !self.suppresses_stops() && self.facts.stops.reason(token).is_some()
     }
 
     /// Sets the sequence back to having nothing in the cache. Its tokens stay, so it continues where it was.
@@ -234,6 +288,8 @@ mod tests {
             prompt: prompt.into(),
             stops: StopTokens::new(&[100], &params),
             params: Arc::new(params),
+            constraint: None,
+            allowed: None,
             priority: 0,
             max_len,
             seed: 7,
@@ -257,17 +313,17 @@ mod tests {
     fn end_of_sequence_and_stop_tokens_end_a_sequence() {
         let params = SamplingParams { stop_token_ids: vec![50], ..SamplingParams::default() };
         let mut sequence = sequence(&[1], params, 10);
-        assert_eq!(sequence.append(3), None);
-        assert_eq!(sequence.append(50), Some(FinishReason::Stop(Some(50))));
-        assert_eq!(sequence.append(100), Some(FinishReason::Stop(None)));
+        assert_eq!(sequence.append(3), Appended::Open);
+        assert_eq!(sequence.append(50), Appended::Last(FinishReason::Stop(Some(50))));
+        assert_eq!(sequence.append(100), Appended::Last(FinishReason::Stop(None)));
     }
 
     #[test]
     fn ignored_end_of_sequence_goes_on_to_the_length() {
         let params = SamplingParams { ignore_eos: true, ..SamplingParams::default() };
         let mut sequence = sequence(&[1], params, 3);
-        assert_eq!(sequence.append(100), None);
-        assert_eq!(sequence.append(100), Some(FinishReason::Length));
+        assert_eq!(sequence.append(100), Appended::Open);
+        assert_eq!(sequence.append(100), Appended::Last(FinishReason::Length));
     }
 
     #[test]
@@ -275,14 +331,14 @@ mod tests {
         let params = SamplingParams { min_tokens: 1, stop_token_ids: vec![50], ..SamplingParams::default() };
         let mut sequence = sequence(&[1], params, 10);
         assert_eq!(sequence.sample_row(0).suppressed, [50, 100]);
-        assert_eq!(sequence.append(3), None);
+        assert_eq!(sequence.append(3), Appended::Open);
         assert!(sequence.sample_row(0).suppressed.is_empty());
-        assert_eq!(sequence.append(50), Some(FinishReason::Stop(Some(50))));
+        assert_eq!(sequence.append(50), Appended::Last(FinishReason::Stop(Some(50))));
     }
 
     #[test]
     fn history_is_carried_only_for_penalties() {
-        let sequence_without = sequence(&[1, 2], SamplingParams::default(), 10);
+        let mut sequence_without = sequence(&[1, 2], SamplingParams::default(), 10);
         assert!(sequence_without.sample_row(0).history.is_none());
         let params = SamplingParams { presence_penalty: 1.0, ..SamplingParams::default() };
         let mut sequence = sequence(&[1, 2], params, 10);

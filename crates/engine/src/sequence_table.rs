@@ -9,7 +9,7 @@ use crate::sequence::Sequence;
 pub(crate) struct SequenceKey(usize);
 
 /// All live sequences. A key is valid from `insert` to `remove`.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct SequenceTable {
     places: Vec<Option<Sequence>>,
     vacant: Vec<usize>,

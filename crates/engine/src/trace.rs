@@ -10,7 +10,8 @@ use thiserror::Error;
 
 use crate::engine::StepResult;
 use crate::{
-    Batch, Engine, EngineConfig, ExecuteError, Executor, Request, RequestId, SampleOutcome, SampledToken, TokenId,
+    Batch, Constraint, Engine, EngineConfig, ExecuteError, Executor, Request, RequestId, SampleOutcome, SampledToken,
+    SequenceId, TokenId,
 };
 
 /// A recording of an engine's life.
@@ -33,6 +34,8 @@ pub enum TraceEntry {
     Add(Request),
     /// A request was aborted.
     Abort(RequestId),
+    /// One choice of a request was aborted.
+    AbortChoice(SequenceId),
     /// New requests were refused from here on.
     StopAccepting,
     /// A step was planned, or nothing was there to be planned.
@@ -96,8 +99,12 @@ fn replay_entry(engine: &mut Engine<Recorded>, entry: &TraceEntry) -> Result<(),
         return Err("results came back, but no step is in flight".into());
     }
     match entry {
+        TraceEntry::Add(request) if request.constraint.as_ref().is_some_and(Constraint::is_lost) => {
+            return Err("the request follows a grammar, and a stored trace does not hold grammars".into());
+        }
         TraceEntry::Add(request) => drop(engine.add_request(request.clone())),
         TraceEntry::Abort(id) => engine.abort(*id),
+        TraceEntry::AbortChoice(id) => engine.abort_choice(*id),
         TraceEntry::StopAccepting => engine.stop_accepting(),
         TraceEntry::Begin(batch) => {
             let running = engine.begin_step().map_err(|error| error.to_string())?.is_some();

@@ -2,11 +2,19 @@
 
 use firebrick_engine::{SampleRow, TokenHistory};
 
-/// Applies, in this order: logit bias, suppression, repetition, frequency and presence penalties.
+/// Applies, in this order: logit bias, allowed tokens, suppression, repetition, frequency and presence penalties.
 pub(crate) fn process(logits: &mut [f32], row: &SampleRow) {
     for &(token, bias) in &row.params.logit_bias {
         if let Some(logit) = logits.get_mut(token as usize) {
             *logit += bias;
+        }
+    }
+    if let Some(allowed) = &row.allowed {
+        // Whole words that allow nothing are common: a grammar often leaves a handful of tokens.
+        let words = allowed.iter().copied().chain(std::iter::repeat(0));
+        for (logits, word) in logits.chunks_mut(32).zip(words) {
+            let forbidden = logits.iter_mut().enumerate().filter(|(bit, _)| word >> bit & 1 == 0);
+            forbidden.for_each(|(_, logit)| *logit = f32::NEG_INFINITY);
         }
     }
     for &token in &row.suppressed {
@@ -54,6 +62,7 @@ mod tests {
             seed: 1,
             position: 0,
             suppressed: vec![3],
+            allowed: None,
             history: Some(TokenHistory { prompt: prompt.into(), output: output.to_vec() }),
         }
     }
@@ -70,5 +79,15 @@ mod tests {
         let mut logits = vec![4.0, -4.0, 2.0, 1.0, 0.0];
         process(&mut logits, &row(params, &[0], &[1, 1, 2]));
         assert_eq!(logits, vec![2.0, -8.0 - 1.25, 1.0 - 0.75, f32::NEG_INFINITY, 7.0]);
+    }
+
+    #[test]
+    fn only_allowed_tokens_keep_their_logits() {
+        let mut row = row(SamplingParams::default(), &[], &[]);
+        row.allowed = Some(firebrick_engine::TokenMask::of(&[1, 33]));
+        let mut logits = vec![1.0; 70];
+        process(&mut logits, &row);
+        let left: Vec<usize> = (0..70).filter(|token| logits[*token] == 1.0).collect();
+        assert_eq!(left, [1, 33]);
     }
 }

@@ -108,6 +108,7 @@ mod tests {
             seed,
             position,
             suppressed: Vec::new(),
+            allowed: None,
             history: None,
         }
     }

@@ -131,6 +131,7 @@ impl ValidatedRequest {
             priority: self.priority,
             eos_token_ids: eos_token_ids.to_vec(),
             cache_salt: self.cache_salt.clone(),
+            constraint: None,
         };
         with_params.map(request).collect()
     }
@@ -276,6 +277,8 @@ fn sampling_params(
             0.01..=100.0,
         )?,
         logit_bias: logit_bias(fields, vocab_size, limits)?,
+        allowed_token_ids: Vec::new(),
+        bad_words: Vec::new(),
         logprobs: match logprobs {
             None => None,
             some => Some(whole("logprobs", some, 0, 0..=logprobs_max)? as u32),

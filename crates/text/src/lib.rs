@@ -2,7 +2,8 @@
 //!
 //! A request's messages become a prompt ([`ChatTemplate`]), the prompt becomes tokens ([`Tokenizer::encode`]), and the
 //! tokens that a model makes become text again, piece by piece ([`Detokenizer`]), until a stop string ends it
-//! ([`StopMatcher`]). A [`MessageReader`] finds reasoning and tool calls in that text. Everything is pure computation: no threads, no clock, no tensors, no HTTP, so that the same code
+//! ([`StopMatcher`]) or a grammar is complete ([`GrammarMatcher`]). A [`MessageReader`] finds reasoning and tool calls in
+//! that text. Everything is pure computation: no threads, no clock, no tensors, no HTTP, so that the same code
 //! runs in a browser.
 
 mod chat_message;
@@ -11,6 +12,7 @@ mod detokenizer;
 mod dialect;
 mod error;
 mod gguf;
+mod grammar;
 mod message_event;
 mod message_reader;
 mod piece;
@@ -33,6 +35,10 @@ pub use detokenizer::Detokenizer;
 pub use dialect::{Dialect, UnknownFormat};
 pub use error::{TemplateError, TokenizerError};
 pub use gguf::{GgufVocabulary, gguf_pre_tokenizers};
+pub use grammar::{
+    COMPILE_STACK_BYTES, Grammar, GrammarCompiler, GrammarError, GrammarMatcher, GrammarSource, StructuralTag,
+    Structure, Whitespace,
+};
 pub use message_event::MessageEvent;
 pub use message_reader::MessageReader;
 pub use reasoning::ReasoningFormat;

@@ -12,7 +12,7 @@ use crate::TokenId;
 use crate::detokenizer::Detokenizer;
 use crate::error::TokenizerError;
 use crate::gguf::{self, GgufVocabulary};
-use crate::piece::PieceRule;
+use crate::piece::{Piece, PieceRule};
 use crate::vocabulary::Vocabulary;
 
 /// A tokenizer. Cloning shares the vocabulary.
@@ -99,6 +99,19 @@ impl Tokenizer {
     /// The vocabulary's own spelling of a token (`Ġhello`, `▁hello`, `<0x0A>`, `<|im_end|>`).
     pub fn token_text(&self, id: TokenId) -> Option<String> {
         self.shared.vocabulary.text(id).map(str::to_owned)
+    }
+
+    /// The bytes that a token adds to a text when others stand before it; `None` outside the vocabulary. They need not
+    /// be UTF-8: a character may be spread over several tokens.
+    pub fn token_bytes(&self, id: TokenId) -> Option<Vec<u8>> {
+        let text = self.shared.vocabulary.text(id)?;
+        if self.is_special(id) {
+            return Some(text.as_bytes().to_vec());
+        }
+        Some(match self.shared.piece_rule.piece(text, false) {
+            Piece::Bytes(bytes) => bytes,
+            Piece::Text(text) => text.into_bytes(),
+        })
     }
 
     /// The token with this spelling.

@@ -1,0 +1,58 @@
+//! Grammars in Lark notation for what clients write in other forms: choices and structural tags.
+
+use std::fmt::Write;
+
+use serde_json::json;
+
+use super::{GrammarError, StructuralTag};
+
+/// A literal; the notation has the escapes of JSON, and takes no control character as it is.
+fn literal(text: &str) -> String {
+    let quoted = serde_json::Value::from(text).to_string();
+    let escaped = |c: char| if c.is_control() { format!("\\u{:04x}", c as u32) } else { c.to_string() };
+    quoted.chars().map(escaped).collect()
+}
+
+/// One of these texts.
+pub(super) fn of_choices(choices: &[String]) -> String {
+    let literals: Vec<String> = choices.iter().map(|choice| literal(choice)).collect();
+    format!("start: {}\n", literals.join("\n  | "))
+}
+
+/// Free text in which each trigger begins a tag.
+pub(super) fn of_structural_tag(tag: &StructuralTag) -> Result<String, GrammarError> {
+    let invalid = |reason: String| Err(GrammarError::Invalid { reason });
+    if tag.structures.is_empty() || tag.triggers.is_empty() || tag.triggers.iter().any(String::is_empty) {
+        return invalid("a structural tag needs structures and triggers, none of them empty".to_owned());
+    }
+    let (mut rules, mut names) = (String::new(), Vec::new());
+    for (number, trigger) in tag.triggers.iter().enumerate() {
+        // The longest trigger counts where several fit; the text before it ends where the trigger does.
+        let longest = |begin: &str| {
+            tag.triggers.iter().filter(|trigger| begin.starts_with(*trigger)).max_by_key(|trigger| trigger.len())
+        };
+        let begun = tag.structures.iter().filter(|structure| longest(&structure.begin) == Some(trigger));
+        let bodies: Vec<String> = begun
+            .map(|structure| {
+                let rest = &structure.begin[trigger.len()..];
+                let rest = if rest.is_empty() { String::new() } else { literal(rest) + " " };
+                let end =
+                    if structure.end.is_empty() { String::new() } else { " ".to_owned() + &literal(&structure.end) };
+                format!("{rest}%json {}{end}", structure.schema)
+            })
+            .collect();
+        if bodies.is_empty() {
+            continue;
+        }
+        let _ = writeln!(rules, "before_{number}[lazy]: /(?s:.*)/ {}", literal(trigger));
+        let _ = writeln!(rules, "tag_{number}: before_{number} ({})", bodies.join(" | "));
+        names.push(format!("tag_{number}"));
+    }
+    let fits = |begin: &str| tag.triggers.iter().any(|trigger| begin.starts_with(trigger));
+    if let Some(structure) = tag.structures.iter().find(|structure| !fits(&structure.begin)) {
+        return invalid(format!("the tag {} begins with none of the triggers", json!(structure.begin)));
+    }
+    let triggers: Vec<String> = tag.triggers.iter().map(|trigger| literal(trigger)).collect();
+    let _ = writeln!(rules, "REST: /(?s:.*)/ & ~(/(?s:.*)/ ({}) /(?s:.*)/)", triggers.join(" | "));
+    Ok(format!("start: ({})* REST\n{rules}", names.join(" | ")))
+}

@@ -1,0 +1,102 @@
+//! What a generated text must match: a JSON schema, a regular expression, one of some choices, or a grammar.
+//!
+//! A [`GrammarSource`] is what a client writes. A [`GrammarCompiler`] knows a model's vocabulary and turns a source into
+//! a [`Grammar`], whose [`GrammarMatcher`] says token by token what may come next. Sources come from clients and may be
+//! hostile: their size, depth and combinations are limited before anything is compiled, compiling and matching have
+//! fuel, and whatever fails is an error. Compiling still takes long enough to be done away from other work, on a thread
+//! with a deep stack ([`COMPILE_STACK_BYTES`]).
+
+mod cache;
+mod compiler;
+mod lark_text;
+mod source_limits;
+
+use serde_json::Value;
+
+pub use compiler::{Grammar, GrammarCompiler, GrammarMatcher};
+
+/// The stack that [`GrammarCompiler::compile`] needs for the deepest sources within the limits.
+pub const COMPILE_STACK_BYTES: usize = 64 << 20;
+
+/// What a text must match, as a client writes it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum GrammarSource {
+    /// JSON that a schema describes. References are followed within the schema only.
+    Json {
+        /// The schema.
+        schema: Value,
+        /// What may stand between two parts; by default one space, or a line end with its indentation.
+        whitespace: Option<Whitespace>,
+    },
+    /// A text that a regular expression matches as a whole.
+    Regex(String),
+    /// One of these texts.
+    Choice(Vec<String>),
+    /// A grammar in the Lark notation of the llguidance library.
+    Lark(String),
+    /// Free text in which certain beginnings are followed by JSON.
+    StructuralTag(StructuralTag),
+}
+
+/// White space between the parts of JSON.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whitespace {
+    /// None at all.
+    None,
+    /// What this regular expression matches, or nothing.
+    Pattern(String),
+}
+
+/// Free text in which each of some triggers begins a tag with JSON inside.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StructuralTag {
+    /// The tags.
+    pub structures: Vec<Structure>,
+    /// Whichever of these appears in the text begins a tag; each tag's `begin` starts with one of them.
+    pub triggers: Vec<String>,
+}
+
+/// One kind of tag.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Structure {
+    /// How it begins, trigger included.
+    pub begin: String,
+    /// What stands inside.
+    pub schema: Value,
+    /// How it ends.
+    pub end: String,
+}
+
+/// Why a source is refused or a text cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GrammarError {
+    /// A limit, checked before compiling.
+    #[error("the grammar has {what} of {found}, the limit is {max}")]
+    Limit {
+        /// What is counted.
+        what: &'static str,
+        /// How much there is.
+        found: usize,
+        /// How much is allowed.
+        max: usize,
+    },
+    /// It is not well formed, asks for something that is not supported, or is too complex.
+    #[error("the grammar cannot be used: {reason}")]
+    Invalid {
+        /// What the compiler said.
+        reason: String,
+    },
+    /// The model's vocabulary cannot be used with grammars.
+    #[error("this model's vocabulary cannot be constrained: {reason}")]
+    Vocabulary {
+        /// Why.
+        reason: String,
+    },
+    /// A text cannot go on: a token was not allowed, or following the grammar became too complex.
+    #[error("the grammar could not be followed: {reason}")]
+    Match {
+        /// Why.
+        reason: String,
+    },
+}
