@@ -23,6 +23,7 @@ mod listener;
 mod metrics;
 mod open_requests;
 mod openai;
+mod openapi;
 mod patient_stream;
 mod prompt;
 mod quota;

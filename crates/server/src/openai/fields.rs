@@ -2,11 +2,13 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::de::{Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 /// A value or a list of values.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "TextOrTexts")]
 pub struct OneOrMany(pub Vec<String>);
 
 impl<'de> Deserialize<'de> for OneOrMany {
@@ -36,7 +38,8 @@ impl<'de> Deserialize<'de> for OneOrMany {
 }
 
 /// The prompt of a completion request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[schemars(with = "PromptShapes")]
 pub enum Prompt {
     /// One or several texts.
     Texts(Vec<String>),
@@ -120,8 +123,29 @@ fn rest_of<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(first: T, mut seq: A) ->
     Ok(values)
 }
 
+/// The shapes of [`OneOrMany`], for the description of the API.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum TextOrTexts {
+    Text(String),
+    Texts(Vec<String>),
+}
+
+/// The shapes of [`Prompt`], for the description of the API.
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+#[expect(dead_code, reason = "only its schema is used")]
+enum PromptShapes {
+    Text(String),
+    Texts(Vec<String>),
+    Tokens(Vec<u32>),
+    TokenLists(Vec<Vec<u32>>),
+}
+
 /// The shape of a field that is refused unless it says nothing: its content is skipped, never kept.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, JsonSchema)]
+#[schemars(with = "serde_json::Value")]
 pub enum Loose {
     /// `true` or `false`.
     Bool(bool),

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::Value;
 
 use super::fields::{Loose, OneOrMany, Prompt};
 
@@ -78,23 +80,29 @@ macro_rules! request {
     ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $field:ident: $type:ty,)* }
         shared { $($(#[$shared_doc:meta])* $shared:ident: $shared_type:ty,)* }) => {
         $(#[$meta])*
-        #[derive(Debug, Default, Deserialize)]
+        #[derive(Debug, Default, Deserialize, JsonSchema)]
         #[serde(deny_unknown_fields, default)]
         pub struct $name {
             $($(#[$doc])* pub $field: Option<$type>,)*
             $($(#[$shared_doc])* pub $shared: Option<$shared_type>,)*
             // Informational: accepted and not used.
             #[serde(rename = "user")]
+            #[schemars(with = "Option<Value>")]
             _user: Option<IgnoredAny>,
             #[serde(rename = "metadata")]
+            #[schemars(with = "Option<Value>")]
             _metadata: Option<IgnoredAny>,
             #[serde(rename = "store")]
+            #[schemars(with = "Option<Value>")]
             _store: Option<IgnoredAny>,
             #[serde(rename = "service_tier")]
+            #[schemars(with = "Option<Value>")]
             _service_tier: Option<IgnoredAny>,
             #[serde(rename = "safety_identifier")]
+            #[schemars(with = "Option<Value>")]
             _safety_identifier: Option<IgnoredAny>,
             #[serde(rename = "prompt_cache_key")]
+            #[schemars(with = "Option<Value>")]
             _prompt_cache_key: Option<IgnoredAny>,
         }
 
@@ -136,7 +144,7 @@ with_shared_fields! { request! {
         /// Continue the last message.
         continue_final_message: bool,
         /// Variables for the chat template.
-        chat_template_kwargs: serde_json::Map<String, serde_json::Value>,
+        chat_template_kwargs: serde_json::Map<String, Value>,
         /// Refused: templates come with the model.
         chat_template: Loose,
         /// Refused unless empty.
@@ -173,7 +181,7 @@ with_shared_fields! { request! {
 } }
 
 /// `stream_options`.
-#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct StreamOptionFields {
     /// A last chunk with the usage.
@@ -185,14 +193,14 @@ pub struct StreamOptionFields {
 }
 
 /// `response_format`; what follows `type` is not read, because only `text` is supported.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct ResponseFormat {
     /// `text`, `json_object` or `json_schema`.
     pub r#type: String,
 }
 
 /// One message of a conversation.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ChatMessage {
     /// Who speaks.
@@ -213,15 +221,19 @@ pub struct ChatMessage {
     pub reasoning_content: Option<String>,
     // Parts of answers that clients send back: accepted and not used.
     #[serde(rename = "refusal")]
+    #[schemars(with = "Option<Value>")]
     _refusal: Option<IgnoredAny>,
     #[serde(rename = "annotations")]
+    #[schemars(with = "Option<Value>")]
     _annotations: Option<IgnoredAny>,
     #[serde(rename = "audio")]
+    #[schemars(with = "Option<Value>")]
     _audio: Option<IgnoredAny>,
 }
 
 /// Text, or a list of parts.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[schemars(untagged)]
 pub enum MessageContent {
     /// The whole text.
     Text(String),
@@ -230,7 +242,7 @@ pub enum MessageContent {
 }
 
 /// One part of a message.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct ContentPart {
     /// `text`; other types are refused.

@@ -18,9 +18,10 @@ use crate::state::AppState;
 use crate::telemetry::RequestContext;
 use crate::validate::Draft;
 
-#[derive(Deserialize)]
+/// The body of `/generate`.
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct GenerateRequest {
+pub struct GenerateRequest {
     prompt: String,
     max_tokens: Option<i64>,
     temperature: Option<f64>,
@@ -61,9 +62,10 @@ pub async fn generate(
     Ok(json_response(StatusCode::OK, &body))
 }
 
-#[derive(Deserialize)]
+/// The body of `/batch_generate`.
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct BatchRequest {
+pub struct BatchRequest {
     prompts: Vec<String>,
     max_tokens: Option<i64>,
     temperature: Option<f64>,

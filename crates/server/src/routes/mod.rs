@@ -1,8 +1,9 @@
-//! Every route, in one table. A route says who may call it, or it does not compile.
+//! Every route, in one table. A route says who may call it and what it does, or it does not compile.
 
 mod admin;
 mod chat_completions;
 mod completions;
+mod docs;
 mod generate;
 mod health;
 mod load;
@@ -20,6 +21,8 @@ use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 
 use crate::auth::{require_admin_key, require_key};
 use crate::error::{ApiError, ErrorKind};
+use crate::openai::{ChatRequest, CompletionRequest};
+use crate::openapi::{Described, Operation, acts, shows, takes};
 use crate::state::{AppState, CorsConfig};
 use crate::telemetry::trace;
 
@@ -38,47 +41,83 @@ struct Route {
     path: &'static str,
     class: Class,
     methods: MethodRouter<AppState>,
+    operations: Vec<Operation>,
 }
 
+fn route<const N: usize>(
+    path: &'static str,
+    class: Class,
+    methods: MethodRouter<AppState>,
+    operations: [Operation; N],
+) -> Route {
+    Route { path, class, methods, operations: operations.into() }
+}
+
+/// Every route: where, for whom, who answers, and what `/openapi.json` says about it.
+#[rustfmt::skip]
 fn table() -> Vec<Route> {
     use Class::{Admin, Key, Public};
-    let route = |path, class, methods| Route { path, class, methods };
     vec![
-        route("/v1/chat/completions", Key, post(chat_completions::create)),
-        route("/v1/completions", Key, post(completions::create)),
-        route("/v1/models", Key, get(models::list)),
-        route("/v1/models/{*model}", Key, get(models::retrieve)),
-        route("/tokenize", Key, post(tokenize::tokenize)),
-        route("/detokenize", Key, post(tokenize::detokenize)),
-        route("/generate", Key, post(generate::generate)),
-        route("/batch_generate", Key, post(generate::batch_generate)),
-        route("/model_info", Key, get(model_info::show)),
-        route("/version", Key, get(version::show)),
-        route("/load", Key, get(load::show)),
-        route("/metrics", Key, get(metrics::show)),
-        route("/metrics.json", Key, get(metrics::show_json)),
-        route("/health", Public, get(health::health)),
-        route("/ping", Public, get(health::health).post(health::health)),
-        route("/ready", Public, get(health::ready)),
-        route("/admin/requests", Admin, get(admin::list_requests)),
-        route("/admin/pause", Admin, post(admin::pause)),
-        route("/admin/resume", Admin, post(admin::resume)),
+        route("/v1/chat/completions", Key, post(chat_completions::create), [takes::<ChatRequest>("Answer a conversation.").answers(STREAM)]),
+        route("/v1/completions", Key, post(completions::create), [takes::<CompletionRequest>("Continue a text.").answers(STREAM)]),
+        route("/v1/models", Key, get(models::list), [shows("List the served models.")]),
+        route("/v1/models/{*model}", Key, get(models::retrieve), [shows("Show a served model.")]),
+        route("/tokenize", Key, post(tokenize::tokenize), [takes::<tokenize::TokenizeRequest>("Turn a text or a conversation into tokens.")]),
+        route("/detokenize", Key, post(tokenize::detokenize), [takes::<tokenize::DetokenizeRequest>("Turn tokens into text.")]),
+        route("/generate", Key, post(generate::generate), [takes::<generate::GenerateRequest>("Continue a text, in a plain format.")]),
+        route("/batch_generate", Key, post(generate::batch_generate), [takes::<generate::BatchRequest>("Continue several texts.")]),
+        route("/model_info", Key, get(model_info::show), [shows("Say what is served.")]),
+        route("/version", Key, get(version::show), [shows("Say which version this is.")]),
+        route("/load", Key, get(load::show), [shows("Count the open requests.")]),
+        route("/metrics", Key, get(metrics::show), [shows("Show metrics for Prometheus.").answers(TEXT)]),
+        route("/metrics.json", Key, get(metrics::show_json), [shows("Show a few numbers.")]),
+        route("/health", Public, get(health::health), [shows("Say whether the model is loaded and moves.")]),
+        route("/ping", Public, get(health::health).post(health::health), [shows("The same as /health."), acts("The same as /health.")]),
+        route("/ready", Public, get(health::ready), [shows("Say whether new work is accepted.")]),
+        route(docs::DOCUMENT_PATH, Key, get(docs::document), [shows("Show this description.")]),
+        route(docs::PAGE_PATH, Public, get(docs::page), [shows("Show this description as a page.").answers(&["text/html"])]),
+        route("/admin/requests", Admin, get(admin::list_requests), [shows("List the open requests.")]),
+        route("/admin/pause", Admin, post(admin::pause), [acts("Refuse new requests.")]),
+        route("/admin/resume", Admin, post(admin::resume), [acts("Accept requests again.")]),
     ]
+}
+
+const STREAM: &[&str] = &["application/json", "text/event-stream"];
+const TEXT: &[&str] = &["text/plain", "application/json"];
+
+/// The routes that exist under this configuration.
+fn existing(state: &AppState) -> impl Iterator<Item = Route> {
+    let (admin, docs) = (state.config().admin_keys.is_required(), state.config().docs);
+    table().into_iter().filter(move |route| match (route.class, route.path) {
+        (Class::Admin, _) => admin,
+        (_, docs::DOCUMENT_PATH | docs::PAGE_PATH) => docs,
+        _ => true,
+    })
+}
+
+/// The same routes for `/openapi.json`.
+fn described(state: &AppState) -> impl Iterator<Item = Described> {
+    let has_keys = state.config().api_keys.is_required();
+    existing(state).map(move |Route { path, class, operations, .. }| {
+        let security = match class {
+            Class::Key if has_keys => Some("apiKey"),
+            Class::Admin => Some("adminKey"),
+            _ => None,
+        };
+        Described { path, security, operations }
+    })
 }
 
 /// The server's routes.
 pub fn router(state: AppState) -> Router {
     let mut router = Router::new();
-    for Route { path, class, methods } in table() {
+    for Route { path, class, methods, .. } in existing(&state) {
         let keyed =
             |methods: MethodRouter<AppState>| methods.route_layer(from_fn_with_state(state.clone(), require_key));
         let methods = match class {
             Class::Public => methods,
             Class::Key => keyed(methods),
-            Class::Admin if state.config().admin_keys.is_required() => {
-                methods.route_layer(from_fn_with_state(state.clone(), require_admin_key))
-            }
-            Class::Admin => continue,
+            Class::Admin => methods.route_layer(from_fn_with_state(state.clone(), require_admin_key)),
         };
         router = router.route(path, methods);
     }

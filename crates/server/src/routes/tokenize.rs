@@ -15,9 +15,10 @@ use crate::serve_request::off_thread;
 use crate::state::AppState;
 use crate::validate::at_most;
 
-#[derive(Default, Deserialize)]
+/// The body of `/tokenize`.
+#[derive(Default, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-struct TokenizeRequest {
+pub struct TokenizeRequest {
     model: Option<String>,
     prompt: Option<String>,
     messages: Option<Vec<ChatMessage>>,
@@ -72,9 +73,10 @@ fn source(request: TokenizeRequest) -> Result<Source, ApiError> {
     }
 }
 
-#[derive(Deserialize)]
+/// The body of `/detokenize`.
+#[derive(Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct DetokenizeRequest {
+pub struct DetokenizeRequest {
     model: Option<String>,
     tokens: Vec<TokenId>,
 }

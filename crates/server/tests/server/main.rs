@@ -6,6 +6,7 @@ mod errors;
 mod lifecycle;
 mod load;
 mod logging;
+mod openapi;
 mod operations;
 mod transports;
 mod wire;
