@@ -60,6 +60,8 @@ pub enum Command {
     Compare(Box<crate::compare::CompareArgs>),
     /// List, download and delete models
     Models(crate::models::ModelsArgs),
+    /// Repeat the decisions of a recorded server and compare
+    Replay(crate::replay::ReplayArgs),
 }
 
 /// Reads the command line. Beside the command come warnings about vLLM's flags that have no effect here.

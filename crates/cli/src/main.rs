@@ -11,6 +11,7 @@ mod models;
 mod output;
 mod plan;
 mod progress;
+mod replay;
 mod run;
 mod serve;
 mod vllm_flags;
@@ -38,6 +39,7 @@ fn dispatch((command, notices): (Command, Vec<String>)) -> Result<ExitCode, Fail
         Command::Bench(args) => bench::bench(*args)?,
         Command::Compare(args) => compare::compare(*args)?,
         Command::Models(args) => models::models(args)?,
+        Command::Replay(args) => replay::replay(&args)?,
     }
     Ok(ExitCode::SUCCESS)
 }

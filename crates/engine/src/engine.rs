@@ -213,6 +213,12 @@ impl<E: Executor> Engine<E> {
         self.recorder = Some(Recorder::new(trace, entries_max));
     }
 
+    /// Takes what was recorded since the last call, for recordings that are written down as they grow. The limit of
+    /// entries then holds between two calls.
+    pub fn take_recorded(&mut self) -> Vec<TraceEntry> {
+        self.recorder.as_mut().map(Recorder::take_entries).unwrap_or_default()
+    }
+
     /// Ends the recording and returns it.
     pub fn take_trace(&mut self) -> Option<Trace> {
         self.recorder.take().map(Recorder::into_trace)

@@ -61,4 +61,4 @@ pub use ids::{BlockId, RequestId, SequenceId, TokenId};
 pub use request::{Request, SamplingParams};
 pub use scripted::{HistoryHash, Script, ScriptedExecutor};
 pub use stats::{EngineStats, FinishedStats};
-pub use trace::{Divergence, Trace, TraceEntry};
+pub use trace::{Divergence, Replay, Trace, TraceEntry};

@@ -81,17 +81,31 @@ impl Trace {
 
     /// Runs the recorded inputs through a fresh engine and compares every decision.
     pub fn replay(&self) -> Result<(), Divergence> {
-        let executor = Recorded { kv_blocks: self.kv_blocks };
-        let mut engine = Engine::new(self.config.clone(), executor).map_err(|error| diverged(0, error.to_string()))?;
-        for (index, entry) in self.entries.iter().enumerate() {
-            replay_entry(&mut engine, entry).map_err(|difference| diverged(index, difference))?;
-        }
-        Ok(())
+        let mut replay = Replay::new(self.config.clone(), self.kv_blocks)?;
+        self.entries.iter().try_for_each(|entry| replay.feed(entry))
     }
 }
 
-fn diverged(entry: usize, difference: String) -> Divergence {
-    Divergence { entry, difference }
+/// A replay that is fed entry by entry, so that a long recording need not fit into memory.
+pub struct Replay {
+    engine: Engine<Recorded>,
+    num_entries: usize,
+}
+
+impl Replay {
+    /// A fresh engine with the configuration and the blocks of the recorded one.
+    pub fn new(config: EngineConfig, kv_blocks: u32) -> Result<Self, Divergence> {
+        let engine = Engine::new(config, Recorded { kv_blocks });
+        let engine = engine.map_err(|error| Divergence { entry: 0, difference: error.to_string() })?;
+        Ok(Self { engine, num_entries: 0 })
+    }
+
+    /// Repeats what the entry tells and compares the decision.
+    pub fn feed(&mut self, entry: &TraceEntry) -> Result<(), Divergence> {
+        let index = self.num_entries;
+        self.num_entries += 1;
+        replay_entry(&mut self.engine, entry).map_err(|difference| Divergence { entry: index, difference })
+    }
 }
 
 fn replay_entry(engine: &mut Engine<Recorded>, entry: &TraceEntry) -> Result<(), String> {
@@ -186,6 +200,11 @@ impl Recorder {
         } else {
             self.trace.truncated = true;
         }
+    }
+
+    /// The entries so far; room for as many again.
+    pub(crate) fn take_entries(&mut self) -> Vec<TraceEntry> {
+        std::mem::take(&mut self.trace.entries)
     }
 
     pub(crate) fn into_trace(self) -> Trace {

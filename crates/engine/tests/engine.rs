@@ -7,8 +7,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use firebrick_engine::{
-    Batch, Engine, EngineConfig, EngineError, EventKind, ExecuteError, Executor, FinishReason, Rejected, Request,
-    RequestId, SamplingParams, SchedulingPolicy, Script, ScriptedExecutor, StepResult, TokenEvent, TokenId,
+    Batch, Engine, EngineConfig, EngineError, EventKind, ExecuteError, Executor, FinishReason, Rejected, Replay,
+    Request, RequestId, SamplingParams, SchedulingPolicy, Script, ScriptedExecutor, StepResult, TokenEvent, TokenId,
+    TraceEntry,
 };
 use support::{VOCAB_SIZE, config, engine, executor, finish, outputs, ready};
 
@@ -372,6 +373,27 @@ fn a_recording_replays_and_survives_json() {
     assert_eq!(trace.replay(), Ok(()));
     trace.kv_blocks = 13;
     assert!(trace.replay().is_err(), "other decisions with other blocks");
+}
+
+#[test]
+fn a_recording_taken_in_pieces_replays_as_one() {
+    let mut engine = engine(config(), 12);
+    // A limit that holds between two pieces only.
+    engine.start_recording(16);
+    let mut replay = Replay::new(engine.config().clone(), 12).expect("the same configuration");
+    let mut num_entries = 0;
+    for number in 0..40 {
+        engine.add_request(request(number * 20, 9, 12)).expect("accepted");
+        ready(engine.step()).expect("works");
+        for entry in engine.take_recorded() {
+            num_entries += 1;
+            assert_eq!(replay.feed(&entry), Ok(()));
+        }
+    }
+    assert_eq!(num_entries, 120, "a request, a plan and a result for each step");
+    assert!(!engine.take_trace().expect("recorded").truncated);
+    let divergence = replay.feed(&TraceEntry::Begin(None)).expect_err("requests are running");
+    assert_eq!((divergence.entry, divergence.difference.as_str()), (120, "a batch was planned, recorded is none"));
 }
 
 #[test]

@@ -14,6 +14,8 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use crate::engine_handle::{Command, EngineHandle, EngineSnapshot, EngineState, Shared, Submission};
 use crate::engine_metrics::Refused;
+use crate::planted_fault::PlantedFault;
+use crate::recording::{Recording, RecordingFile, RecordingHeader};
 use crate::request_timing::RequestTiming;
 
 /// Bounds of the engine thread.
@@ -45,13 +47,36 @@ pub fn spawn_engine_with<E: Executor + Send + 'static>(
     engine: Engine<E>,
     options: EngineThreadOptions,
 ) -> EngineHandle {
+    spawn(engine, options, None)
+}
+
+/// Starts the engine's thread; everything that comes in and every decision goes to the file.
+pub fn spawn_engine_recorded<E: Executor + Send + 'static>(
+    mut engine: Engine<E>,
+    options: EngineThreadOptions,
+    file: RecordingFile,
+) -> EngineHandle {
+    // The thread takes the entries after every step, before which as many requests may come as the inbox holds.
+    engine.start_recording(usize::MAX);
+    let header = RecordingHeader { config: engine.config().clone(), kv_blocks: engine.executor().kv_blocks() };
+    let recording = file.start(&header);
+    spawn(engine, options, Some(recording))
+}
+
+fn spawn<E: Executor + Send + 'static>(
+    engine: Engine<E>,
+    options: EngineThreadOptions,
+    recording: Option<Recording>,
+) -> EngineHandle {
     let (sender, inbox) = mpsc::channel(options.inbox_max.max(1));
     let shared = Arc::new(Shared::new(engine.config().clone()));
     let handle = EngineHandle::new(sender, shared.clone(), options.events_max.max(1));
     let notice = DeathNotice { shared: shared.clone(), verdict: None };
     let body = move || {
         let mut notice = notice;
-        let driver = Driver { engine, inbox, options, shared, live: HashMap::new(), departures_seen: 0 };
+        let fault = PlantedFault::from_environment();
+        let live = HashMap::new();
+        let driver = Driver { engine, inbox, options, shared, live, departures_seen: 0, recording, fault };
         notice.verdict = Some(driver.run());
     };
     std::thread::Builder::new()
@@ -93,6 +118,8 @@ struct Driver<E: Executor> {
     shared: Arc<Shared>,
     live: HashMap<RequestId, Live>,
     departures_seen: u64,
+    recording: Option<Recording>,
+    fault: PlantedFault,
 }
 
 impl<E: Executor> Driver<E> {
@@ -109,13 +136,16 @@ impl<E: Executor> Driver<E> {
             }
             self.abort_departed();
             if self.engine.has_work() {
-                if let Err(reason) = self.step() {
+                let stepped = self.step();
+                self.record();
+                if let Err(reason) = stepped {
                     self.end_all(&reason);
                     return EngineState::Dead(reason);
                 }
                 continue;
             }
             self.publish();
+            self.record();
             let Some(command) = self.wait() else { return EngineState::Stopped };
             self.take(command);
         }
@@ -173,7 +203,15 @@ impl<E: Executor> Driver<E> {
         live.timing.end(&reason, Instant::now(), &self.shared.metrics);
     }
 
+    /// Hands over what the engine has recorded.
+    fn record(&mut self) {
+        if let Some(recording) = &mut self.recording {
+            recording.push(self.engine.take_recorded());
+        }
+    }
+
     fn step(&mut self) -> Result<(), String> {
+        self.fault.before_step()?;
         let begun = Instant::now();
         let outcome = pollster::block_on(self.engine.step());
         let now = Instant::now();

@@ -88,6 +88,7 @@ async fn begin_untimed(
 ) -> Result<Started, ApiError> {
     // Refused before its body is read, so that a slow sender cannot hold up a drain.
     state.refuse_while_draining()?;
+    state.planted_fault().before_request();
     let draft = read.await?;
     open.admit()?;
     let charge = state.accounts().admit(draft.caller, Instant::now())?;

@@ -16,6 +16,7 @@ use crate::error::{ApiError, ErrorKind};
 use crate::limits::Limits;
 use crate::metrics::HttpMetrics;
 use crate::open_requests::OpenRequests;
+use crate::planted_fault::PlantedFault;
 use crate::quota::{Accounts, Quota};
 use crate::request_id::IdSource;
 
@@ -172,6 +173,7 @@ struct Inner {
     open_requests: OpenRequests,
     ids: IdSource,
     processors: Semaphore,
+    fault: PlantedFault,
 }
 
 impl AppState {
@@ -191,6 +193,7 @@ impl AppState {
             open_requests: OpenRequests::default(),
             ids: IdSource::new(),
             processors: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
+            fault: PlantedFault::from_environment(),
         }))
     }
 
@@ -275,6 +278,11 @@ impl AppState {
     /// One permit per processor, for work that computes.
     pub(crate) fn processors(&self) -> &Semaphore {
         &self.0.processors
+    }
+
+    /// The fault that a test has planted into this process, if any.
+    pub(crate) fn planted_fault(&self) -> &PlantedFault {
+        &self.0.fault
     }
 
     /// Generating requests that are open.

@@ -119,6 +119,10 @@ pub struct ServeArgs {
     #[arg(default_missing_value = "true", value_parser = switch, action = ArgAction::Set, help_heading = "Logging")]
     pub disable_log_requests: bool,
 
+    /// Record what comes in and what the engine decides, prompts included; `firebrick replay FILE` checks it
+    #[arg(long, value_name = "FILE", help_heading = "Logging")]
+    pub record: Option<PathBuf>,
+
     /// Do not log the state of a busy engine every ten seconds
     #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true", value_parser = switch, action = ArgAction::Set, help_heading = "Logging")]

@@ -1,12 +1,14 @@
 //! Loading for the server: from a name to the server's `Model`, and what the log says about it.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use firebrick::{LoadReport, Loaded, Options, SourceOptions};
 use firebrick_checkpoint::GenerationConfig;
 use firebrick_ops::Backend;
 use firebrick_server::{
-    DeviceInfo, DeviceKind, EngineHandle, EngineThreadOptions, Model, SamplingDefaults, spawn_engine_with,
+    DeviceInfo, DeviceKind, EngineHandle, EngineThreadOptions, Model, RecordingFile, SamplingDefaults,
+    spawn_engine_recorded, spawn_engine_with,
 };
 use serde_json::Value;
 
@@ -24,6 +26,7 @@ pub struct Plan {
     served_names: Vec<String>,
     generation_config: GenerationConfigSource,
     overrides: Option<String>,
+    record: Option<PathBuf>,
 }
 
 /// What the log says once the model is there.
@@ -49,6 +52,7 @@ impl Plan {
             served_names,
             generation_config: args.generation_config,
             overrides: args.override_generation_config.clone(),
+            record: args.record.clone(),
         }
     }
 
@@ -56,6 +60,7 @@ impl Plan {
     pub fn load(self, bars: &Bars) -> Result<(Model, Facts), Failure> {
         let started = Instant::now();
         let overrides = self.overrides.as_deref().map(parse_overrides).transpose()?;
+        let recording = self.record.as_deref().map(create_recording).transpose()?;
         let source = loading::find(&self.name, &self.source, bars)?;
         tracing::info!("loading {}", source.path.display());
         let loaded = loading::load(&source.path, &self.options, bars)?;
@@ -72,6 +77,11 @@ impl Plan {
             GenerationConfigSource::Vllm => SamplingDefaults::default(),
         };
         let Loaded { engine, tokenizer, chat_template, eos_token_ids, report, .. } = loaded;
+        let threads = EngineThreadOptions::default();
+        let engine = match recording {
+            Some(file) => spawn_engine_recorded(engine, threads, file),
+            None => spawn_engine_with(engine, threads),
+        };
         let model = Model {
             served_names: self.served_names,
             root: self.name,
@@ -82,7 +92,7 @@ impl Plan {
             max_model_len: u32::try_from(report.max_model_len).unwrap_or(u32::MAX),
             tensor_parallel_size: 1,
             device,
-            engine: spawn_engine_with(engine, EngineThreadOptions::default()),
+            engine,
         };
         Ok((model, facts))
     }
@@ -121,6 +131,12 @@ fn defaults(config: &GenerationConfig) -> SamplingDefaults {
         repetition_penalty: config.repetition_penalty,
         max_tokens: config.max_new_tokens,
     }
+}
+
+fn create_recording(path: &Path) -> Result<RecordingFile, Failure> {
+    RecordingFile::create(path).map_err(|error| {
+        Failure::Run(format!("--record: cannot create {}: {error}; it must be a new file", path.display()))
+    })
 }
 
 /// The sampling defaults that `--override-generation-config` names.
