@@ -5,7 +5,11 @@
 
 mod cache;
 mod download;
+#[cfg(test)]
+mod fake_hub;
+mod hub_client;
 mod hub_id;
+mod transfer;
 
 use std::path::{Path, PathBuf};
 

@@ -1,26 +1,21 @@
 //! Downloading from the hub into its cache.
 //!
 //! The list of files is asked for first, so that the answer to a wrong name or a missing permission is a sentence and
-//! not half a model. Interrupted files stay beside the cache's as `.part` and are resumed.
+//! not half a model. Files are fetched from the commit that was listed, so that nothing can change on the way.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use hf_hub::api::Progress;
-use hf_hub::api::sync::{ApiBuilder, ApiError, ApiRepo};
-use hf_hub::{Cache, Repo, RepoType};
 use serde::Deserialize;
 
+use super::hub_client::{Hub, HubError, Patience};
 use super::hub_id::{HubId, is_plain};
+use super::transfer::{Digest, Place, RemoteFile, TransferError, fetch_file};
 use super::{REFERENCE_MODEL, SourceEvent};
 
 const ENDPOINT: &str = "https://huggingface.co";
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 const LIST_BYTES_MAX: u64 = 16 << 20;
-const TRIES: u32 = 5;
 
 /// Why a download failed.
 pub(super) struct Failure {
@@ -38,15 +33,38 @@ impl Failure {
 #[derive(Deserialize)]
 struct Listing {
     sha: String,
-    siblings: Vec<RemoteFile>,
+    siblings: Vec<ListedFile>,
 }
 
-#[derive(Clone, Deserialize)]
-struct RemoteFile {
+#[derive(Deserialize)]
+struct ListedFile {
     #[serde(rename = "rfilename")]
     name: String,
     #[serde(default)]
     size: Option<u64>,
+    #[serde(rename = "blobId", default)]
+    blob_id: Option<String>,
+    #[serde(default)]
+    lfs: Option<LargeFile>,
+}
+
+#[derive(Deserialize)]
+struct LargeFile {
+    sha256: Option<String>,
+    size: Option<u64>,
+}
+
+impl From<ListedFile> for RemoteFile {
+    fn from(file: ListedFile) -> Self {
+        // The blob of a large file is a pointer to its content, so that its digest is of no use.
+        let digest = match &file.lfs {
+            Some(large) => large.sha256.as_deref(),
+            None => file.blob_id.as_deref(),
+        };
+        let digest = digest.and_then(Digest::parse);
+        let size = file.lfs.and_then(|large| large.size).or(file.size);
+        Self { name: file.name, size, digest }
+    }
 }
 
 /// Brings the model's files into the cache; returns the snapshot's folder, or the one file wanted.
@@ -61,72 +79,107 @@ pub(super) fn fetch(
         return Err(unreachable(id, "HF_HUB_OFFLINE is set"));
     }
     let endpoint = set("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.to_owned());
-    let endpoint = endpoint.trim_end_matches('/').to_owned();
-    let cached = Cache::new(cache.to_path_buf());
-    let token = token.or_else(|| set("HF_TOKEN")).or_else(|| set("HUGGING_FACE_HUB_TOKEN")).or_else(|| cached.token());
-    let listing = list(id, &endpoint, token.as_deref())?;
-    let wanted = wanted_files(id, listing.siblings)?;
-    let snapshot = cache.join(id.folder_name()).join("snapshots").join(&listing.sha);
+    let token = token.or_else(|| set("HF_TOKEN")).or_else(|| set("HUGGING_FACE_HUB_TOKEN"));
+    let token = token.or_else(|| token_file(set("HF_TOKEN_PATH"), cache));
+    fetch_from(&Hub::new(&endpoint, token, Patience::default()), id, cache, on_event)
+}
+
+/// The token that `hf auth login` leaves beside the cache.
+fn token_file(path: Option<String>, cache: &Path) -> Option<String> {
+    let path = path.map(PathBuf::from).or_else(|| Some(cache.parent()?.join("token")))?;
+    let text = fs::read_to_string(path).ok()?;
+    Some(text.trim().to_owned()).filter(|token| !token.is_empty())
+}
+
+/// As [`fetch`], from a hub that is known.
+pub(super) fn fetch_from(
+    hub: &Hub,
+    id: &HubId,
+    cache: &Path,
+    on_event: &mut dyn FnMut(SourceEvent),
+) -> Result<PathBuf, Failure> {
+    let listing = list(id, hub)?;
+    let commit = listing.sha;
+    if !is_plain(&commit) {
+        return Err(Failure::new(format!("{} does not answer like the Hugging Face hub", hub.endpoint)));
+    }
+    let wanted = wanted_files(id, listing.siblings.into_iter().map(RemoteFile::from).collect())?;
+    let folder = cache.join(id.folder_name());
+    let snapshot = folder.join("snapshots").join(&commit);
     let missing: Vec<RemoteFile> = wanted.into_iter().filter(|file| !snapshot.join(&file.name).exists()).collect();
-    let repo = Repo::with_revision(id.repository.clone(), RepoType::Model, id.revision.clone());
-    let api =
-        ApiBuilder::from_cache(cached.clone()).with_endpoint(endpoint).with_token(token).with_progress(false).build();
-    let api = api.map_err(|error| Failure::new(format!("cannot set up the download: {error}")))?.repo(repo.clone());
     let total_bytes = missing.iter().filter_map(|file| file.size).sum();
     on_event(SourceEvent::Download { num_files: missing.len(), total_bytes });
+    let url = format!("{}/{}/resolve/{commit}", hub.endpoint, id.repository);
+    let place = Place { folder: &folder, commit: &commit, url: &url };
     let mut before = 0;
     for file in &missing {
-        let path = fetch_file(&api, file, (id, cache), &mut |bytes| {
-            on_event(SourceEvent::Progress { bytes: before + bytes })
-        })?;
-        if !path.starts_with(&snapshot) {
-            return Err(Failure::new(format!("`{}` changed while it was downloaded; try again", id.repository)));
-        }
+        let mut on_bytes = |bytes| on_event(SourceEvent::Progress { bytes: before + bytes });
+        fetch_file(hub, file, &place, &mut on_bytes)
+            .map_err(|error| download_failure(error, hub, file, (id, cache)))?;
         before += file.size.unwrap_or(0);
     }
-    let _ = cached.repo(repo).create_ref(&listing.sha); // Without it the next start asks the hub once more.
+    // Without it the next start asks the hub once more.
+    let _ = write_ref(&folder, &id.revision, &commit);
     Ok(id.file.as_ref().map_or(snapshot.clone(), |file| snapshot.join(file)))
 }
 
-fn list(id: &HubId, endpoint: &str, token: Option<&str>) -> Result<Listing, Failure> {
-    let url =
-        format!("{endpoint}/api/models/{}/revision/{}?blobs=true", id.repository, id.revision.replace('/', "%2F"));
-    let config = ureq::Agent::config_builder()
-        .timeout_connect(Some(CONNECT_TIMEOUT))
-        .timeout_global(Some(LIST_TIMEOUT))
-        .user_agent(concat!("firebrick/", env!("CARGO_PKG_VERSION")));
-    let agent: ureq::Agent = config.build().into();
-    let mut request = agent.get(&url);
-    if let Some(token) = token {
-        request = request.header("Authorization", format!("Bearer {token}"));
+/// Remembers which commit a branch or tag stands for.
+fn write_ref(folder: &Path, revision: &str, commit: &str) -> io::Result<()> {
+    if revision == commit {
+        return Ok(());
     }
-    let mut response = request.call().map_err(|error| describe(id, endpoint, token.is_some(), &error))?;
-    let body = response.body_mut().with_config().limit(LIST_BYTES_MAX).read_json();
-    body.map_err(|error| Failure::new(format!("{endpoint} does not answer like the Hugging Face hub: {error}")))
+    let path = folder.join("refs").join(revision);
+    let staged = folder.join("refs").join(".new");
+    fs::create_dir_all(path.parent().unwrap_or(folder))?;
+    fs::write(&staged, commit)?;
+    fs::rename(staged, path)
 }
 
-fn describe(id: &HubId, endpoint: &str, has_token: bool, error: &ureq::Error) -> Failure {
-    let name = &id.repository;
+fn list(id: &HubId, hub: &Hub) -> Result<Listing, Failure> {
+    let revision = id.revision.replace('/', "%2F");
+    let url = format!("{}/api/models/{}/revision/{revision}?blobs=true", hub.endpoint, id.repository);
+    let mut tries = 1;
+    let response = loop {
+        match hub.get(&url, 0) {
+            Ok(response) => break response,
+            // A hub that cannot be reached at all is not waited for: the cache may do.
+            Err(error @ HubError::Status { .. }) if error.is_passing() && tries < hub.patience.tries => {
+                std::thread::sleep(hub.patience.pause * (1 << tries));
+                tries += 1;
+            }
+            Err(error) => return Err(describe(id, hub, &error)),
+        }
+    };
+    let strange = |what: &dyn std::fmt::Display| {
+        Failure::new(format!("{} does not answer like the Hugging Face hub: {what}", hub.endpoint))
+    };
+    let mut text = String::new();
+    let read = response.into_body().into_reader().take(LIST_BYTES_MAX).read_to_string(&mut text);
+    read.map_err(|error| strange(&error))?;
+    serde_json::from_str(&text).map_err(|error| strange(&error))
+}
+
+fn describe(id: &HubId, hub: &Hub, error: &HubError) -> Failure {
+    let (name, endpoint, has_token) = (&id.repository, &hub.endpoint, hub.token.is_some());
     match error {
-        ureq::Error::StatusCode(401) if !has_token => Failure::new(format!(
+        HubError::Status { code: 401, .. } if !has_token => Failure::new(format!(
             "the hub shows no model `{name}` to everybody; check the spelling, or, if it is gated or private, set \
              HF_TOKEN to a token from {endpoint}/settings/tokens"
         )),
-        ureq::Error::StatusCode(401) => {
+        HubError::Status { code: 401, .. } => {
             Failure::new(format!("the hub knows no model `{name}`, or HF_TOKEN is not valid; check both"))
         }
-        ureq::Error::StatusCode(403) => Failure::new(format!(
+        HubError::Status { code: 403, .. } => Failure::new(format!(
             "`{name}` is gated: accept its terms at {endpoint}/{name} and set HF_TOKEN to a token of that account"
         )),
-        ureq::Error::StatusCode(404) => {
+        HubError::Status { code: 404, .. } => {
             let revision = &id.revision;
             Failure::new(format!("the hub has no model `{name}` with revision `{revision}`; check the spelling"))
         }
-        ureq::Error::StatusCode(code @ (429 | 500..)) => {
-            Failure { unreachable: true, ..unreachable(id, &format!("{endpoint} answered {code}")) }
-        }
-        ureq::Error::StatusCode(code) => Failure::new(format!("{endpoint} answered {code} for `{name}`")),
-        other => unreachable(id, &format!("cannot reach {endpoint}: {other}")),
+        HubError::Status { code, .. } if error.is_passing() => unreachable(id, &format!("{endpoint} answered {code}")),
+        HubError::Status { code, .. } => Failure::new(format!("{endpoint} answered {code} for `{name}`")),
+        HubError::Redirect(reason) => Failure::new(reason.clone()),
+        HubError::Unreachable(reason) => unreachable(id, reason),
     }
 }
 
@@ -181,84 +234,26 @@ fn preferred(weights: Vec<RemoteFile>) -> Vec<RemoteFile> {
     if named.is_empty() { weights } else { named }
 }
 
-fn fetch_file(
-    api: &ApiRepo,
-    file: &RemoteFile,
-    (id, cache): (&HubId, &Path),
-    on_bytes: &mut dyn FnMut(u64),
-) -> Result<PathBuf, Failure> {
-    let mut tries = 0;
-    let path = loop {
-        tries += 1;
-        match api.download_with_progress(&file.name, Counter { bytes: 0, on_bytes: &mut *on_bytes }) {
-            Ok(path) => break path,
-            Err(error) if tries < TRIES && is_passing(&error) => std::thread::sleep(Duration::from_secs(1 << tries)),
-            Err(error) => return Err(download_failure(&error, file, (id, cache))),
-        }
-    };
-    let length = fs::metadata(&path).map_or(0, |metadata| metadata.len());
-    if file.size.is_some_and(|size| size != length) {
-        let _ = fs::canonicalize(&path).and_then(fs::remove_file);
-        let _ = fs::remove_file(&path);
-        let name = &file.name;
-        return Err(Failure::new(format!("{name} arrived with {length} bytes instead of those announced; try again")));
-    }
-    Ok(path)
-}
-
-fn is_passing(error: &ApiError) -> bool {
-    match error {
-        ApiError::RequestError(error) => {
-            !matches!(**error, ureq::Error::StatusCode(code) if (400..500).contains(&code) && code != 429)
-        }
-        ApiError::IoError(error) => matches!(
-            error.kind(),
-            io::ErrorKind::UnexpectedEof
-                | io::ErrorKind::ConnectionReset
-                | io::ErrorKind::TimedOut
-                | io::ErrorKind::Other
-        ),
-        _ => false,
-    }
-}
-
-fn download_failure(error: &ApiError, file: &RemoteFile, (id, cache): (&HubId, &Path)) -> Failure {
+fn download_failure(error: TransferError, hub: &Hub, file: &RemoteFile, (id, cache): (&HubId, &Path)) -> Failure {
     let (name, folder) = (&file.name, cache.display());
     match error {
-        ApiError::IoError(error) if error.kind() == io::ErrorKind::StorageFull => Failure::new(format!(
+        TransferError::Disk(error) if error.kind() == io::ErrorKind::StorageFull => Failure::new(format!(
             "the disk of {folder} is full; free some space (`firebrick models rm`), or set HF_HOME to another disk"
         )),
-        ApiError::IoError(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+        TransferError::Disk(error) => {
             Failure::new(format!("cannot write to {folder}: {error}; set HF_HOME to a folder of yours"))
         }
-        ApiError::LockAcquisition(_) => {
+        TransferError::Locked => {
             Failure::new(format!("another program is downloading {name} of `{}`; wait for it", id.repository))
         }
-        ApiError::RequestError(error) => match **error {
-            ureq::Error::StatusCode(401 | 403) => describe(id, ENDPOINT, true, error),
-            _ => Failure::new(format!("downloading {name} failed: {error}; what has arrived is kept, try again")),
-        },
-        other => Failure::new(format!("downloading {name} failed: {other}; try again")),
+        TransferError::Damaged(reason) => {
+            Failure::new(format!("{name} arrived damaged: {reason}; it was thrown away, try again"))
+        }
+        TransferError::Hub(error @ HubError::Status { code: 401 | 403, .. }) => describe(id, hub, &error),
+        TransferError::Hub(error) => {
+            Failure::new(format!("downloading {name} failed: {error}; what has arrived is kept, try again"))
+        }
     }
-}
-
-/// Hands the hub client's counts on.
-struct Counter<'a> {
-    bytes: u64,
-    on_bytes: &'a mut dyn FnMut(u64),
-}
-
-impl Progress for Counter<'_> {
-    fn init(&mut self, _: usize, _: &str) {
-        self.bytes = 0;
-    }
-
-    fn update(&mut self, size: usize) {
-        self.bytes += size as u64;
-        (self.on_bytes)(self.bytes);
-    }
-
-    fn finish(&mut self) {}
 }
 
 #[cfg(test)]
@@ -267,7 +262,8 @@ mod tests {
 
     fn names(id: &str, files: &[&str]) -> Result<Vec<String>, String> {
         let id = HubId::parse(id, None).expect("an id");
-        let files = files.iter().map(|name| RemoteFile { name: (*name).to_owned(), size: None }).collect();
+        let files =
+            files.iter().map(|name| RemoteFile { name: (*name).to_owned(), size: None, digest: None }).collect();
         let wanted = wanted_files(&id, files).map_err(|failure| failure.message)?;
         Ok(wanted.into_iter().map(|file| file.name).collect())
     }
@@ -292,3 +288,7 @@ mod tests {
         assert!(names("o/n", &["pytorch_model.bin", "config.json"]).expect_err("no weights").contains("can run code"));
     }
 }
+
+#[cfg(test)]
+#[path = "download_tests.rs"]
+mod hub_tests;
