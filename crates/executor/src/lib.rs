@@ -9,10 +9,8 @@ mod inputs;
 mod local;
 mod logits_processor;
 mod memory;
-mod random;
 mod sampler;
 
 pub use inputs::forward_input;
 pub use local::{CacheOptions, LocalExecutor};
 pub use memory::{KvBudget, available_host_memory};
-pub use sampler::sample;

@@ -13,7 +13,7 @@ use firebrick_ops::{Backend, WorkStream, backend_of};
 use crate::graph::StepGraphs;
 #[cfg(feature = "cuda")]
 use crate::inputs::SpareBlock;
-use crate::{forward_input, sample};
+use crate::{forward_input, sampler};
 
 /// Weights and cache: what a forward pass needs besides its input.
 pub(crate) struct Model {
@@ -114,18 +114,15 @@ impl Executor for LocalExecutor {
 
     fn execute(&mut self, batch: &Batch) -> impl Future<Output = Result<Vec<SampleOutcome>, ExecuteError>> + 'static {
         let stream = self.stream;
-        let logits = stream.enter(|| self.forward(batch));
-        let samples = batch.samples.clone();
+        let sampling = stream.enter(|| {
+            let logits = self.forward(batch);
+            (!batch.samples.is_empty()).then(|| sampler::start(logits, &batch.samples))
+        });
         stream.attach(async move {
-            if samples.is_empty() {
-                return Ok(Vec::new());
+            match sampling {
+                Some(sampling) => sampling.finish().await,
+                None => Ok(Vec::new()),
             }
-            let [_, vocab_size] = logits.dims();
-            let data = logits.into_data_async().await.map_err(|error| ExecuteError(format!("{error:?}")))?;
-            let mut values =
-                data.convert::<f32>().try_to_vec::<f32>().map_err(|error| ExecuteError(format!("{error:?}")))?;
-            values.truncate(samples.len() * vocab_size);
-            Ok(sample(values, vocab_size, &samples))
         })
     }
 }

@@ -1,51 +1,42 @@
 //! What a request does to its own logits before a token is chosen.
 
-use firebrick_engine::{SampleRow, TokenHistory};
+use std::iter::repeat;
 
-/// Applies, in this order: logit bias, allowed tokens, suppression, repetition, frequency and presence penalties.
-pub(crate) fn process(logits: &mut [f32], row: &SampleRow) {
-    for &(token, bias) in &row.params.logit_bias {
-        if let Some(logit) = logits.get_mut(token as usize) {
-            *logit += bias;
+use firebrick_engine::{SampleRow, TokenHistory, TokenMask};
+use firebrick_ops::TokenEdit;
+
+/// Logit bias, suppression and penalties as changes of single logits, one per token, in the order of tokens.
+pub(crate) fn edits(row: &SampleRow, vocab_size: usize) -> Vec<TokenEdit> {
+    let plain = |token| TokenEdit { token, ..TokenEdit::default() };
+    let biases = row.params.logit_bias.iter().map(|&(token, bias)| TokenEdit { bias, ..plain(token) });
+    let suppressed = row.suppressed.iter().map(|&token| TokenEdit { suppressed: true, ..plain(token) });
+    let mut edits: Vec<TokenEdit> = biases.chain(suppressed).collect();
+    if let Some(TokenHistory { prompt, output }) = &row.history {
+        // Only the repetition penalty looks at the prompt.
+        let prompt: &[u32] = if row.params.repetition_penalty == 1.0 { &[] } else { prompt };
+        edits.extend(prompt.iter().map(|&token| TokenEdit { seen: true, ..plain(token) }));
+        edits.extend(output.iter().map(|&token| TokenEdit { seen: true, output_count: 1, ..plain(token) }));
+    }
+    edits.retain(|edit| (edit.token as usize) < vocab_size);
+    // Stable: biases of one token are added in the request's order.
+    edits.sort_by_key(|edit| edit.token);
+    edits.dedup_by(|next, merged| {
+        let same = next.token == merged.token;
+        if same {
+            merged.bias += next.bias;
+            merged.suppressed |= next.suppressed;
+            merged.seen |= next.seen;
+            merged.output_count += next.output_count;
         }
-    }
-    if let Some(allowed) = &row.allowed {
-        // Whole words that allow nothing are common: a grammar often leaves a handful of tokens.
-        let words = allowed.iter().copied().chain(std::iter::repeat(0));
-        for (logits, word) in logits.chunks_mut(32).zip(words) {
-            let forbidden = logits.iter_mut().enumerate().filter(|(bit, _)| word >> bit & 1 == 0);
-            forbidden.for_each(|(_, logit)| *logit = f32::NEG_INFINITY);
-        }
-    }
-    for &token in &row.suppressed {
-        if let Some(logit) = logits.get_mut(token as usize) {
-            *logit = f32::NEG_INFINITY;
-        }
-    }
-    if let Some(history) = &row.history {
-        penalise(logits, row, history);
-    }
+        same
+    });
+    edits
 }
 
-fn penalise(logits: &mut [f32], row: &SampleRow, history: &TokenHistory) {
-    let params = &row.params;
-    let distinct = |tokens: Vec<u32>| -> Vec<(u32, u32)> {
-        let mut tokens = tokens;
-        tokens.sort_unstable();
-        let counts = tokens.chunk_by(|a, b| a == b).map(|run| (run[0], run.len() as u32));
-        counts.filter(|&(token, _)| (token as usize) < logits.len()).collect()
-    };
-    let everything = history.prompt.iter().chain(&history.output).copied().collect();
-    let (seen, generated) = (distinct(everything), distinct(history.output.clone()));
-    if params.repetition_penalty != 1.0 {
-        for (token, _) in seen {
-            let logit = &mut logits[token as usize];
-            *logit = if *logit > 0.0 { *logit / params.repetition_penalty } else { *logit * params.repetition_penalty };
-        }
-    }
-    for (token, count) in generated {
-        logits[token as usize] -= params.frequency_penalty * count as f32 + params.presence_penalty;
-    }
+/// The row's mask with a bit for every token of the model.
+pub(crate) fn allowed(row: &SampleRow, vocab_size: usize) -> Option<Vec<u32>> {
+    let words = |mask: &TokenMask| mask.iter().copied().chain(repeat(0)).take(vocab_size.div_ceil(32)).collect();
+    row.allowed.as_ref().map(words)
 }
 
 #[cfg(test)]
@@ -54,7 +45,7 @@ mod tests {
     use firebrick_engine::{RequestId, SamplingParams, SequenceId};
     use std::sync::Arc;
 
-    fn row(params: SamplingParams, prompt: &[u32], output: &[u32]) -> SampleRow {
+    fn row(params: SamplingParams, history: Option<(&[u32], &[u32])>) -> SampleRow {
         SampleRow {
             sequence: SequenceId { request: RequestId(1), index: 0 },
             row: 0,
@@ -62,32 +53,40 @@ mod tests {
             seed: 1,
             position: 0,
             suppressed: vec![3],
-            allowed: None,
-            history: Some(TokenHistory { prompt: prompt.into(), output: output.to_vec() }),
+            allowed: Some(TokenMask::of(&[0, 2])),
+            history: history.map(|(prompt, output)| TokenHistory { prompt: prompt.into(), output: output.to_vec() }),
         }
     }
 
     #[test]
-    fn penalties_count_the_output_and_repetition_counts_the_prompt_too() {
+    fn every_change_of_a_token_is_one_edit() {
         let params = SamplingParams {
-            frequency_penalty: 0.5,
-            presence_penalty: 0.25,
             repetition_penalty: 2.0,
-            logit_bias: vec![(4, 7.0)],
+            logit_bias: vec![(4, 7.0), (1, -1.0), (4, 1.0), (99, 5.0)],
             ..SamplingParams::default()
         };
-        let mut logits = vec![4.0, -4.0, 2.0, 1.0, 0.0];
-        process(&mut logits, &row(params, &[0], &[1, 1, 2]));
-        assert_eq!(logits, vec![2.0, -8.0 - 1.25, 1.0 - 0.75, f32::NEG_INFINITY, 7.0]);
+        let edit =
+            |token, bias, suppressed, seen, output_count| TokenEdit { token, bias, suppressed, seen, output_count };
+        let expected = [
+            edit(0, 0.0, false, true, 0),
+            edit(1, -1.0, false, true, 2),
+            edit(2, 0.0, false, true, 1),
+            edit(3, 0.0, true, false, 0),
+            edit(4, 8.0, false, false, 0),
+        ];
+        assert_eq!(edits(&row(params, Some((&[0], &[1, 2, 1]))), 50), expected);
     }
 
     #[test]
-    fn only_allowed_tokens_keep_their_logits() {
-        let mut row = row(SamplingParams::default(), &[], &[]);
-        row.allowed = Some(firebrick_engine::TokenMask::of(&[1, 33]));
-        let mut logits = vec![1.0; 70];
-        process(&mut logits, &row);
-        let left: Vec<usize> = (0..70).filter(|token| logits[*token] == 1.0).collect();
-        assert_eq!(left, [1, 33]);
+    fn the_prompt_counts_for_the_repetition_penalty_alone() {
+        let params = SamplingParams { frequency_penalty: 1.0, ..SamplingParams::default() };
+        let tokens = edits(&row(params, Some((&[0], &[1]))), 50).iter().map(|edit| edit.token).collect::<Vec<_>>();
+        assert_eq!(tokens, [1, 3]);
+    }
+
+    #[test]
+    fn tokens_beyond_a_mask_are_impossible() {
+        let mask = allowed(&row(SamplingParams::default(), None), 70).expect("the row has a mask");
+        assert_eq!(mask, [0b101, 0, 0]);
     }
 }

@@ -9,9 +9,9 @@ use std::time::Instant;
 use burn::tensor::{DType, Device, Tensor};
 use firebrick_ops::testing::{AttentionCase, Seeded};
 use firebrick_ops::{
-    Activation, AttentionOptions, Backend, CapturedGraph, HeadLayout, KvLayer, QkvOptions, RopeTable, Weight,
-    activation_dtype, add_rms_norm, gated_activation, gather_rows, int_tensor, layer_norm, linear, open_device,
-    paged_attention, rms_norm, rope_and_store_kv,
+    Activation, AttentionOptions, Backend, CapturedGraph, HeadLayout, KvLayer, QkvOptions, RopeTable, RowParams,
+    SamplePlan, Weight, activation_dtype, add_rms_norm, gated_activation, gather_rows, int_tensor, layer_norm, linear,
+    open_device, paged_attention, rms_norm, rope_and_store_kv, sample,
 };
 
 /// The sizes of a model that set the shapes of its operations.
@@ -71,6 +71,9 @@ fn main() {
             bench.elementwise(model, rows);
             bench.products(model, rows);
             bench.attention(model, rows);
+        }
+        for rows in [1, 8, 64, 256] {
+            bench.sampling(model, rows);
         }
     }
 }
@@ -189,6 +192,39 @@ impl Bench {
         self.time("paged_attention", label, (bytes, 4 * pairs * heads.output_len()), copies.max(4), move |call| {
             paged_attention(qkv.clone(), &layers[call % copies], &metadata, options)
         });
+    }
+
+    /// The choice of tokens from logits in the spread of a model's, one way for all rows.
+    fn sampling(&self, model: &Model, rows: usize) {
+        let (tokens, bytes) = (model.vocabulary, rows * model.vocabulary * self.dtype.size());
+        let copies = (ROTATED_BYTES / bytes).clamp(1, 16);
+        let logits: Vec<Tensor<2>> = (0..copies)
+            .map(|copy| {
+                let values = Seeded::new(copy as u64).tensor::<2>([rows, tokens], &self.device);
+                (values.powi_scalar(3) * 25.0).cast(self.dtype)
+            })
+            .collect();
+        let row = |temperature| RowParams { temperature, ..RowParams::greedy(0) };
+        for (name, row) in [
+            ("greedy", row(0.0)),
+            ("temperature", row(1.0)),
+            ("top_p 0.9", RowParams { top_p: 0.9, ..row(1.0) }),
+            ("top_k 20, top_p 0.95", RowParams { top_k: Some(20), top_p: 0.95, ..row(0.7) }),
+            ("top_k 1000, top_p 0.95", RowParams { top_k: Some(1000), top_p: 0.95, ..row(0.7) }),
+            ("greedy, 20 logprobs", RowParams { logprobs: Some(20), ..row(0.0) }),
+        ] {
+            let at = |index: usize| RowParams { logits_row: index as u32, seed: index as u64, ..row.clone() };
+            let all: Vec<RowParams> = (0..rows).map(at).collect();
+            let plan = SamplePlan::new(&all, rows, tokens);
+            let words = int_tensor(plan.words.clone(), [plan.words.len()], &self.device);
+            let label = format!("{:13} {rows:4} {:34}", model.name, format!("sample {name}"));
+            let logits = logits.clone();
+            self.time("sample", label, (bytes, 0), copies.max(4), move |call| {
+                let logits = &logits[call % copies];
+                drop(sample(logits, &words, plan.options));
+                logits.clone()
+            });
+        }
     }
 
     fn layer(&self, heads: HeadLayout, case: &AttentionCase) -> KvLayer {

@@ -8,6 +8,7 @@ use burn::backend::{
 use crate::activation::Activation;
 use crate::attention::AttentionOptions;
 use crate::rope_and_store_kv::QkvOptions;
+use crate::sample::SampleOptions;
 
 /// The operations as backends implement them, on backend tensors. Shapes are checked by the public functions.
 #[backend_extension(Flex: cfg(feature = "cpu"), Cube: cfg(any(feature = "wgpu", feature = "cuda")))]
@@ -65,4 +66,6 @@ pub trait FusedOps: Backend {
         block_tables: IntTensor<Self>,
         options: AttentionOptions,
     ) -> FloatTensor<Self>;
+    /// See [`sample`](crate::sample). The result is `SampleOptions::result_words` integers.
+    fn sample(logits: FloatTensor<Self>, plan: IntTensor<Self>, options: SampleOptions) -> IntTensor<Self>;
 }

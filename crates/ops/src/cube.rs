@@ -10,6 +10,7 @@ use crate::attention::AttentionOptions;
 #[cfg(feature = "cuda")]
 use crate::cuda;
 use crate::rope_and_store_kv::QkvOptions;
+use crate::sample::SampleOptions;
 #[cfg(feature = "wgpu")]
 use crate::wgpu;
 
@@ -116,5 +117,8 @@ impl FusedOps for CubeBackend {
         let inputs =
             AttentionInputs { qkv, key_cache, value_cache, positions, sequence_of_token, block_tables, options };
         on_runtime_of!(inputs.qkv, paged_attention(inputs))
+    }
+    fn sample(logits: FloatTensor<Self>, plan: IntTensor<Self>, options: SampleOptions) -> IntTensor<Self> {
+        on_runtime_of!(logits, sample(logits, plan, options))
     }
 }

@@ -22,6 +22,7 @@ mod linear;
 mod overwrite;
 mod rms_norm;
 mod rope_and_store_kv;
+mod sample;
 mod section;
 pub mod testing;
 #[cfg(feature = "wgpu")]
@@ -43,6 +44,9 @@ pub use linear::{Weight, linear};
 pub use overwrite::{Overwrite, overwrite};
 pub use rms_norm::{add_rms_norm, rms_norm};
 pub use rope_and_store_kv::{HeadLayout, QkvOptions, RopeTable, rope_and_store_kv};
+pub use sample::{
+    Logprobs, RowParams, SAMPLE_LOGPROBS_MAX, SampleOptions, SamplePlan, Sampled, SampledRow, TokenEdit, sample,
+};
 pub use section::{SECTION_ALIGNMENT, Section, section};
 pub use work_stream::WorkStream;
 
@@ -55,4 +59,5 @@ pub mod reference {
     pub use crate::linear::reference as linear;
     pub use crate::rms_norm::reference as rms_norm;
     pub use crate::rope_and_store_kv::reference as rope_and_store_kv;
+    pub use crate::sample::reference as sample;
 }

@@ -12,6 +12,7 @@ mod math;
 mod paged_attention;
 mod rms_norm;
 mod rope_and_store_kv;
+mod sample;
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::tensor::{DType, Shape, TensorData};
@@ -21,6 +22,7 @@ use crate::FusedOps;
 use crate::activation::Activation;
 use crate::attention::AttentionOptions;
 use crate::rope_and_store_kv::QkvOptions;
+use crate::sample::SampleOptions;
 
 impl FusedOps for Flex {
     fn gather_rows(table: FloatTensor<Self>, ids: IntTensor<Self>) -> FloatTensor<Self> {
@@ -88,6 +90,9 @@ impl FusedOps for Flex {
             (&positions, &sequence_of_token, &block_tables),
             options,
         )
+    }
+    fn sample(logits: FloatTensor<Self>, plan: IntTensor<Self>, options: SampleOptions) -> IntTensor<Self> {
+        sample::sample(&logits, &plan, options)
     }
 }
 

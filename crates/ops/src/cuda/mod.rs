@@ -22,6 +22,7 @@ mod paged_attention;
 mod probe;
 mod rms_norm;
 mod rope_and_store_kv;
+mod sample;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ pub(crate) use paged_attention::paged_attention;
 pub(crate) use probe::open;
 pub(crate) use rms_norm::{add_rms_norm, rms_norm};
 pub(crate) use rope_and_store_kv::rope_and_store_kv;
+pub(crate) use sample::sample;
 
 use burn::tensor::DType;
 
@@ -68,6 +70,7 @@ sources! {
     PAGED_ATTENTION = "paged_attention",
     RMS_NORM = "rms_norm",
     ROPE_AND_STORE_KV = "rope_and_store_kv",
+    SAMPLE = "sample",
 }
 
 /// The name of a dtype in the sources.

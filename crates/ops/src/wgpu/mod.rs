@@ -13,6 +13,7 @@ mod linear;
 mod paged_attention;
 mod rms_norm;
 mod rope_and_store_kv;
+mod sample;
 mod template;
 
 pub(crate) use activation::{activation, gated_activation};
@@ -23,6 +24,7 @@ pub(crate) use linear::linear;
 pub(crate) use paged_attention::paged_attention;
 pub(crate) use rms_norm::{add_rms_norm, rms_norm};
 pub(crate) use rope_and_store_kv::rope_and_store_kv;
+pub(crate) use sample::sample;
 
 /// A file of `shaders/`.
 macro_rules! shader_text {

@@ -1,0 +1,533 @@
+// sample: the next token of each row of logits, after edits, temperature, min_p, top_k and top_p, and its log-probability.
+//
+// Variants: ELEMENT=f32|f16|bf16
+//
+// `sample` gives each row to gridDim.x blocks of THREADS, one part of the row each; a thread takes every THREADS-th group
+// of V tokens. The parts meet in the row's record by atomic maxima, whose order does not matter. Every logit is read once.
+// `sample_filtered` and `sample_logprobs` give each row that asks for it to one block of WIDE_THREADS, which reads the
+// row from the second-level cache twice, or a few times more where that does not decide.
+//
+// Draws and weights have the bits of `crates/ops/src/sample/random.rs`: single roundings, spelled out, because contracted
+// multiply-adds would give others. Sums are integers, and so the same in any order. Rows of fewer than 2^31 tokens.
+
+constexpr int THREADS = 256;
+constexpr int WIDE_THREADS = 1024;
+// Words of a record and of an edit, and their bits, as in `crates/ops/src/sample/plan.rs`.
+constexpr int ROW_WORDS = 24, EDIT_WORDS = 3;
+constexpr unsigned int ACTIVE = 1, GREEDY = 2, FILTERED = 4, LOGPROBS = 8;
+constexpr unsigned int EDIT_SUPPRESSED = 1u << 31, EDIT_SEEN = 1u << 30;
+constexpr unsigned int TOP_P_BITS = 24;
+constexpr int DETAIL_WORDS = 42, LOGPROBS_MAX = 20;
+// The largest draw, and by how much a bound on one may be wrong.
+constexpr float GUMBEL_MAX = 22.9f, BOUND_ERROR = 0.001f;
+// Most tokens that are searched for by collecting them, and the room for them and those of equal rank.
+constexpr unsigned int COLLECT_MAX = 256, COLLECTED_MAX = 1536;
+
+typedef unsigned int u32;
+typedef unsigned long long u64;
+
+struct Record {
+    u32 logits_row, flags;
+    float inverse_temperature, min_p_ln;
+    u32 top_k, top_p, key[2], edits_at, num_edits, mask_at;
+    float repetition, frequency, presence;
+    u32 num_logprobs, unused;
+    u64 best;        // ordered value and inverted token of the best candidate so far; 0: none
+    u32 largest;     // ordered
+    u32 not_finite;
+    u32 parts_done;
+    u32 unused_too[3];
+};
+static_assert(sizeof(Record) == ROW_WORDS * 4, "a record");
+
+__device__ __forceinline__ float infinity() { return __uint_as_float(0x7f800000u); }
+// Unsigned integers in the order of floats; 0 is no float.
+__device__ __forceinline__ u32 ordered(float value) {
+    u32 bits = __float_as_uint(__fadd_rn(value, 0.0f)); // one zero
+    return bits ^ ((bits >> 31) ? 0xffffffffu : 0x80000000u);
+}
+__device__ __forceinline__ float unordered(u32 bits) {
+    return __uint_as_float(bits ^ ((bits >> 31) ? 0x80000000u : 0xffffffffu));
+}
+// The largest rank is the largest value, the lowest token among equals.
+__device__ __forceinline__ u64 rank_of(float value, u32 token) { return ((u64)ordered(value) << 32) | (0xffffffffu - token); }
+__device__ __forceinline__ u32 token_of(u64 rank) { return 0xffffffffu - (u32)rank; }
+__device__ __forceinline__ float value_of(u64 rank) { return unordered((u32)(rank >> 32)); }
+
+// The functions of random.rs.
+__device__ __forceinline__ u32 random_bits(const u32* key, u32 token) {
+    u32 state = token ^ key[0];
+    state ^= state >> 16;
+    state = state * 0x85ebca6bu + key[1];
+    state ^= state >> 13;
+    state *= 0xc2b2ae35u;
+    return state ^ (state >> 16);
+}
+__device__ __forceinline__ float multiply_add(float a, float b, float c) { return __fadd_rn(__fmul_rn(a, b), c); }
+__device__ __forceinline__ float natural_log(float x) {
+    int exponent_bits = ((int)__float_as_uint(x) - 0x3f3504f3) >> 23;
+    float r = __fadd_rn(__uint_as_float(__float_as_uint(x) - ((u32)exponent_bits << 23)), -1.0f);
+    float exponent = (float)exponent_bits, square = __fmul_rn(r, r);
+    float series = multiply_add(7.0376836e-2f, r, -1.151461e-1f);
+    series = multiply_add(series, r, 1.16769984e-1f);
+    series = multiply_add(series, r, -1.2420141e-1f);
+    series = multiply_add(series, r, 1.4249323e-1f);
+    series = multiply_add(series, r, -1.6668057e-1f);
+    series = multiply_add(series, r, 2.0000715e-1f);
+    series = multiply_add(series, r, -2.4999994e-1f);
+    series = multiply_add(series, r, 3.333333e-1f);
+    float low = __fadd_rn(__fmul_rn(__fmul_rn(series, r), square), __fmul_rn(exponent, -2.1219444e-4f));
+    low = __fadd_rn(low, __fmul_rn(square, -0.5f));
+    return __fadd_rn(__fadd_rn(r, low), __fmul_rn(exponent, 0.6933594f));
+}
+__device__ __forceinline__ float uniform_of(u32 bits) {
+    return fminf(multiply_add((float)bits, 1.0f / 4294967296.0f, 1.0f / 8589934592.0f), 1.0f - 1.0f / 16777216.0f);
+}
+__device__ __forceinline__ float gumbel(float uniform) {
+    float exponential;
+    if (uniform < 1.0f / 64.0f) {
+        float series = multiply_add(uniform, 0.25f, 0.33333334f);
+        series = multiply_add(uniform, series, 0.5f);
+        exponential = multiply_add(uniform, __fmul_rn(uniform, series), uniform);
+    } else {
+        exponential = -natural_log(__fadd_rn(1.0f, -uniform));
+    }
+    return -natural_log(exponential);
+}
+__device__ __forceinline__ u32 weight(float difference) {
+    if (!(difference >= -22.0f)) return 0;
+    float power = floorf(multiply_add(difference, 1.44269504f, 0.5f));
+    float r = __fadd_rn(difference, -__fmul_rn(power, 0.6933594f));
+    r = __fadd_rn(r, -__fmul_rn(power, -2.1219444e-4f));
+    float series = multiply_add(1.9875691e-4f, r, 1.3982e-3f);
+    series = multiply_add(series, r, 8.333452e-3f);
+    series = multiply_add(series, r, 4.1665796e-2f);
+    series = multiply_add(series, r, 1.6666665e-1f);
+    series = multiply_add(series, r, 5.0e-1f);
+    float mantissa = __fadd_rn(__fadd_rn(__fmul_rn(series, __fmul_rn(r, r)), r), 1.0f);
+    float scale = __uint_as_float((u32)((int)power + 31 + 127) << 23);
+    return (u32)multiply_add(mantissa, scale, 0.5f);
+}
+
+// Reductions over the block, for every thread.
+__device__ __forceinline__ u64 larger(u64 a, u64 b) { return a > b ? a : b; }
+template <bool MAX> __device__ u64 reduce_block(u64 value) {
+    __shared__ u64 of_warp[32];
+    for (int offset = 16; offset > 0; offset /= 2) {
+        u64 other = __shfl_xor_sync(ALL_LANES, value, offset);
+        value = MAX ? larger(value, other) : value + other;
+    }
+    __syncthreads(); // an earlier call may still be reading `of_warp`
+    if (threadIdx.x % WARP == 0) of_warp[threadIdx.x / WARP] = value;
+    __syncthreads();
+    u64 total = of_warp[0];
+    for (u32 warp = 1; warp < blockDim.x / WARP; warp++) total = MAX ? larger(total, of_warp[warp]) : total + of_warp[warp];
+    return total;
+}
+__device__ __forceinline__ u64 max_of_block(u64 value) { return reduce_block<true>(value); }
+__device__ __forceinline__ u64 total_of_block(u64 value) { return reduce_block<false>(value); }
+
+// A part of a row of logits, and what is done to it.
+struct Part {
+    const ELEMENT* logits;
+    const Record* record;
+    const u32 *edits, *allowed; // null: none
+    u32* edited;                // a bit per token of the part, in shared memory
+    float scale;
+    int begin, end, first_edit, last_edit;
+    bool wide;
+};
+
+__device__ bool is_allowed(const Part& part, u32 token) {
+    return part.allowed == nullptr || ((part.allowed[token / 32] >> (token % 32)) & 1u);
+}
+__device__ int first_edit_from(const u32* edits, int count, u32 token) {
+    int low = 0, high = count;
+    while (low < high) {
+        int middle = (low + high) / 2;
+        if (edits[middle * EDIT_WORDS] < token) low = middle + 1; else high = middle;
+    }
+    return low;
+}
+// Logits as the model gave them.
+__device__ Part plain_part(const ELEMENT* row, const Record* record, int begin, int end, bool wide) {
+    return Part{row, record, nullptr, nullptr, nullptr, 1.0f, begin, end, 0, 0, wide};
+}
+// Logits as the request wants them. Every thread of the block calls it; `begin` is a multiple of 32.
+__device__ Part edited_part(Part part, const u32* plan, u32* shared_bits) {
+    const Record* record = part.record;
+    part.scale = record->inverse_temperature;
+    if (record->mask_at != 0) part.allowed = plan + record->mask_at;
+    if (record->num_edits == 0) return part;
+    part.edits = plan + record->edits_at;
+    part.edited = shared_bits;
+    part.first_edit = first_edit_from(part.edits, record->num_edits, part.begin);
+    part.last_edit = first_edit_from(part.edits, record->num_edits, part.end);
+    for (int word = threadIdx.x; word < (part.end - part.begin + 31) / 32; word += blockDim.x) shared_bits[word] = 0;
+    __syncthreads();
+    for (int i = part.first_edit + threadIdx.x; i < part.last_edit; i += blockDim.x) {
+        u32 at = part.edits[i * EDIT_WORDS] - part.begin;
+        atomicOr(&shared_bits[at / 32], 1u << (at % 32));
+    }
+    __syncthreads();
+    return part;
+}
+__device__ float edited_logit(const Part& part, const u32* edit) {
+    const Record& record = *part.record;
+    u32 bits = edit[2];
+    float logit = __fadd_rn(widen(part.logits[edit[0]]), __uint_as_float(edit[1]));
+    if (bits & EDIT_SUPPRESSED) logit = -infinity();
+    if ((bits & EDIT_SEEN) && record.repetition != 1.0f) {
+        logit = logit > 0.0f ? __fdiv_rn(logit, record.repetition) : __fmul_rn(logit, record.repetition);
+    }
+    u32 count = bits & (EDIT_SEEN - 1);
+    return count > 0 ? __fadd_rn(logit, -multiply_add(record.frequency, (float)count, record.presence)) : logit;
+}
+
+// Shows a visitor every logit (`raw`), every possible token with its tempered logit (`token`), and the ends of groups
+// at which whole warps meet (`group`).
+template <int V, class Visitor> __device__ void visit_by(const Part& part, Visitor& visitor) {
+    for (int base = part.begin; base < part.end; base += blockDim.x * V) {
+        int token = base + threadIdx.x * V;
+        if (token < part.end) {
+            float value[V];
+            load<V>(part.logits + token, value);
+            u32 hidden = part.allowed == nullptr ? 0 : ~(part.allowed[token / 32] >> (token % 32));
+            int at = token - part.begin;
+            if (part.edited != nullptr) hidden |= part.edited[at / 32] >> (at % 32);
+#pragma unroll
+            for (int v = 0; v < V; v++) {
+                visitor.raw(value[v]);
+                if (!((hidden >> v) & 1u)) visitor.token(__fmul_rn(value[v], part.scale), token + v);
+            }
+        }
+        visitor.group();
+    }
+    for (int i = part.first_edit + threadIdx.x; i < part.last_edit; i += blockDim.x) {
+        const u32* edit = part.edits + i * EDIT_WORDS;
+        float logit = edited_logit(part, edit);
+        if (logit > -infinity() && is_allowed(part, edit[0])) visitor.token(__fmul_rn(logit, part.scale), edit[0]);
+    }
+}
+template <class Visitor> __device__ void visit(const Part& part, Visitor& visitor) {
+    if (part.wide) visit_by<WIDEST<ELEMENT>>(part, visitor); else visit_by<1>(part, visitor);
+}
+
+struct Visitor {
+    __device__ void raw(float) {}
+    __device__ void group() {}
+};
+
+// The token with the largest value, the lowest among equals; and whether every logit is finite.
+struct Largest : Visitor {
+    float best = -infinity(), poison = 0.0f;
+    u32 id = 0xffffffffu;
+    __device__ void raw(float logit) { poison = fmaf(logit, 0.0f, poison); }
+    __device__ void token(float value, u32 token) {
+        if (value > best || (value == best && token < id)) best = value, id = token;
+    }
+    __device__ u64 rank() const { return id == 0xffffffffu ? 0 : rank_of(best, id); }
+};
+
+// The token whose value and draw together are largest. Most are passed over by a bound on their draw: it is at most
+// -ln(uniform), and a warp knows the best that its lanes have seen.
+struct Draw : Largest {
+    u32 key[2];
+    float bar = -infinity(), largest = -infinity();
+    __device__ Draw(const Record& record) : key{record.key[0], record.key[1]} {}
+    __device__ void token(float value, u32 token) {
+        largest = fmaxf(largest, value);
+        if (value + GUMBEL_MAX < bar) return;
+        float uniform = uniform_of(random_bits(key, token));
+        if (value - __logf(uniform) + BOUND_ERROR < bar) return;
+        Largest::token(__fadd_rn(value, gumbel(uniform)), token);
+    }
+    __device__ void group() { bar = max_of_warp(best); }
+};
+
+__device__ const ELEMENT* row_of(const ELEMENT* logits, long long stride, const Record& record) {
+    return logits + record.logits_row * stride;
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    sample(const ELEMENT* logits, long long stride, u32* plan, int* out, int tokens, int tokens_per_part) {
+    extern __shared__ u32 shared_bits[];
+    u32 index = blockIdx.y, rows = gridDim.y;
+    Record* record = reinterpret_cast<Record*>(plan) + index;
+    if (!(record->flags & ACTIVE)) {
+        if (blockIdx.x == 0 && threadIdx.x == 0) out[index] = 0, out[rows + index] = 0;
+        return;
+    }
+    int begin = blockIdx.x * tokens_per_part, end = min(begin + tokens_per_part, tokens);
+    bool wide = rows_on_16_bytes(logits, stride) && tokens % WIDEST<ELEMENT> == 0;
+    Part part = plain_part(row_of(logits, stride, *record), record, begin, end, wide);
+    part = edited_part(part, plan, shared_bits);
+    u64 best;
+    float poison, largest = -infinity();
+    if (record->flags & GREEDY) {
+        Largest visitor;
+        visit(part, visitor);
+        best = visitor.rank(), poison = visitor.poison;
+    } else {
+        Draw visitor(*record);
+        visit(part, visitor);
+        best = visitor.rank(), poison = visitor.poison, largest = visitor.largest;
+    }
+    best = max_of_block(best);
+    bool not_finite = __syncthreads_or(!(poison == 0.0f));
+    if (record->flags & FILTERED) largest = unordered((u32)max_of_block(ordered(largest)));
+    if (threadIdx.x != 0) return;
+    atomicMax(&record->best, best);
+    if (record->flags & FILTERED) atomicMax(&record->largest, ordered(largest));
+    if (not_finite) atomicOr(&record->not_finite, 1u);
+    __threadfence();
+    if (atomicAdd(&record->parts_done, 1u) + 1 < gridDim.x) return;
+    // The last part: every other has been counted, and so has written.
+    best = atomicMax(&record->best, 0ull);
+    not_finite = atomicOr(&record->not_finite, 0u) != 0;
+    out[index] = best == 0 || not_finite ? 0 : (int)token_of(best);
+    out[rows + index] = not_finite;
+    record->parts_done = 0, record->not_finite = 0;
+    // `sample_filtered` still needs these; it is launched when a row is filtered.
+    if (!(record->flags & FILTERED)) record->best = 0, record->largest = 0;
+}
+
+// The largest values that each thread sees, unless they are above `limit`.
+struct ThreadMax : Visitor {
+    u64 best = 0;
+    __device__ void token(float value, u32 token) { best = larger(best, rank_of(value, token)); }
+};
+struct Collect : Visitor {
+    u64 bound, *list;
+    u32* count;
+    __device__ Collect(u64 bound, u64* list, u32* count) : bound(bound), list(list), count(count) {}
+    __device__ void token(float value, u32 token) {
+        u64 rank = rank_of(value, token);
+        if (rank < bound) return;
+        u32 at = atomicAdd(count, 1u);
+        if (at < COLLECTED_MAX) list[at] = rank;
+    }
+};
+
+// A rank that at least `count` tokens of the row reach: the threads' own largest include as many. `ranks` has
+// room for WIDE_THREADS.
+__device__ u64 bound_of(u64 own, u32 count, u64* ranks) {
+    __syncthreads();
+    ranks[threadIdx.x] = own;
+    __syncthreads();
+    u32 above = 0;
+    for (int i = 0; i < WIDE_THREADS; i++) above += ranks[i] > own || (ranks[i] == own && i < threadIdx.x);
+    // Few tokens leave threads with none; 0 then bounds everything.
+    return max_of_block(above == count - 1 ? own : 0);
+}
+
+// Collects the tokens from `bound` on; their number, or more than COLLECTED_MAX if there is no room.
+__device__ u32 collect(const Part& part, u64 bound, u64* list) {
+    __shared__ u32 count;
+    __syncthreads();
+    if (threadIdx.x == 0) count = 0;
+    __syncthreads();
+    Collect visitor(bound, list, &count);
+    visit(part, visitor);
+    __syncthreads();
+    return count;
+}
+
+// The weight that the tokens before a kept one must not reach.
+__device__ u64 wanted_of(u64 total, u32 top_p) {
+    u64 low = (1ull << TOP_P_BITS) - 1;
+    return (total >> TOP_P_BITS) * top_p + (((total & low) * top_p + low) >> TOP_P_BITS);
+}
+
+// The draw among collected tokens, which contain the first `top_k`.
+__device__ u64 draw_collected(const Record& record, const u64* list, u32 count, float largest) {
+    u64 total = 0, best = 0;
+    u64 before[2] = {0, 0}; // weights before this thread's tokens
+    u32 floor = ordered(__fadd_rn(largest, record.min_p_ln));
+    bool kept[2] = {false, false};
+    for (int slot = 0; slot < 2; slot++) {
+        u32 i = threadIdx.x + slot * WIDE_THREADS;
+        if (i >= count || (u32)(list[i] >> 32) < floor) continue;
+        u32 above = 0;
+        for (u32 j = 0; j < count; j++) {
+            if (list[j] > list[i]) above++, before[slot] += weight(value_of(list[j]) - largest);
+        }
+        kept[slot] = above < record.top_k;
+        if (kept[slot]) total += weight(value_of(list[i]) - largest);
+    }
+    u64 wanted = wanted_of(total_of_block(total), record.top_p);
+    for (int slot = 0; slot < 2; slot++) {
+        if (!kept[slot] || (record.top_p < 1u << TOP_P_BITS && before[slot] >= wanted)) continue;
+        u64 rank = list[threadIdx.x + slot * WIDE_THREADS];
+        float draw = gumbel(uniform_of(random_bits(record.key, token_of(rank))));
+        best = larger(best, rank_of(__fadd_rn(value_of(rank), draw), token_of(rank)));
+    }
+    return max_of_block(best);
+}
+
+// How many tokens reach a value.
+struct CountFrom : Visitor {
+    u32 bound, count = 0;
+    __device__ CountFrom(u32 bound) : bound(bound) {}
+    __device__ void token(float value, u32) { count += ordered(value) >= bound; }
+};
+// The largest value that at least `count` tokens reach; `least` if fewer tokens than that reach it.
+__device__ u32 value_at(const Part& part, u32 count, u32 least) {
+    u32 low = least, high = 0xff800001u; // above every finite value
+    while (high - low > 1) {
+        u32 middle = low + (high - low) / 2;
+        CountFrom visitor(middle);
+        visit(part, visitor);
+        if (total_of_block(visitor.count) >= count) low = middle; else high = middle;
+    }
+    return low;
+}
+
+// What decides about a candidate: the weights of the candidates, and number and weight of those before it; and the next
+// candidate should it fall: all that are kept come before it.
+struct Judge : Draw {
+    u64 pivot, total = 0, above_least = 0, before = 0;
+    u32 least, num_before = 0, num_above_least = 0;
+    float most;
+    __device__ Judge(const Record& record, u64 candidate, u32 least, float most)
+        : Draw(record), pivot(candidate), least(least), most(most) {}
+    __device__ void token(float value, u32 token) {
+        u32 order = ordered(value);
+        if (order < least) return;
+        u32 own = weight(value - most);
+        total += own;
+        if (order > least) above_least += own, num_above_least++;
+        if (!(rank_of(value, token) > pivot)) return;
+        before += own, num_before++;
+        Draw::token(value, token);
+    }
+};
+
+// Rounds of a draw and a judgement. `rank` orders a candidate by its logit, as `top_k` and `top_p` do.
+__device__ u32 draw_by_rounds(const Part& part, u32 token, float largest) {
+    const Record& record = *part.record;
+    bool by_p = record.top_p < 1u << TOP_P_BITS;
+    u32 least = ordered(__fadd_rn(largest, record.min_p_ln));
+    bool both = by_p && record.top_k < 0xffffffffu;
+    if (both) least = value_at(part, record.top_k, least);
+    while (true) {
+        float logit = widen(part.logits[token]);
+        if (part.edited != nullptr && ((part.edited[token / 32] >> (token % 32)) & 1u)) {
+            logit = edited_logit(part, part.edits + first_edit_from(part.edits, record.num_edits, token) * EDIT_WORDS);
+        }
+        float value = __fmul_rn(logit, part.scale);
+        Judge judge(record, rank_of(value, token), least, largest);
+        visit(part, judge);
+        u64 total = total_of_block(judge.total), before = total_of_block(judge.before);
+        u64 num_before = total_of_block(judge.num_before);
+        if (both) {
+            // Of the tokens that are equal to the last of `top_k`, only as many count as it has room for.
+            u64 above = total_of_block(judge.above_least), num_above = total_of_block(judge.num_above_least);
+            u64 room = (u64)weight(unordered(least) - largest) * (record.top_k - num_above);
+            total = above + room < total ? above + room : total;
+        }
+        bool kept = ordered(value) >= least && num_before < record.top_k;
+        if (by_p) kept = kept && before < wanted_of(total, record.top_p);
+        u64 next = max_of_block(judge.rank());
+        if (kept || next == 0) return token;
+        token = token_of(next);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(WIDE_THREADS)
+    sample_filtered(const ELEMENT* logits, long long stride, u32* plan, int* out, int tokens) {
+    extern __shared__ u32 shared_bits[];
+    __shared__ u64 list[COLLECTED_MAX];
+    u32 index = blockIdx.x;
+    Record* record = reinterpret_cast<Record*>(plan) + index;
+    if ((record->flags & (ACTIVE | FILTERED)) != (ACTIVE | FILTERED)) return;
+    u64 best = record->best;
+    float largest = unordered(record->largest);
+    u32 token = token_of(best);
+    if (best != 0 && out[gridDim.x + index] == 0) {
+        bool wide = rows_on_16_bytes(logits, stride) && tokens % WIDEST<ELEMENT> == 0;
+        Part part = plain_part(row_of(logits, stride, *record), record, 0, tokens, wide);
+        part = edited_part(part, plan, shared_bits);
+        u32 count = COLLECTED_MAX + 1;
+        if (record->top_k <= COLLECT_MAX) {
+            ThreadMax visitor;
+            visit(part, visitor);
+            count = collect(part, bound_of(visitor.best, record->top_k, list), list);
+        }
+        token = count <= COLLECTED_MAX ? token_of(draw_collected(*record, list, count, largest))
+                                       : draw_by_rounds(part, token, largest);
+        if (threadIdx.x == 0) out[index] = (int)token;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) record->best = 0, record->largest = 0;
+}
+
+// Weights of all tokens and the number of more likely ones than the chosen, while the most likely are collected.
+struct Measure : Collect {
+    float largest, chosen;
+    u64 total = 0;
+    u32 above = 0;
+    __device__ Measure(u64 bound, u64* list, u32* count) : Collect(bound, list, count) {}
+    __device__ void token(float value, u32 token) {
+        total += weight(value - largest);
+        above += value > chosen;
+        Collect::token(value, token);
+    }
+};
+// The first token after `limit` in rank.
+struct Next : Visitor {
+    u64 limit, best = 0;
+    __device__ Next(u64 limit) : limit(limit) {}
+    __device__ void token(float value, u32 token) {
+        u64 rank = rank_of(value, token);
+        if (rank < limit) best = larger(best, rank);
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(WIDE_THREADS)
+    sample_logprobs(const ELEMENT* logits, long long stride, const u32* plan, int* out, int tokens) {
+    __shared__ u64 list[COLLECTED_MAX];
+    __shared__ u32 count;
+    u32 index = blockIdx.x, rows = gridDim.x;
+    const Record* record = reinterpret_cast<const Record*>(plan) + index;
+    if ((record->flags & (ACTIVE | LOGPROBS)) != (ACTIVE | LOGPROBS) || out[rows + index] != 0) return;
+    bool wide = rows_on_16_bytes(logits, stride) && tokens % WIDEST<ELEMENT> == 0;
+    Part part = plain_part(row_of(logits, stride, *record), record, 0, tokens, wide);
+    ThreadMax thread_max;
+    visit(part, thread_max);
+    u32 wanted = min(record->num_logprobs, (u32)tokens);
+    u64 bound = wanted == 0 ? ~0ull : bound_of(thread_max.best, wanted, list);
+    u64 first = max_of_block(thread_max.best);
+    if (threadIdx.x == 0) count = 0;
+    __syncthreads();
+    Measure measure(bound, list, &count);
+    measure.largest = value_of(first), measure.chosen = widen(part.logits[out[index]]);
+    visit(part, measure);
+    float total = (float)total_of_block(measure.total) * (1.0f / 2147483648.0f);
+    float normaliser = __fadd_rn(measure.largest, natural_log(total));
+    u64 above = total_of_block(measure.above);
+    int* detail = out + 2 * rows + (long long)index * DETAIL_WORDS;
+    if (threadIdx.x == 0) {
+        detail[0] = __float_as_int(__fadd_rn(measure.chosen, -normaliser));
+        detail[1] = (int)above + 1;
+    }
+    auto write = [&](u32 place, u64 rank) {
+        detail[2 + place] = (int)token_of(rank);
+        detail[2 + LOGPROBS_MAX + place] = __float_as_int(__fadd_rn(value_of(rank), -normaliser));
+    };
+    if (count <= COLLECTED_MAX) {
+        for (u32 i = threadIdx.x; i < count; i += WIDE_THREADS) {
+            u32 place = 0;
+            for (u32 j = 0; j < count; j++) place += list[j] > list[i];
+            if (place < wanted) write(place, list[i]);
+        }
+        return;
+    }
+    u64 limit = ~0ull;
+    for (u32 place = 0; place < wanted; place++) {
+        Next next(limit);
+        visit(part, next);
+        limit = max_of_block(next.best);
+        if (threadIdx.x == 0) write(place, limit);
+    }
+}

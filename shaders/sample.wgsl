@@ -1,0 +1,432 @@
+// The next token of each row of logits, after edits, temperature, min_p, top_k and top_p, and its log-probability.
+//
+// A workgroup takes one row; a thread every WORKGROUP-th token of it.
+// Memory: reads the row once; rows with filters once more per round of a draw and a judgement, mostly one or two.
+// Limits: elements of the logits below 2^32.
+//
+// Draws and weights have the bits of `crates/ops/src/sample/random.rs`, unless the adapter contracts multiply-adds.
+// Sums are integers of 64 bits in two words, the low one first, and so the same in any order.
+
+struct Parameters {
+    rows: u32,
+    tokens: u32, // of a row
+}
+
+@group(0) @binding(_) var<storage, read_write> logits: array<u32>; // [N, tokens], bits of floats
+@group(0) @binding(_) var<storage, read_write> plan: array<u32>;   // records, edits and masks
+@group(0) @binding(_) var<storage, read_write> out: array<u32>;
+@group(0) @binding(_) var<uniform> parameters: Parameters;
+
+// As in `crates/ops/src/sample/plan.rs`.
+const ROW_WORDS = 24u;
+const EDIT_WORDS = 3u;
+const ACTIVE = 1u;
+const GREEDY = 2u;
+const FILTERED = 4u;
+const LOGPROBS = 8u;
+const EDIT_SUPPRESSED = 0x80000000u;
+const EDIT_SEEN = 0x40000000u;
+const TOP_P_BITS = 24u;
+const DETAIL_WORDS = 42u;
+const LOGPROBS_MAX = 20u;
+const GUMBEL_MAX = 22.9;
+// By how much a bound on a draw may be wrong.
+const BOUND_ERROR = 0.001;
+const FLOAT_MIN = -3.4028234e38;
+
+// The words of the row's record.
+var<workgroup> record: array<u32, 16>;
+var<workgroup> partial: array<vec2<u32>, $WORKGROUP>;
+
+fn number(index: u32) -> f32 {
+    return bitcast<f32>(record[index]);
+}
+
+// Unsigned integers in the order of floats; 0 is no float.
+fn ordered(value: f32) -> u32 {
+    let bits = bitcast<u32>(value);
+    if ((bits << 1u) == 0u) {
+        return 0x80000000u; // one zero
+    }
+    return bits ^ select(0x80000000u, 0xffffffffu, (bits >> 31u) == 1u);
+}
+
+fn unordered(order: u32) -> f32 {
+    return bitcast<f32>(order ^ select(0xffffffffu, 0x80000000u, (order >> 31u) == 1u));
+}
+
+// A candidate's rank: the order of its value, then its inverted token, so that the lowest token is first among equals.
+fn rank_of(value: f32, token: u32) -> vec2<u32> {
+    return vec2(ordered(value), ~token);
+}
+
+fn is_before(a: vec2<u32>, b: vec2<u32>) -> bool {
+    return a.x > b.x || (a.x == b.x && a.y > b.y);
+}
+
+fn add(a: vec2<u32>, b: vec2<u32>) -> vec2<u32> {
+    let low = a.x + b.x;
+    return vec2(low, a.y + b.y + u32(low < a.x));
+}
+
+fn is_less(a: vec2<u32>, b: vec2<u32>) -> bool {
+    return a.y < b.y || (a.y == b.y && a.x < b.x);
+}
+
+fn product(a: u32, b: u32) -> vec2<u32> {
+    let low = (a & 0xffffu) * (b & 0xffffu);
+    let middle = (a >> 16u) * (b & 0xffffu);
+    let other = (a & 0xffffu) * (b >> 16u);
+    let high = (a >> 16u) * (b >> 16u);
+    let sum = add(vec2(low, high), vec2(middle << 16u, middle >> 16u));
+    return add(sum, vec2(other << 16u, other >> 16u));
+}
+
+fn first_of_workgroup(thread: u32, value: vec2<u32>) -> vec2<u32> {
+    partial[thread] = value;
+    workgroupBarrier();
+    for (var width = $WORKGROUPu / 2u; width > 0u; width /= 2u) {
+        if (thread < width && is_before(partial[thread + width], partial[thread])) {
+            partial[thread] = partial[thread + width];
+        }
+        workgroupBarrier();
+    }
+    return workgroupUniformLoad(&partial[0]);
+}
+
+fn total_of_workgroup(thread: u32, value: vec2<u32>) -> vec2<u32> {
+    partial[thread] = value;
+    workgroupBarrier();
+    for (var width = $WORKGROUPu / 2u; width > 0u; width /= 2u) {
+        if (thread < width) {
+            partial[thread] = add(partial[thread], partial[thread + width]);
+        }
+        workgroupBarrier();
+    }
+    return workgroupUniformLoad(&partial[0]);
+}
+
+// The functions of random.rs.
+fn random_bits(token: u32) -> u32 {
+    var state = token ^ record[6];
+    state ^= state >> 16u;
+    state = state * 0x85ebca6bu + record[7];
+    state ^= state >> 13u;
+    state *= 0xc2b2ae35u;
+    return state ^ (state >> 16u);
+}
+
+fn natural_log(x: f32) -> f32 {
+    let bits = bitcast<i32>(x);
+    let shift = (bits - 0x3f3504f3) >> 23u;
+    let r = bitcast<f32>(bits - (shift << 23u)) - 1.0;
+    let exponent = f32(shift);
+    let square = r * r;
+    var series = 7.0376836e-2 * r + -1.151461e-1;
+    series = series * r + 1.16769984e-1;
+    series = series * r + -1.2420141e-1;
+    series = series * r + 1.4249323e-1;
+    series = series * r + -1.6668057e-1;
+    series = series * r + 2.0000715e-1;
+    series = series * r + -2.4999994e-1;
+    series = series * r + 3.333333e-1;
+    var low = series * r * square + exponent * -2.1219444e-4;
+    low += square * -0.5;
+    return (r + low) + exponent * 0.6933594;
+}
+
+fn uniform_of(bits: u32) -> f32 {
+    return min(f32(bits) * (1.0 / 4294967296.0) + 1.0 / 8589934592.0, 1.0 - 1.0 / 16777216.0);
+}
+
+fn gumbel(draw: f32) -> f32 {
+    if (draw < 1.0 / 64.0) {
+        var series = draw * 0.25 + 0.33333334;
+        series = draw * series + 0.5;
+        return -natural_log(draw * (draw * series) + draw);
+    }
+    return -natural_log(-natural_log(1.0 - draw));
+}
+
+fn weight(difference: f32) -> u32 {
+    if (difference < -22.0) {
+        return 0u;
+    }
+    let power = floor(difference * 1.44269504 + 0.5);
+    var r = difference - power * 0.6933594;
+    r -= power * -2.1219444e-4;
+    var series = 1.9875691e-4 * r + 1.3982e-3;
+    series = series * r + 8.333452e-3;
+    series = series * r + 4.1665796e-2;
+    series = series * r + 1.6666665e-1;
+    series = series * r + 5.0e-1;
+    let mantissa = series * (r * r) + r + 1.0;
+    return u32(mantissa * bitcast<f32>(u32(i32(power) + 31 + 127) << 23u) + 0.5);
+}
+
+fn raw_bits(token: u32) -> u32 {
+    return logits[record[0] * parameters.tokens + token];
+}
+
+// A token's tempered logit after its edit, if it has one.
+struct Candidate {
+    possible: bool,
+    value: f32,
+}
+
+fn candidate(token: u32) -> Candidate {
+    let mask = record[10];
+    if (mask != 0u && ((plan[mask + token / 32u] >> (token % 32u)) & 1u) == 0u) {
+        return Candidate(false, 0.0);
+    }
+    var logit = bitcast<f32>(raw_bits(token));
+    var low = 0u;
+    var high = record[9];
+    while (low < high) {
+        let middle = (low + high) / 2u;
+        if (plan[record[8] + middle * EDIT_WORDS] < token) {
+            low = middle + 1u;
+        } else {
+            high = middle;
+        }
+    }
+    let at = record[8] + low * EDIT_WORDS;
+    if (low < record[9] && plan[at] == token) {
+        let bits = plan[at + 2u];
+        if ((bits & EDIT_SUPPRESSED) != 0u) {
+            return Candidate(false, 0.0);
+        }
+        logit += bitcast<f32>(plan[at + 1u]);
+        let repetition = number(11u);
+        if ((bits & EDIT_SEEN) != 0u && repetition != 1.0) {
+            logit = select(logit * repetition, logit / repetition, logit > 0.0);
+        }
+        let count = bits & (EDIT_SEEN - 1u);
+        if (count > 0u) {
+            logit -= number(12u) * f32(count) + number(13u);
+        }
+    }
+    return Candidate(true, logit * number(2u));
+}
+
+// What a pass over the row finds.
+struct Pass {
+    best: vec2<u32>,
+    largest: u32, // ordered
+    not_finite: u32,
+}
+
+fn first_pass(thread: u32, greedy: bool) -> Pass {
+    var found = Pass(vec2(0u), 0u, 0u);
+    var bar = FLOAT_MIN;
+    for (var token = thread; token < parameters.tokens; token += $WORKGROUPu) {
+        if ((raw_bits(token) & 0x7f800000u) == 0x7f800000u) {
+            found.not_finite = 1u;
+            break;
+        }
+        let it = candidate(token);
+        if (!it.possible) {
+            continue;
+        }
+        found.largest = max(found.largest, ordered(it.value));
+        var value = it.value;
+        if (!greedy) {
+            if (value + GUMBEL_MAX < bar) {
+                continue;
+            }
+            let draw = uniform_of(random_bits(token));
+            if (value - log(draw) + BOUND_ERROR < bar) {
+                continue;
+            }
+            value += gumbel(draw);
+        }
+        let rank = rank_of(value, token);
+        if (is_before(rank, found.best)) {
+            found.best = rank;
+            bar = value;
+        }
+    }
+    return found;
+}
+
+// The ordered value that at least `count` tokens reach, the largest; `least` if fewer tokens than that reach it.
+fn value_at(thread: u32, count: u32, least: u32) -> u32 {
+    var low = least;
+    var high = 0xff800000u; // above every finite value
+    while (high - low > 1u) {
+        let middle = low + (high - low) / 2u;
+        var reached = 0u;
+        for (var token = thread; token < parameters.tokens; token += $WORKGROUPu) {
+            let it = candidate(token);
+            reached += u32(it.possible && ordered(it.value) >= middle);
+        }
+        if (total_of_workgroup(thread, vec2(reached, 0u)).x >= count) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
+}
+
+// The weight that the tokens before a kept one must not reach.
+fn wanted_of(total: vec2<u32>, top_p: u32) -> vec2<u32> {
+    let below = (1u << TOP_P_BITS) - 1u;
+    let parts = (total.y << (32u - TOP_P_BITS)) | (total.x >> TOP_P_BITS);
+    let rest = add(product(total.x & below, top_p), vec2(below, 0u));
+    return add(product(parts, top_p), vec2((rest.y << (32u - TOP_P_BITS)) | (rest.x >> TOP_P_BITS), 0u));
+}
+
+// Rounds of a draw and a judgement: what is kept is the beginning of the order by value, so that after a candidate that
+// falls only those before it remain.
+fn draw_by_rounds(thread: u32, first: u32, largest: f32) -> u32 {
+    let top_k = workgroupUniformLoad(&record[4]);
+    let top_p = workgroupUniformLoad(&record[5]);
+    let min_p_bits = workgroupUniformLoad(&record[3]);
+    let by_p = top_p < (1u << TOP_P_BITS);
+    let both = by_p && top_k != 0xffffffffu;
+    // -inf: no floor. The order of the lowest finite value stands for it.
+    var least = 0x00800000u;
+    if (min_p_bits != 0xff800000u) {
+        least = max(least, ordered(largest + bitcast<f32>(min_p_bits)));
+    }
+    if (both) {
+        least = value_at(thread, top_k, least);
+    }
+    var token = first;
+    for (var round = 0u; round < parameters.tokens; round++) {
+        let value = candidate(token).value;
+        let pivot = rank_of(value, token);
+        var total = vec2(0u);
+        var above = vec2(0u);
+        var before = vec2(0u);
+        var counts = vec2(0u); // before the candidate, above `least`
+        var best = vec2(0u);
+        for (var other = thread; other < parameters.tokens; other += $WORKGROUPu) {
+            let it = candidate(other);
+            let rank = rank_of(it.value, other);
+            if (!it.possible || rank.x < least) {
+                continue;
+            }
+            let own = vec2(weight(it.value - largest), 0u);
+            total = add(total, own);
+            if (rank.x > least) {
+                above = add(above, own);
+                counts.y += 1u;
+            }
+            if (is_before(rank, pivot)) {
+                before = add(before, own);
+                counts.x += 1u;
+                let draw = rank_of(it.value + gumbel(uniform_of(random_bits(other))), other);
+                if (is_before(draw, best)) {
+                    best = draw;
+                }
+            }
+        }
+        total = total_of_workgroup(thread, total);
+        before = total_of_workgroup(thread, before);
+        let num_before = total_of_workgroup(thread, vec2(counts.x, 0u)).x;
+        if (both) {
+            // Of the tokens that are equal to the last of `top_k`, only as many count as it has room for.
+            above = total_of_workgroup(thread, above);
+            let room = top_k - total_of_workgroup(thread, vec2(counts.y, 0u)).x;
+            let sum = add(above, product(weight(unordered(least) - largest), room));
+            if (is_less(sum, total)) {
+                total = sum;
+            }
+        }
+        let next = first_of_workgroup(thread, best);
+        let kept = pivot.x >= least && num_before < top_k && (!by_p || is_less(before, wanted_of(total, top_p)));
+        if (kept || next.x == 0u) {
+            return token;
+        }
+        token = ~next.y;
+    }
+    return token;
+}
+
+// The row's log-probabilities under its logits as they came.
+fn report(thread: u32, row: u32, token: u32) {
+    var first = vec2(0u);
+    for (var other = thread; other < parameters.tokens; other += $WORKGROUPu) {
+        let rank = rank_of(bitcast<f32>(raw_bits(other)), other);
+        if (is_before(rank, first)) {
+            first = rank;
+        }
+    }
+    first = first_of_workgroup(thread, first);
+    let largest = unordered(first.x);
+    let chosen = bitcast<f32>(raw_bits(token));
+    var total = vec2(0u);
+    var above = 0u;
+    for (var other = thread; other < parameters.tokens; other += $WORKGROUPu) {
+        let value = bitcast<f32>(raw_bits(other));
+        total = add(total, vec2(weight(value - largest), 0u));
+        above += u32(value > chosen);
+    }
+    total = total_of_workgroup(thread, total);
+    above = total_of_workgroup(thread, vec2(above, 0u)).x;
+    let normaliser = largest + natural_log(f32(total.y) * 2.0 + f32(total.x) * (1.0 / 2147483648.0));
+    let detail = 2u * parameters.rows + row * DETAIL_WORDS;
+    if (thread == 0u) {
+        out[detail] = bitcast<u32>(chosen - normaliser);
+        out[detail + 1u] = above + 1u;
+    }
+    let wanted = min(workgroupUniformLoad(&record[14]), parameters.tokens);
+    var limit = vec2(0xffffffffu);
+    for (var place = 0u; place < wanted; place++) {
+        var next = vec2(0u);
+        for (var other = thread; other < parameters.tokens; other += $WORKGROUPu) {
+            let rank = rank_of(bitcast<f32>(raw_bits(other)), other);
+            if (is_before(limit, rank) && is_before(rank, next)) {
+                next = rank;
+            }
+        }
+        limit = first_of_workgroup(thread, next);
+        if (thread == 0u) {
+            out[detail + 2u + place] = ~limit.y;
+            out[detail + 2u + LOGPROBS_MAX + place] = bitcast<u32>(unordered(limit.x) - normaliser);
+        }
+    }
+}
+
+@compute @workgroup_size($WORKGROUP)
+fn main(
+    @builtin(workgroup_id) id: vec3<u32>,
+    @builtin(num_workgroups) count: vec3<u32>,
+    @builtin(local_invocation_index) thread: u32,
+) {
+    let row = workgroup_index(id, count);
+    if (row >= parameters.rows) {
+        return;
+    }
+    if (thread < 16u) {
+        record[thread] = plan[row * ROW_WORDS + thread];
+    }
+    let flags = workgroupUniformLoad(&record[1]);
+    if ((flags & ACTIVE) == 0u) {
+        if (thread == 0u) {
+            out[row] = 0u;
+            out[parameters.rows + row] = 0u;
+        }
+        return;
+    }
+    let found = first_pass(thread, (flags & GREEDY) != 0u);
+    let best = first_of_workgroup(thread, found.best);
+    let bounds = first_of_workgroup(thread, vec2(found.largest, 0u));
+    let not_finite = first_of_workgroup(thread, vec2(found.not_finite, 0u)).x;
+    var token = 0u;
+    if (best.x != 0u && not_finite == 0u) {
+        token = ~best.y;
+        if ((flags & FILTERED) != 0u) {
+            token = draw_by_rounds(thread, token, unordered(bounds.x));
+        }
+    }
+    if (thread == 0u) {
+        out[row] = token;
+        out[parameters.rows + row] = not_finite;
+    }
+    if ((flags & LOGPROBS) != 0u && not_finite == 0u) {
+        report(thread, row, token);
+    }
+}
