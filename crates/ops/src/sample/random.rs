@@ -98,8 +98,8 @@ mod tests {
         let mut counts = [0u32; 10];
         for seed in 0..20u64 {
             for position in 0..20 {
-                let key = key(seed << 40 | seed, position);
-                (0..50).for_each(|token| counts[(u64::from(bits(key, token)) * 10 >> 32) as usize] += 1);
+                let key = key((seed << 40) | seed, position);
+                (0..50).for_each(|token| counts[((u64::from(bits(key, token)) * 10) >> 32) as usize] += 1);
             }
         }
         // 20,000 draws: 2,000 expected in each tenth, standard deviation 42.
