@@ -98,7 +98,6 @@ mod tests {
             suppressed: Vec::new(),
             allowed: None,
             history: None,
-            allowed: None,
         }
     }
 
