@@ -59,43 +59,57 @@ pub struct LoadReport {
 impl Loaded {
     /// Loads the model at `path`: a folder or a `.gguf` file. `progress` is called with bytes as they reach the device.
     pub fn load(path: &Path, options: &Options, progress: Progress) -> Result<Self, Error> {
-        let started = Instant::now();
-        let checkpoint = Checkpoint::open(path)?;
-        let config = checkpoint.config().clone();
-        let (backend, device) = choose_device(options.device)?;
-        let dtype = choose_dtype(options.dtype, config.dtype, backend);
-        let mut max_model_len = choose_model_len(options.max_model_len, &config)?;
-        let mut plan = memory_plan(&checkpoint, options, (backend, &device), dtype, max_model_len)?;
-        let longest = usize::try_from(plan.kv_tokens()).unwrap_or(usize::MAX);
-        if options.fit_model_len && longest >= 2 && longest < max_model_len {
-            max_model_len = longest;
-            plan = memory_plan(&checkpoint, options, (backend, &device), dtype, max_model_len)?;
-        }
-        let num_blocks = match options.num_gpu_blocks_override {
-            Some(blocks) => blocks,
-            None => num_blocks(&plan, options, backend)?,
+        let checkpoint = match options.dummy_weights {
+            true => Checkpoint::open_with_dummy_weights(path)?,
+            false => Checkpoint::open(path)?,
         };
-        let load = LoadOptions { dtype, max_model_len };
-        let cache = CacheOptions {
-            num_blocks,
-            block_size: options.block_size,
-            max_num_seqs: options.max_num_seqs,
-            cuda_graphs: options.cuda_graphs,
-        };
-        let executor = LocalExecutor::load(&checkpoint, load, cache, &device, progress)?;
-        let engine = Engine::new(engine_config(options, &config, max_model_len), executor)?;
         let tokenizer = tokenizer(&checkpoint)?;
         let source = options.chat_template.clone().or_else(|| checkpoint.chat_template());
         let special = special_tokens(&checkpoint);
         let chat_template = source.map(|source| ChatTemplate::new(&source, special)).transpose()?;
+        let (engine, report) = load_engine(&checkpoint, options, progress)?;
+        let config = checkpoint.config().clone();
         let generation = checkpoint.generation_config();
         let mut eos_token_ids = config.eos_token_ids.clone();
         eos_token_ids.extend(generation.eos_token_ids.iter().copied());
         eos_token_ids.sort_unstable();
         eos_token_ids.dedup();
-        let report = LoadReport { backend, dtype, max_model_len, plan, num_blocks, duration: started.elapsed() };
         Ok(Self { engine, tokenizer, chat_template, config, generation, eos_token_ids, report })
     }
+}
+
+/// Loads a model's weights and makes its engine, without its tokenizer.
+pub fn load_engine(
+    checkpoint: &Checkpoint,
+    options: &Options,
+    progress: Progress,
+) -> Result<(Engine<LocalExecutor>, LoadReport), Error> {
+    let started = Instant::now();
+    let config = checkpoint.config();
+    let (backend, device) = choose_device(options.device)?;
+    let dtype = choose_dtype(options.dtype, config.dtype, backend);
+    let mut max_model_len = choose_model_len(options.max_model_len, config)?;
+    let mut plan = memory_plan(checkpoint, options, (backend, &device), dtype, max_model_len)?;
+    let longest = usize::try_from(plan.kv_tokens()).unwrap_or(usize::MAX);
+    if options.fit_model_len && longest >= 2 && longest < max_model_len {
+        max_model_len = longest;
+        plan = memory_plan(checkpoint, options, (backend, &device), dtype, max_model_len)?;
+    }
+    let num_blocks = match options.num_gpu_blocks_override {
+        Some(blocks) => blocks,
+        None => num_blocks(&plan, options, backend)?,
+    };
+    let load = LoadOptions { dtype, max_model_len };
+    let cache = CacheOptions {
+        num_blocks,
+        block_size: options.block_size,
+        max_num_seqs: options.max_num_seqs,
+        cuda_graphs: options.cuda_graphs,
+    };
+    let executor = LocalExecutor::load(checkpoint, load, cache, &device, progress)?;
+    let engine = Engine::new(engine_config(options, config, max_model_len), executor)?;
+    let report = LoadReport { backend, dtype, max_model_len, plan, num_blocks, duration: started.elapsed() };
+    Ok((engine, report))
 }
 
 fn choose_device(choice: DeviceChoice) -> Result<(Backend, Device), Error> {

@@ -44,6 +44,8 @@ pub struct Options {
     pub enable_chunked_prefill: bool,
     /// Replay steps as CUDA graphs instead of launching every kernel by itself, where the device is one that has them.
     pub cuda_graphs: bool,
+    /// Make weights up instead of reading them: for measuring.
+    pub dummy_weights: bool,
     /// Which waiting request runs first.
     pub policy: SchedulingPolicy,
     /// Seeds of requests that bring none derive from this.
@@ -69,6 +71,7 @@ impl Default for Options {
             enable_prefix_caching: true,
             enable_chunked_prefill: true,
             cuda_graphs: true,
+            dummy_weights: false,
             policy: SchedulingPolicy::Fcfs,
             seed: 0,
             chat_template: None,

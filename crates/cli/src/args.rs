@@ -11,7 +11,7 @@ use std::ffi::OsString;
 
 use clap::{Parser, Subcommand};
 
-pub use model::{DeviceArgs, DtypeArg, ModelArgs, SchedulingArgs, dtype};
+pub use model::{DeviceArg, DeviceArgs, DtypeArg, ModelArgs, SchedulingArgs, dtype};
 pub use operations::OperationsArgs;
 pub use sampling::SamplingArgs;
 pub use serve::{GenerationConfigSource, LogFormat, ServeArgs};

@@ -7,6 +7,7 @@ mod offline;
 mod report;
 mod serving;
 mod statistics;
+mod suite;
 mod workload;
 
 use clap::{Args, Subcommand};
@@ -35,6 +36,8 @@ enum Kind {
     Latency(Box<offline::LatencyArgs>),
     /// Requests to any server with the OpenAI API: time to first token, time per token, throughput
     Serve(Box<serving::ServingArgs>),
+    /// A file of workloads on models of random weights: the same work for every engine
+    Suite(Box<suite::SuiteArgs>),
 }
 
 /// Runs the command.
@@ -43,5 +46,6 @@ pub fn bench(args: BenchArgs) -> Result<(), Failure> {
         Kind::Throughput(args) => offline::throughput(*args),
         Kind::Latency(args) => offline::latency(*args),
         Kind::Serve(args) => serving::bench_serve(*args),
+        Kind::Suite(args) => suite::suite(*args),
     }
 }

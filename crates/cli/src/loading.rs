@@ -36,6 +36,9 @@ pub fn load(path: &Path, options: &Options, bars: &Bars) -> Result<Loaded, Failu
 
 /// What the weights will take, for the bar's sake; errors show when the model is loaded.
 fn expected_bytes(path: &Path, options: &Options) -> Option<u64> {
+    if options.dummy_weights {
+        return None;
+    }
     let checkpoint = Checkpoint::open(path).ok()?;
     let dtype = options.dtype.unwrap_or(checkpoint.config().dtype);
     Some(checkpoint.num_parameters() * dtype.size() as u64)

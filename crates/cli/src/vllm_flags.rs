@@ -107,7 +107,6 @@ const FOREIGN: &[Foreign] = {
         refused("trust-remote-code", Nothing, OFF, "code from model repositories is never run; the architectures that work are built in"),
         refused("quantization", Value, &["none", "auto", "gguf"], "the format is read from the model's files; of quantised formats GGUF works, AWQ, GPTQ and FP8 do not"),
         refused("kv-cache-dtype", Value, &["auto"], "keys and values are kept in the model's own precision"),
-        refused("load-format", Value, &["auto", "safetensors", "gguf", "hf"], "only safetensors and GGUF files are read"),
         refused("tokenizer", Value, OFF, "the tokenizer comes with the model; put its tokenizer.json into the model's folder"),
         refused("tokenizer-revision", Value, OFF, "the tokenizer comes with the model"),
         refused("code-revision", Value, OFF, "code from model repositories is never run"),
@@ -246,7 +245,7 @@ mod tests {
             let refusal = taken(&format!("f serve m {line}")).expect_err(line);
             assert!(refusal.contains("not supported"), "{refusal}");
         }
-        for line in ["--no-enable-lora", "--quantization None", "--trust-remote-code=False", "--load-format auto"] {
+        for line in ["--no-enable-lora", "--quantization None", "--trust-remote-code=False"] {
             assert_eq!(taken(&format!("f serve m {line}")), Ok(("f serve m".to_owned(), 0)), "{line}");
         }
     }

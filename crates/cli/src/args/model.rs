@@ -111,6 +111,11 @@ pub struct DeviceArgs {
     #[arg(long, default_value = "auto", value_parser = dtype)]
     pub dtype: DtypeArg,
 
+    /// How weights are found: auto, safetensors or gguf (by the files), or dummy: made up, to measure speed without them
+    #[arg(long, value_name = "FORMAT", default_value = "auto")]
+    #[arg(value_parser = ["auto", "hf", "safetensors", "gguf", "dummy"])]
+    pub load_format: String,
+
     /// Tokens of prompt and answer together, such as 4096, 4k or auto (what fits) [default: the model's]
     #[arg(long, value_name = "TOKENS", allow_hyphen_values = true)]
     pub max_model_len: Option<ModelLen>,
@@ -207,6 +212,7 @@ impl DeviceArgs {
             },
             fit_model_len: self.max_model_len == Some(ModelLen::Auto),
             block_size: self.block_size,
+            dummy_weights: self.load_format == "dummy",
             gpu_memory_utilization: self.gpu_memory_utilization,
             kv_cache_memory_bytes: self.kv_cache_memory_bytes,
             num_gpu_blocks_override: self.num_gpu_blocks_override,
