@@ -17,9 +17,9 @@ use crate::local::Model;
 /// Sequences of a decode step.
 const DECODE_BUCKETS: [usize; 16] = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024];
 /// Tokens of a step that computes prompts as well. Larger steps keep the GPU busy for longer than they take to enqueue.
-const MIXED_TOKEN_BUCKETS: [usize; 8] = [16, 32, 64, 128, 256, 512, 768, 1024];
+const MIXED_TOKEN_BUCKETS: [usize; 6] = [32, 128, 256, 512, 768, 1024];
 /// Sequences of such a step, the padding among them.
-const MIXED_SEQUENCE_BUCKETS: [usize; 5] = [16, 64, 128, 257, 513];
+const MIXED_SEQUENCE_BUCKETS: [usize; 4] = [16, 64, 257, 513];
 /// Tokens of context that the narrowest block tables have room for; the next ones have four times as many.
 const CONTEXT_MIN: usize = 1024;
 /// Recordings that may fail before no more are tried.

@@ -119,10 +119,11 @@ pub fn float_tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device:
     Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
 }
 
-/// A tensor of zeros. On the CPU its memory is not touched, so that pages are taken only once they are used.
+/// A tensor of zeros that stays: its memory is its own, not part of the pages that activations share, which are as large
+/// as the largest tensor among them. On the CPU its memory is not touched, so that pages are taken only once they are used.
 pub(crate) fn zero_tensor<const D: usize>(shape: [usize; D], (device, dtype): (&Device, DType)) -> Tensor<D> {
     if backend_of(device) == Backend::Cpu && dtype == DType::F32 {
         return float_tensor(vec![0.0; shape.iter().product()], shape, device);
     }
-    Tensor::zeros(shape, (device, dtype))
+    device.memory_persistent_allocations(shape, |shape| Tensor::zeros(shape, (device, dtype)))
 }

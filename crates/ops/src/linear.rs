@@ -34,7 +34,8 @@ impl Weight {
         let rows_per_part = (tensor_bytes_max(device) / row_len.max(1)).max(1);
         let part = |bytes: Vec<u8>, rows: usize| {
             let data = TensorData::from_bytes_vec(bytes, Shape::from([rows, columns]), dtype);
-            Tensor::from_data(data, (device, dtype))
+            // Memory of its own: pages for activations would otherwise be as large as the largest weight.
+            device.memory_persistent_allocations(data, |data| Tensor::from_data(data, (device, dtype)))
         };
         if rows <= rows_per_part {
             return Self::dense(part(bytes, rows));
