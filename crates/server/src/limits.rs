@@ -45,6 +45,12 @@ pub struct Limits {
     pub logit_bias_max: usize,
     /// `logprobs` and `top_logprobs`.
     pub logprobs_max: u32,
+    /// Time for a grammar to be compiled, waiting for a turn included.
+    pub grammar_timeout: Duration,
+    /// Entries of `bad_words`.
+    pub bad_words_max: usize,
+    /// Length of one bad word in bytes.
+    pub bad_word_bytes_max: usize,
     /// Length of `cache_salt`.
     pub cache_salt_bytes_max: usize,
 }
@@ -72,6 +78,9 @@ impl Default for Limits {
             stop_token_ids_max: 128,
             logit_bias_max: 1024,
             logprobs_max: 20,
+            grammar_timeout: Duration::from_secs(1),
+            bad_words_max: 128,
+            bad_word_bytes_max: 256,
             cache_salt_bytes_max: 256,
         }
     }

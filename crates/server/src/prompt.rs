@@ -1,7 +1,7 @@
 //! What a request continues: messages, texts or tokens, on their way to tokens.
 
 use firebrick_engine::TokenId;
-use firebrick_text::{ContentPart, Message, MessageContent, RenderOptions, TemplateError};
+use firebrick_text::{ContentPart, Message, MessageContent, RenderOptions, TemplateError, Tokenizer};
 use serde_json::{Map, Value};
 
 use crate::error::{ApiError, ErrorKind};
@@ -44,6 +44,17 @@ pub struct ValidPrompt {
     pub tokens: Vec<TokenId>,
     /// Its text, when the answer begins with it.
     pub echo: Option<String>,
+}
+
+impl ValidPrompt {
+    /// Keeps the last tokens only; what is echoed is what is kept.
+    pub fn keep_last(&mut self, kept: usize, echo: bool, tokenizer: &Tokenizer) {
+        let dropped = self.tokens.len().saturating_sub(kept);
+        if dropped > 0 {
+            self.tokens.drain(..dropped);
+            self.echo = echo.then(|| tokenizer.decode(&self.tokens, false));
+        }
+    }
 }
 
 impl Source {

@@ -9,6 +9,7 @@ use axum::response::Response;
 use crate::answer::{AnswerHead, CollectedChoice, Format, collect};
 use crate::error::{ApiError, ErrorKind};
 use crate::generation::{Generation, timed_out};
+use crate::grammars;
 use crate::state::{AppState, Model};
 use crate::telemetry::{OpenRequest, RequestContext};
 use crate::validate::{Draft, ValidatedRequest};
@@ -94,7 +95,11 @@ async fn begin_untimed(
     let charge = state.accounts().admit(draft.caller, Instant::now())?;
     let model = state.model_named(draft.sampling.model.as_deref())?;
     let model_name = draft.sampling.model.clone().unwrap_or_else(|| model.name().to_owned());
-    let request = validate(state, model.clone(), draft).await?;
+    let mut request = validate(state, model.clone(), draft).await?;
+    if let Some(asked) = request.take_grammar() {
+        let timeout = state.config().limits.grammar_timeout;
+        request.set_constraint(grammars::compile(&model, asked, timeout).await?);
+    }
     open.log_accepted(kind, &model_name, &request);
     let mut generation = Generation::start(&model, &request, open.context().arrived).await?;
     generation.set_timeout(state.config().limits.request_timeout);

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, Semaphore};
 use crate::auth::ApiKeys;
 use crate::engine_handle::EngineHandle;
 use crate::error::{ApiError, ErrorKind};
+use crate::grammars::Grammars;
 use crate::limits::Limits;
 use crate::metrics::HttpMetrics;
 use crate::open_requests::OpenRequests;
@@ -136,6 +137,8 @@ pub struct Model {
     pub device: DeviceInfo,
     /// Who generates.
     pub engine: EngineHandle,
+    /// What texts may have to match.
+    pub grammars: Grammars,
 }
 
 impl Model {

@@ -5,7 +5,7 @@
 
 use std::ops::RangeInclusive;
 
-use firebrick_engine::{Request, SamplingParams, TokenId};
+use firebrick_engine::{Constraint, Request, SamplingParams, SchedulingPolicy, TokenId};
 
 use crate::auth::Caller;
 use crate::error::{ApiError, ErrorKind};
@@ -13,6 +13,8 @@ use crate::limits::Limits;
 use crate::openai::{Loose, OneOrMany, SamplingFields};
 use crate::prompt::{Source, ValidPrompt};
 use crate::state::{Model, SamplingDefaults};
+use crate::structured_output::{AskedGrammar, asked_grammar};
+use crate::token_sets::{allowed_token_ids, bad_words};
 
 /// A request of any front door, unchecked.
 pub struct Draft {
@@ -61,12 +63,14 @@ pub struct ValidatedRequest {
     cache_salt: Option<String>,
     text: TextOptions,
     stream: Option<StreamOptions>,
+    grammar: Option<AskedGrammar>,
+    constraint: Option<Constraint>,
 }
 
 impl ValidatedRequest {
     /// Checks a request and turns its prompt into tokens. This computes; callers run it off the I/O threads.
     pub fn new(draft: Draft, model: &Model, limits: &Limits) -> Result<Self, ApiError> {
-        let Draft { caller, source, sampling, logprobs, echo, default_max_tokens } = draft;
+        let Draft { caller, source, mut sampling, logprobs, echo, default_max_tokens } = draft;
         refuse_unsupported(&sampling)?;
         if echo && logprobs.is_some() {
             return Err(ApiError::parameter("echo", "echo together with logprobs is not supported"));
@@ -75,11 +79,19 @@ impl ValidatedRequest {
         source.check(n, limits)?;
         let stream = stream_options(&sampling)?;
         let text = text_options(&sampling, &source, limits)?;
-        let priority = whole("priority", sampling.priority, 0, i32::MIN.into()..=i32::MAX.into())? as i32;
+        let priority = priority(sampling.priority, model)?;
         let cache_salt = caller.cache_salt(cache_salt(sampling.cache_salt.as_deref(), limits)?);
         let common = sampling_params(&sampling, logprobs, model, limits)?;
+        let grammar = asked_grammar(&mut sampling)?;
+        if grammar.is_some() && !common.allowed_token_ids.is_empty() {
+            let message = "allowed_token_ids together with structured output is not supported";
+            return Err(ApiError::parameter("allowed_token_ids", message));
+        }
         let min_tokens = whole("min_tokens", sampling.min_tokens, 0, 0..=u32::MAX.into())? as u32;
-        let prompts = source.into_prompts(model, echo)?;
+        let mut prompts = source.into_prompts(model, echo)?;
+        if let Some(kept) = kept_prompt_tokens(&sampling, model)? {
+            prompts.iter_mut().for_each(|prompt| prompt.keep_last(kept, echo, &model.tokenizer));
+        }
         let params = prompts
             .iter()
             .map(|prompt| {
@@ -88,7 +100,17 @@ impl ValidatedRequest {
                 Ok(SamplingParams { max_tokens: Some(max_tokens), min_tokens, ..common.clone() })
             })
             .collect::<Result<_, ApiError>>()?;
-        Ok(Self { prompts, params, n, priority, cache_salt, text, stream })
+        Ok(Self { prompts, params, n, priority, cache_salt, text, stream, grammar, constraint: None })
+    }
+
+    /// The grammar that was asked for, to be compiled.
+    pub fn take_grammar(&mut self) -> Option<AskedGrammar> {
+        self.grammar.take()
+    }
+
+    /// The compiled grammar, which every choice follows.
+    pub fn set_constraint(&mut self, constraint: Constraint) {
+        self.constraint = Some(constraint);
     }
 
     /// Choices per prompt.
@@ -131,7 +153,7 @@ impl ValidatedRequest {
             priority: self.priority,
             eos_token_ids: eos_token_ids.to_vec(),
             cache_salt: self.cache_salt.clone(),
-            constraint: None,
+            constraint: self.constraint.clone(),
         };
         with_params.map(request).collect()
     }
@@ -180,25 +202,47 @@ fn too_long(max_len: u32, prompt: usize, max_tokens: i64) -> ApiError {
 
 /// Parameters of the API that say nothing when neutral and are refused otherwise.
 fn refuse_unsupported(fields: &SamplingFields) -> Result<(), ApiError> {
-    let loose = [
-        ("use_beam_search", fields.use_beam_search),
-        ("prompt_logprobs", fields.prompt_logprobs),
-        ("bad_words", fields.bad_words),
-        ("allowed_token_ids", fields.allowed_token_ids),
-    ];
-    for (name, value) in loose {
-        refuse_unless_neutral(name, value)?;
+    refuse_unless_neutral("use_beam_search", fields.use_beam_search)?;
+    refuse_unless_neutral("prompt_logprobs", fields.prompt_logprobs)?;
+    if fields.length_penalty.is_some_and(|penalty| penalty != 1.0) {
+        let message = "length_penalty belongs to beam search, which is not supported";
+        return Err(ApiError::parameter("length_penalty", message));
+    }
+    if fields.spaces_between_special_tokens == Some(false) {
+        let message = "spaces_between_special_tokens must be true: the tokenizer decides where spaces stand";
+        return Err(ApiError::parameter("spaces_between_special_tokens", message));
     }
     if fields.best_of.is_some_and(|best_of| best_of != 1) {
         return Err(ApiError::parameter("best_of", "best_of is not supported; use n"));
     }
-    match &fields.response_format {
-        Some(format) if format.r#type != "text" => {
-            let message = "only the response_format {\"type\": \"text\"} is supported";
-            Err(ApiError::parameter("response_format", message))
-        }
-        _ => Ok(()),
+    Ok(())
+}
+
+/// A priority changes the order only where the server was started so; elsewhere it would be ignored.
+fn priority(asked: Option<i64>, model: &Model) -> Result<i32, ApiError> {
+    let priority = whole("priority", asked, 0, i32::MIN.into()..=i32::MAX.into())? as i32;
+    if priority != 0 && model.engine.config().policy != SchedulingPolicy::Priority {
+        let message = "priority needs a server that was started with --scheduling-policy priority";
+        return Err(ApiError::parameter("priority", message));
     }
+    Ok(priority)
+}
+
+/// How many of a prompt's last tokens are kept; `None` keeps all.
+fn kept_prompt_tokens(fields: &SamplingFields, model: &Model) -> Result<Option<usize>, ApiError> {
+    let Some(asked) = fields.truncate_prompt_tokens else { return Ok(None) };
+    let max_len = i64::from(model.max_model_len);
+    let kept = match asked {
+        -1 => (max_len - fields.max_tokens.unwrap_or(1)).max(1),
+        0 => {
+            return Err(ApiError::parameter(
+                "truncate_prompt_tokens",
+                "truncate_prompt_tokens is 0, it must be at least 1, or -1",
+            ));
+        }
+        _ => whole("truncate_prompt_tokens", Some(asked), -1, -1..=max_len)?,
+    };
+    Ok(Some(kept as usize))
 }
 
 /// Refuses a parameter that asks for something.
@@ -277,8 +321,8 @@ fn sampling_params(
             0.01..=100.0,
         )?,
         logit_bias: logit_bias(fields, vocab_size, limits)?,
-        allowed_token_ids: Vec::new(),
-        bad_words: Vec::new(),
+        allowed_token_ids: allowed_token_ids(fields.allowed_token_ids.as_deref(), vocab_size)?,
+        bad_words: bad_words(fields.bad_words.as_deref(), model, limits)?,
         logprobs: match logprobs {
             None => None,
             some => Some(whole("logprobs", some, 0, 0..=logprobs_max)? as u32),
@@ -314,7 +358,7 @@ fn logit_bias(fields: &SamplingFields, vocab_size: u32, limits: &Limits) -> Resu
     Ok(entries)
 }
 
-fn token(name: &str, id: i64, vocab_size: u32) -> Result<TokenId, ApiError> {
+pub(crate) fn token(name: &str, id: i64, vocab_size: u32) -> Result<TokenId, ApiError> {
     let known = u32::try_from(id).ok().filter(|&id| id < vocab_size);
     known.ok_or_else(|| {
         ApiError::parameter(name, format!("{name}: token {id} is outside the vocabulary of {vocab_size}"))

@@ -7,7 +7,7 @@ use firebrick::{LoadReport, Loaded, Options, SourceOptions};
 use firebrick_checkpoint::GenerationConfig;
 use firebrick_ops::Backend;
 use firebrick_server::{
-    DeviceInfo, DeviceKind, EngineHandle, EngineThreadOptions, Model, RecordingFile, SamplingDefaults,
+    DeviceInfo, DeviceKind, EngineHandle, EngineThreadOptions, Grammars, Model, RecordingFile, SamplingDefaults,
     spawn_engine_recorded, spawn_engine_with,
 };
 use serde_json::Value;
@@ -93,6 +93,7 @@ impl Plan {
             tensor_parallel_size: 1,
             device,
             engine,
+            grammars: Grammars::default(),
         };
         Ok((model, facts))
     }

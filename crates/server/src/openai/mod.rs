@@ -3,6 +3,7 @@
 mod fields;
 mod request;
 mod response;
+mod structured;
 
 pub use fields::{Loose, OneOrMany, Prompt};
 pub use request::{ChatMessage, ChatRequest, CompletionRequest, ContentPart, MessageContent, SamplingFields};
@@ -11,3 +12,4 @@ pub use response::{
     CompletionChoice, CompletionChunk, CompletionLogprobs, CompletionResponse, CompletionTokensDetails, Field,
     PromptTokensDetails, ReplyMessage, StopReason, TopLogprobs, Usage, VllmStats,
 };
+pub use structured::{ResponseFormat, StructureFields, StructuredOutputFields};

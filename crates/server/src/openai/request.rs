@@ -8,6 +8,7 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use super::fields::{Loose, OneOrMany, Prompt};
+use super::structured::{ResponseFormat, StructuredOutputFields};
 
 /// Calls a macro with its arguments and, after them, the fields that every generating endpoint has.
 ///
@@ -59,18 +60,36 @@ macro_rules! with_shared_fields {
         priority: i64,
         /// Separates prefix caches.
         cache_salt: String,
-        /// Only plain text is supported.
+        /// Text, JSON, JSON of a schema, or text with tags.
         response_format: ResponseFormat,
+        /// What the text must match.
+        structured_outputs: StructuredOutputFields,
+        /// An older way to ask for JSON of a schema.
+        guided_json: Value,
+        /// An older way to ask for a regular expression.
+        guided_regex: String,
+        /// An older way to ask for a choice.
+        guided_choice: Vec<String>,
+        /// An older way to ask for a grammar.
+        guided_grammar: String,
+        /// White space in the JSON of `guided_json`.
+        guided_whitespace_pattern: String,
         /// Refused unless 1.
         best_of: i64,
         /// Refused unless false.
         use_beam_search: Loose,
+        /// Refused unless 1, which is neutral: it belongs to beam search.
+        length_penalty: f64,
         /// Refused unless false.
         prompt_logprobs: Loose,
-        /// Refused unless empty.
-        bad_words: Loose,
-        /// Refused unless empty.
-        allowed_token_ids: Loose,
+        /// Texts that must not be generated.
+        bad_words: Vec<String>,
+        /// The only tokens that may be generated.
+        allowed_token_ids: Vec<i64>,
+        /// Keep this many of the prompt's last tokens; -1 keeps what fits.
+        truncate_prompt_tokens: i64,
+        /// Refused unless true.
+        spaces_between_special_tokens: bool,
         } }
     };
 }
@@ -101,6 +120,9 @@ macro_rules! request {
             #[serde(rename = "safety_identifier")]
             #[schemars(with = "Option<Value>")]
             _safety_identifier: Option<IgnoredAny>,
+            #[serde(rename = "guided_decoding_backend")]
+            #[schemars(with = "Option<Value>")]
+            _guided_decoding_backend: Option<IgnoredAny>,
             #[serde(rename = "prompt_cache_key")]
             #[schemars(with = "Option<Value>")]
             _prompt_cache_key: Option<IgnoredAny>,
@@ -190,13 +212,6 @@ pub struct StreamOptionFields {
     pub continuous_usage_stats: Option<bool>,
     /// Padding against traffic analysis; refused unless false.
     pub include_obfuscation: Option<bool>,
-}
-
-/// `response_format`; what follows `type` is not read, because only `text` is supported.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-pub struct ResponseFormat {
-    /// `text`, `json_object` or `json_schema`.
-    pub r#type: String,
 }
 
 /// One message of a conversation.

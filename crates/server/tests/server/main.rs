@@ -8,5 +8,6 @@ mod load;
 mod logging;
 mod openapi;
 mod operations;
+mod structured;
 mod transports;
 mod wire;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use firebrick_engine::{Batch, Engine, EngineConfig, Executor, SchedulingPolicy, Script, ScriptedExecutor};
 use firebrick_server::{
-    AppState, DeviceInfo, DeviceKind, EngineHandle, EngineThreadOptions, Listener, Model, SamplingDefaults,
+    AppState, DeviceInfo, DeviceKind, EngineHandle, EngineThreadOptions, Grammars, Listener, Model, SamplingDefaults,
     ServerConfig, listen, serve, spawn_engine_with,
 };
 use firebrick_text::{ChatTemplate, SpecialTokens, Tokenizer};
@@ -97,6 +97,7 @@ pub struct Setup {
     pub fail_at: Option<u64>,
     pub panic_at: Option<u64>,
     pub prefix_caching: bool,
+    pub policy: SchedulingPolicy,
 }
 
 impl Default for Setup {
@@ -115,6 +116,7 @@ impl Default for Setup {
             fail_at: None,
             panic_at: None,
             prefix_caching: false,
+            policy: SchedulingPolicy::Fcfs,
         }
     }
 }
@@ -131,7 +133,7 @@ impl Setup {
             vocab_size: VOCAB,
             enable_prefix_caching: self.prefix_caching,
             enable_chunked_prefill: true,
-            policy: SchedulingPolicy::Fcfs,
+            policy: self.policy,
             seed: 1,
             hash_key: [1, 2],
         };
@@ -201,6 +203,7 @@ impl Server {
                 memory_reserved_bytes: 2 << 30,
             },
             engine: self.engine.clone(),
+            grammars: Grammars::default(),
         });
     }
 
@@ -250,6 +253,15 @@ impl Server {
             }
             assert!(Instant::now() < deadline, "still busy: {snapshot:?}, {} active", self.state.num_active());
             tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits until so many sequences run.
+    pub async fn wait_running(&self, count: u64) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while self.engine.snapshot().num_running < count {
+            assert!(Instant::now() < deadline, "not running: {:?}", self.engine.snapshot());
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
 
