@@ -4,29 +4,13 @@
 //
 // blockIdx.x is the row; a thread takes one group of V elements of it. Reads each input once, writes each output once.
 
-enum Kind { SILU, GELU_TANH, GELU_ERF, RELU };
-
-__device__ __forceinline__ float activate(float x) {
-    if constexpr (KIND == SILU) {
-        return x / (1.0f + expf(-x));
-    } else if constexpr (KIND == GELU_TANH) {
-        constexpr float SQRT_2_OVER_PI = 0.7978845608f;
-        return 0.5f * x * (1.0f + tanhf(SQRT_2_OVER_PI * (x + 0.044715f * x * x * x)));
-    } else if constexpr (KIND == GELU_ERF) {
-        constexpr float SQRT_HALF = 0.7071067812f;
-        return 0.5f * x * (1.0f + erff(x * SQRT_HALF));
-    } else {
-        return fmaxf(x, 0.0f);
-    }
-}
-
 template <int V> __device__ void activate_group(const ELEMENT* gate, const ELEMENT* up, ELEMENT* out, int columns) {
     int first = (blockIdx.y * blockDim.x + threadIdx.x) * V;
     if (first >= columns) return;
     float value[V];
     load<V>(gate + first, value);
 #pragma unroll
-    for (int v = 0; v < V; v++) value[v] = activate(value[v]);
+    for (int v = 0; v < V; v++) value[v] = activate<KIND>(value[v]);
     if (up != nullptr) {
         float factor[V];
         load<V>(up + first, factor);
@@ -47,7 +31,7 @@ __device__ __forceinline__ void activate_row(const ELEMENT* x, long long x_strid
         for (int step = 0; step < WIDEST<ELEMENT>; step++) {
             int first = (step * gridDim.y + blockIdx.y) * blockDim.x + threadIdx.x;
             if (first >= columns) return;
-            float value = activate(widen(gate[first]));
+            float value = activate<KIND>(widen(gate[first]));
             if (gated) value *= widen(up[first]);
             narrow(value, to[first]);
         }
@@ -55,9 +39,13 @@ __device__ __forceinline__ void activate_row(const ELEMENT* x, long long x_strid
 }
 
 extern "C" __global__ void activation(const ELEMENT* x, long long x_stride, ELEMENT* out, int columns) {
+    start_next_kernel();
+    wait_for_previous_kernel();
     activate_row(x, x_stride, false, out, columns);
 }
 
 extern "C" __global__ void gated_activation(const ELEMENT* gate_up, long long stride, ELEMENT* out, int columns) {
+    start_next_kernel();
+    wait_for_previous_kernel();
     activate_row(gate_up, stride, true, out, columns);
 }

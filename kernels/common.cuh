@@ -146,3 +146,40 @@ __device__ __forceinline__ float sum_of_block(float value) {
     __syncthreads();
     return sum_of_warp(lane < blockDim.x / WARP ? of_warp[lane] : 0.0f);
 }
+
+// Of the kernels of a captured graph, the next may be started while this one runs, and wait for its results. Nothing that
+// an earlier kernel writes may be read, and nothing written, before `wait_for_previous_kernel` returns.
+__device__ __forceinline__ void start_next_kernel() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+__device__ __forceinline__ void wait_for_previous_kernel() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Activation functions.
+enum Kind { SILU, GELU_TANH, GELU_ERF, RELU };
+
+template <Kind KIND_OF_ACTIVATION> __device__ __forceinline__ float activate(float x) {
+    if constexpr (KIND_OF_ACTIVATION == SILU) {
+        return x / (1.0f + expf(-x));
+    } else if constexpr (KIND_OF_ACTIVATION == GELU_TANH) {
+        constexpr float SQRT_2_OVER_PI = 0.7978845608f;
+        return 0.5f * x * (1.0f + tanhf(SQRT_2_OVER_PI * (x + 0.044715f * x * x * x)));
+    } else if constexpr (KIND_OF_ACTIVATION == GELU_ERF) {
+        constexpr float SQRT_HALF = 0.7071067812f;
+        return 0.5f * x * (1.0f + erff(x * SQRT_HALF));
+    } else {
+        return fmaxf(x, 0.0f);
+    }
+}
+
+// The rotation of the rotary embedding. Which products are fused is spelled out, so that every kernel rounds alike.
+__device__ __forceinline__ void rotate_pair(float& a, float& b, float cosine, float sine) {
+    float first = fmaf(a, cosine, -__fmul_rn(b, sine));
+    b = fmaf(b, cosine, __fmul_rn(a, sine));
+    a = first;
+}

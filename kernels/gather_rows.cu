@@ -14,6 +14,8 @@ typedef unsigned short Unit;
 #endif
 
 extern "C" __global__ void gather_rows(const Unit* table, long long stride, const int* ids, Unit* out, int units) {
+    start_next_kernel();
+    wait_for_previous_kernel();
     const Unit* row = table + ids[blockIdx.x] * stride;
     Unit* to = out + (long long)blockIdx.x * units;
     for (int i = threadIdx.x; i < units; i += blockDim.x) {

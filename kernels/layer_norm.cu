@@ -36,6 +36,8 @@ __device__ void norm_row(const ELEMENT* x, const float* weight, const float* bia
 
 extern "C" __global__ void layer_norm(const ELEMENT* x, long long x_stride, const float* weight, const float* bias,
                                       ELEMENT* out, int columns, float eps) {
+    start_next_kernel();
+    wait_for_previous_kernel();
     const ELEMENT* row = x + blockIdx.x * x_stride;
     ELEMENT* to = out + (long long)blockIdx.x * columns;
     bool wide = rows_on_16_bytes(x, x_stride) && rows_on_16_bytes(out, columns) && on_16_bytes(weight) && on_16_bytes(bias);

@@ -1,15 +1,16 @@
-// linear: out = x * weight^T + bias, for any number of rows and any mixture of dtypes, in ordinary arithmetic.
+// linear: out = x * weight^T + bias + residual, for any number of rows and any mixture of dtypes, in ordinary arithmetic.
 //
 // Variants: ELEMENT:WEIGHT=f32:f32|f32:f16|f32:bf16|f16:f16|bf16:bf16
 //
-// `x` is [M, K], `weight` [N, K], both with rows apart by a stride; `bias` [N] or null; `out` [M, N]. A warp takes one
+// `x` is [M, K], `weight` [N, K], both with rows apart by a stride; `bias` [N] and `residual` [M, N], or
+// null; `out` [M, N]. A warp takes one
 // output and ROWS rows of x (blockIdx.y is the group of rows), a lane every 32nd group of V inputs: each weight is read
 // once for ROWS rows. The order of every sum depends on K alone, so that a row's result is the same to the last bit
 // whatever M is.
 
 struct Shape {
     int rows, outputs, inputs; // M, N, K
-    long long x_stride, weight_stride;
+    long long x_stride, weight_stride, residual_stride;
 };
 
 // Weights are read once: they must not push x out of the first-level cache.
@@ -53,7 +54,8 @@ __device__ void dot_rows(const ELEMENT* x, const WEIGHT* row, int rows, const Sh
 }
 
 extern "C" __global__ void __launch_bounds__(WARPS* WARP)
-    any_rows(const ELEMENT* x, const WEIGHT* weight, const float* bias, ELEMENT* out, const __grid_constant__ Shape shape) {
+    any_rows(const ELEMENT* x, const WEIGHT* weight, const float* bias, const ELEMENT* residual, ELEMENT* out,
+             const __grid_constant__ Shape shape) {
     int output = blockIdx.x * WARPS + threadIdx.x / WARP;
     if (output >= shape.outputs) return;
     int first = blockIdx.y * ROWS;
@@ -73,6 +75,7 @@ extern "C" __global__ void __launch_bounds__(WARPS* WARP)
         float total = sum_of_warp(sum[r]);
         if (r < rows && threadIdx.x % WARP == 0) {
             if (bias != nullptr) total += bias[output];
+            if (residual != nullptr) total += widen(residual[(first + r) * shape.residual_stride + output]);
             narrow(total, out[(long long)(first + r) * shape.outputs + output]);
         }
     }

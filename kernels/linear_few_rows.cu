@@ -1,33 +1,75 @@
-// linear_few_rows: out = x * weight^T + bias for up to 16 rows of x, through the matrix units; 16-bit elements.
+// linear_few_rows: out = after(norm(x) * weight^T + bias) for a few rows of x, through the matrix units; 16-bit elements.
 //
-// Variants: ELEMENT=f16|bf16
+// Variants: ELEMENT=f16|bf16 NORM:AFTER:KIND:TILES:PASSES:STAGES=NO_NORM:STORE:RELU:1:1:6|NO_NORM:STORE:RELU:2:2:5|RMS_NORM:GATE:SILU:1:1:6|LAYER_NORM:ACTIVATE:RELU:1:1:6|RMS_NORM:ROTATE:SILU:1:2:6|NO_NORM:GATE:GELU_TANH:2:1:6|NO_NORM:ROTATE:SILU:2:2:5
 // Targets: sm_80 sm_90a
 //
-// `x` is [M, K], `weight` [N, K], both with rows apart by a stride; `bias` [N] or null; `out` [M, N]. A block of 8 warps
-// takes 16 outputs; its warps take turns at chunks of 32 inputs and are summed at the end, in order. A tile is
-// mma.m16n8k16 with 16 outputs as m and 8 rows of x as n. A lane reads 16 bytes of a weight row and of a row of x: the 8
-// inputs feed two multiplications, in the same order on both sides, which is all that a sum over inputs needs. Each
-// weight is read once; x is read by every block, from the cache. The order of every sum depends on K alone, so that a
-// row's result is the same to the last bit whatever M is.
+// `x` is [M, K], `weight` [N, K], both with rows apart by a stride. What comes before and after the product is done on the
+// way, each result rounded where the separate operations round it:
+//   NORM   rms_norm or layer_norm of x, for a single row: every block computes it for itself, which for more rows takes
+//          longer than a kernel of its own;
+//   AFTER  STORE: the sum, plus a residual if there is one; ACTIVATE: kind(sum); GATE: kind(gate) * up, where the first
+//          half of the outputs are gates; ROTATE: rotates queries and keys, and stores keys and values in the KV cache.
+//
+// A block of 8 warps takes PAIRS pairs of outputs at a time, those of a pair `half` apart, so that a gate is beside its
+// value and an element of a head beside the one that it is rotated with. Its warps take turns at chunks of 32 inputs and
+// are summed at the end, in order. A tile is mma.m16n8k16 with 16 outputs as m and 8 rows of x as n. A lane takes 16 bytes
+// of a weight row and of a row of x: the 8 inputs feed two multiplications, in the same order on both sides, which is all
+// that a sum over inputs needs. The order of every sum depends on K alone, so that a row's result is the same to the last
+// bit whatever M is.
+//
+// Memory: each weight is read once, through a ring of STAGES chunks per warp in shared memory; a lane copies what it will
+// read itself, so the ring needs no barrier. Reading begins before the kernel before this one has ended: weights are
+// nothing that it writes. A normalised row is kept in shared memory; others come through the ring.
+
+enum Norm { NO_NORM, RMS_NORM, LAYER_NORM };
+enum After { STORE, ACTIVATE, GATE, ROTATE };
 
 template <class T> constexpr bool IS_F16 = false;
 template <> constexpr bool IS_F16<f16> = true;
 
+constexpr int WARPS = 8, THREADS = WARPS * WARP, CHUNK = 32;
+constexpr int ROWS = 8 * TILES, PAIRS = 8 * PASSES, OUTPUTS = 2 * PAIRS;
+constexpr bool PAIRED = AFTER == GATE || AFTER == ROTATE;
+// Columns of a block's results, and how many of them a thread finishes.
+constexpr int COLUMNS = PAIRED ? PAIRS : OUTPUTS;
+constexpr int RESULTS = (ROWS * COLUMNS + THREADS - 1) / THREADS;
+// Rows of partial sums are apart by what spreads them over the banks.
+constexpr int PARTIAL_STRIDE = OUTPUTS + 4;
+constexpr int PARTIAL_FLOATS = WARPS * ROWS * PARTIAL_STRIDE;
+constexpr int WEIGHT_BYTES = PASSES * 2 * WARP * 16;
+constexpr int NORM_VECTORS = NORM == LAYER_NORM ? 2 : NORM == RMS_NORM ? 1 : 0;
+
 struct Shape {
     int rows, outputs, inputs; // M, N, K
-    long long x_stride, weight_stride;
+    int half, pairs;           // distance of a pair's outputs, and number of pairs
+    long long x_stride, weight_stride, residual_stride;
+    float eps;
+    // Of ROTATE: strides in elements; rotary_dim is 0 or 2 * half.
+    int num_heads, num_kv_heads, rotary_dim;
+    long long slot_stride, head_stride;
 };
 
-// Weights are read once: they must not push x out of the first-level cache.
-__device__ __forceinline__ uint4 stream_16_bytes(const void* from) {
-    uint4 raw;
-    asm("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-        : "=r"(raw.x), "=r"(raw.y), "=r"(raw.z), "=r"(raw.w)
-        : "l"(from));
-    return raw;
+struct Operands {
+    const ELEMENT *x, *weight, *residual;         // residual may be null
+    const float *norm_weight, *norm_bias, *bias;  // may be null
+    const float* table;                           // of ROTATE, like the rest
+    const int *positions, *slots;
+    ELEMENT *keys, *values, *out;
+};
+
+__device__ __forceinline__ void copy_16_bytes(unsigned int to, const void* from, bool present) {
+    asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(present ? 16 : 0));
+}
+__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int PENDING> __device__ __forceinline__ void wait_for_copies() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
 }
 
-constexpr int OUTPUTS = 16, ROWS_PER_TILE = 8, WARPS = 8, CHUNK = 32, CHUNKS_IN_FLIGHT = 4;
+__device__ __forceinline__ uint4 read_shared(unsigned int from) {
+    uint4 raw;
+    asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(raw.x), "=r"(raw.y), "=r"(raw.z), "=r"(raw.w) : "r"(from));
+    return raw;
+}
 
 __device__ __forceinline__ void multiply(float (&sum)[4], unsigned int a0, unsigned int a1, unsigned int a2,
                                          unsigned int a3, unsigned int b0, unsigned int b1) {
@@ -42,100 +84,313 @@ __device__ __forceinline__ void multiply(float (&sum)[4], unsigned int a0, unsig
     }
 }
 
-// Inputs `k .. k + 8` of a row, zero beyond the row's end.
-template <bool WIDE, bool STREAM>
-__device__ __forceinline__ uint4 read_inputs(const ELEMENT* row, bool present, int k, int inputs) {
-    uint4 raw = make_uint4(0, 0, 0, 0);
-    if (!present) return raw;
-    if constexpr (WIDE) {
-        if (k < inputs) raw = STREAM ? stream_16_bytes(row + k) : *reinterpret_cast<const uint4*>(row + k);
-    } else {
-        unsigned short element[8];
-#pragma unroll
-        for (int i = 0; i < 8; i++) {
-            element[i] = k + i < inputs ? reinterpret_cast<const unsigned short*>(row)[k + i] : 0;
-        }
-        raw.x = element[0] | (unsigned int)element[1] << 16;
-        raw.y = element[2] | (unsigned int)element[3] << 16;
-        raw.z = element[4] | (unsigned int)element[5] << 16;
-        raw.w = element[6] | (unsigned int)element[7] << 16;
-    }
-    return raw;
+__device__ __forceinline__ float rounded(float value) {
+    ELEMENT narrowed;
+    narrow(value, narrowed);
+    return widen(narrowed);
 }
 
-template <int TILES, bool WIDE>
-__device__ void multiply_rows(const ELEMENT* x, const ELEMENT* weight, const Shape& shape, float (&sum)[TILES][4]) {
-    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    int group = lane / 4, quad = lane % 4;
-    int output = blockIdx.x * OUTPUTS + group;
-    bool first_present = output < shape.outputs, second_present = output + 8 < shape.outputs;
-    const ELEMENT* first = weight + output * shape.weight_stride;
-    const ELEMENT* second = first + 8 * shape.weight_stride;
-    const ELEMENT* row = x + group * shape.x_stride;
-    for (int k = warp * CHUNK + quad * 8; k - quad * 8 < shape.inputs; k += WARPS * CHUNK * CHUNKS_IN_FLIGHT) {
-        uint4 a[CHUNKS_IN_FLIGHT][2], b[CHUNKS_IN_FLIGHT][TILES];
+// The first output of a pair; the other is `half` further on.
+__device__ __forceinline__ int first_output(int pair, int half) { return pair / half * 2 * half + pair % half; }
+
+// What a lane copies for its warp, chunk after chunk and tile after tile.
+struct Stream {
+    const ELEMENT* row[PASSES][2];
+    bool present[PASSES][2];
+    int tile, chunk, tiles, chunks;
+    unsigned int slot, ring, slot_bytes;
+
+    __device__ __forceinline__ void start_tile(const ELEMENT* weight, const Shape& shape) {
+        int group = threadIdx.x % WARP / 4;
 #pragma unroll
-        for (int c = 0; c < CHUNKS_IN_FLIGHT; c++) {
-            int at = k + c * WARPS * CHUNK;
-            a[c][0] = read_inputs<WIDE, true>(first, first_present, at, shape.inputs);
-            a[c][1] = read_inputs<WIDE, true>(second, second_present, at, shape.inputs);
+        for (int pass = 0; pass < PASSES; pass++) {
+            int pair = tile * PAIRS + pass * 8 + group;
+            int output = first_output(pair, shape.half);
 #pragma unroll
-            for (int tile = 0; tile < TILES; tile++) {
-                bool present = tile * ROWS_PER_TILE + group < shape.rows;
-                b[c][tile] = read_inputs<WIDE, false>(row + tile * ROWS_PER_TILE * shape.x_stride, present, at, shape.inputs);
-            }
-        }
-#pragma unroll
-        for (int c = 0; c < CHUNKS_IN_FLIGHT; c++) {
-#pragma unroll
-            for (int tile = 0; tile < TILES; tile++) {
-                uint4 u = a[c][0], w = a[c][1], v = b[c][tile];
-                multiply(sum[tile], u.x, w.x, u.y, w.y, v.x, v.y);
-                multiply(sum[tile], u.z, w.z, u.w, w.w, v.z, v.w);
+            for (int second = 0; second < 2; second++) {
+                int at = output + second * shape.half;
+                present[pass][second] = tile < tiles && pair < shape.pairs && at < shape.outputs;
+                row[pass][second] = weight + (present[pass][second] ? at * shape.weight_stride : 0);
             }
         }
     }
+
+    // Copies of the weights of the chunk under way into its slot.
+    __device__ __forceinline__ void copy_weights(const Shape& shape) const {
+        int lane = threadIdx.x % WARP;
+        int k = chunk * CHUNK + lane % 4 * 8;
+        bool inside = k < shape.inputs;
+#pragma unroll
+        for (int pass = 0; pass < PASSES; pass++) {
+#pragma unroll
+            for (int second = 0; second < 2; second++) {
+                bool copied = inside && present[pass][second];
+                copy_16_bytes(slot + ((pass * 2 + second) * WARP + lane) * 16, row[pass][second] + (copied ? k : 0), copied);
+            }
+        }
+    }
+
+    __device__ __forceinline__ void copy_x(const ELEMENT* x, const Shape& shape) const {
+        int lane = threadIdx.x % WARP;
+        int k = chunk * CHUNK + lane % 4 * 8;
+        bool inside = k < shape.inputs && tile < tiles;
+#pragma unroll
+        for (int t = 0; t < TILES; t++) {
+            int index = t * 8 + lane / 4;
+            if (index >= shape.rows) break;
+            copy_16_bytes(slot + WEIGHT_BYTES + (t * WARP + lane) * 16, x + index * shape.x_stride + (inside ? k : 0), inside);
+        }
+    }
+
+    __device__ __forceinline__ void advance(const ELEMENT* weight, const Shape& shape) {
+        slot += slot_bytes;
+        if (slot == ring + STAGES * slot_bytes) slot = ring;
+        chunk += WARPS;
+        if (chunk >= chunks) {
+            chunk = threadIdx.x / WARP;
+            tile += gridDim.x;
+            start_tile(weight, shape);
+        }
+    }
+};
+
+template <bool SQUARES> __device__ __forceinline__ float sum_of_row(const uint4* row, int groups, float mean) {
+    float sum = 0.0f;
+    for (int g = threadIdx.x; g < groups; g += THREADS) {
+        float value[8];
+        widen_16_bytes(row[g], ELEMENT{}, value);
+#pragma unroll
+        for (int v = 0; v < 8; v++) sum = SQUARES ? fmaf(value[v] - mean, value[v] - mean, sum) : sum + value[v];
+    }
+    return sum_of_block(sum);
 }
 
-template <int TILES>
-__device__ void few_rows_tiles(const ELEMENT* x, const ELEMENT* weight, const float* bias, ELEMENT* out, const Shape& shape) {
-    constexpr int ROWS = TILES * ROWS_PER_TILE;
-    __shared__ float partial[WARPS][ROWS][OUTPUTS + 1];
-    float sum[TILES][4] = {};
-    bool wide = rows_on_16_bytes(x, shape.x_stride) && rows_on_16_bytes(weight, shape.weight_stride) && shape.inputs % 8 == 0;
-    if (wide) {
-        multiply_rows<TILES, true>(x, weight, shape, sum);
-    } else {
-        multiply_rows<TILES, false>(x, weight, shape, sum);
-    }
-    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
-    int group = lane / 4, quad = lane % 4;
+// Normalises a row into `kept`, whose end is filled up with zeros to whole chunks, in the same operations and the same
+// order as rms_norm.cu and layer_norm.cu. `vectors` holds the norm's weight, then its bias.
+__device__ __forceinline__ void keep_normalised(const ELEMENT* x, uint4* kept, const float* vectors, const Shape& shape) {
+    int groups = shape.inputs / 8;
+    // What a thread copies it alone reads, until the last barrier.
+    for (int g = threadIdx.x; g < groups; g += THREADS) kept[g] = reinterpret_cast<const uint4*>(x)[g];
+    float mean = NORM == LAYER_NORM ? sum_of_row<false>(kept, groups, 0.0f) / shape.inputs : 0.0f;
+    float variance = sum_of_row<true>(kept, groups, mean) / shape.inputs;
+    float scale = 1.0f / sqrtf(variance + shape.eps);
+    wait_for_copies<STAGES - 1>(); // the vectors were the first
+    for (int g = threadIdx.x; g < (shape.inputs + CHUNK - 1) / CHUNK * (CHUNK / 8); g += THREADS) {
+        float value[8] = {}, factor[8], shift[8];
+        if (g < groups) {
+            widen_16_bytes(kept[g], ELEMENT{}, value);
+            load_floats<8>(vectors + g * 8, factor);
+            if (NORM == LAYER_NORM) load_floats<8>(vectors + shape.inputs + g * 8, shift);
 #pragma unroll
-    for (int tile = 0; tile < TILES; tile++) {
-        int row = tile * ROWS_PER_TILE + quad * 2;
-        partial[warp][row][group] = sum[tile][0];
-        partial[warp][row + 1][group] = sum[tile][1];
-        partial[warp][row][group + 8] = sum[tile][2];
-        partial[warp][row + 1][group + 8] = sum[tile][3];
+            for (int v = 0; v < 8; v++) {
+                value[v] = NORM == LAYER_NORM ? fmaf((value[v] - mean) * scale, factor[v], shift[v])
+                                              : value[v] * scale * factor[v];
+            }
+        }
+        store<8>(reinterpret_cast<ELEMENT*>(kept + g), value);
     }
     __syncthreads();
-    int row = threadIdx.x / OUTPUTS, column = threadIdx.x % OUTPUTS;
-    int output = blockIdx.x * OUTPUTS + column;
-    if (row >= ROWS || row >= shape.rows || output >= shape.outputs) return;
-    float total = 0.0f;
-#pragma unroll
-    for (int w = 0; w < WARPS; w++) total += partial[w][row][column];
-    if (bias != nullptr) total += bias[output];
-    narrow(total, out[(long long)row * shape.outputs + output]);
 }
 
-// At most 16 rows; blocks of 256 threads, one per 16 outputs.
-extern "C" __global__ void __launch_bounds__(WARPS* WARP)
-    linear_few_rows(const ELEMENT* x, const ELEMENT* weight, const float* bias, ELEMENT* out, const __grid_constant__ Shape shape) {
-    if (shape.rows <= ROWS_PER_TILE) {
-        few_rows_tiles<1>(x, weight, bias, out, shape);
+// One result of a block's tile: what it needs besides the sums, read before they are ready.
+struct Result {
+    int row, column, output, pair;
+    bool present;
+    float bias[2], residual;
+    float cosine, sine;
+    int slot, position;
+
+    __device__ __forceinline__ void prepare(int index, int tile, const Operands& operands, const Shape& shape) {
+        row = index / COLUMNS;
+        int local = index % COLUMNS;
+        int in_tile = PAIRED ? local : local / 16 * 8 + local % 8;
+        int second = PAIRED ? 0 : local / 8 % 2;
+        column = in_tile / 8 * 16 + second * 8 + in_tile % 8;
+        pair = tile * PAIRS + in_tile;
+        output = first_output(pair, shape.half) + second * shape.half;
+        present = row < shape.rows && pair < shape.pairs && output < shape.outputs;
+        if (!present) return;
+        bias[0] = operands.bias == nullptr ? 0.0f : operands.bias[output];
+        if constexpr (PAIRED) bias[1] = operands.bias == nullptr ? 0.0f : operands.bias[output + shape.half];
+        if constexpr (AFTER == STORE) {
+            if (operands.residual != nullptr) residual = widen(operands.residual[row * shape.residual_stride + output]);
+        }
+        if constexpr (AFTER == ROTATE) {
+            slot = operands.slots[row];
+            if (shape.rotary_dim != 0) position = operands.positions[row];
+        }
+    }
+
+    __device__ __forceinline__ void prepare_rotation(const Operands& operands, const Shape& shape) {
+        bool is_value = pair / shape.half >= shape.num_heads + shape.num_kv_heads;
+        if (AFTER != ROTATE || shape.rotary_dim == 0 || !present || is_value) return;
+        const float* angle = operands.table + (long long)position * shape.rotary_dim + pair % shape.half;
+        cosine = angle[0];
+        sine = angle[shape.half];
+    }
+
+    __device__ __forceinline__ float sum(const float* partial, int at, float bias) const {
+        float total = 0.0f;
+#pragma unroll
+        for (int w = 0; w < WARPS; w++) total += partial[(w * ROWS + row) * PARTIAL_STRIDE + at];
+        return total + bias;
+    }
+
+    __device__ __forceinline__ void finish(const float* partial, const Operands& operands, const Shape& shape) const {
+        if (!present) return;
+        float value = sum(partial, column, bias[0]);
+        if constexpr (AFTER == STORE) {
+            if (operands.residual != nullptr) value = rounded(value) + residual;
+            narrow(value, operands.out[(long long)row * shape.outputs + output]);
+        } else if constexpr (AFTER == ACTIVATE) {
+            narrow(activate<KIND>(rounded(value)), operands.out[(long long)row * shape.outputs + output]);
+        } else {
+            float other = sum(partial, column + 8, bias[1]);
+            if constexpr (AFTER == GATE) {
+                narrow(activate<KIND>(rounded(value)) * rounded(other), operands.out[(long long)row * shape.half + output]);
+            } else {
+                rotate_and_store(rounded(value), rounded(other), operands, shape);
+            }
+        }
+    }
+
+    __device__ __forceinline__ void rotate_and_store(float a, float b, const Operands& operands, const Shape& shape) const {
+        int head = pair / shape.half, at = pair % shape.half;
+        if (shape.rotary_dim != 0 && head < shape.num_heads + shape.num_kv_heads) rotate_pair(a, b, cosine, sine);
+        ELEMENT* to = operands.out + (long long)row * shape.outputs + output;
+        narrow(a, to[0]);
+        narrow(b, to[shape.half]);
+        int kv_head = head - shape.num_heads;
+        // A negative slot marks a token whose keys and values are not kept: padding of a batch.
+        if (kv_head < 0 || slot < 0) return;
+        bool is_value = kv_head >= shape.num_kv_heads;
+        if (is_value) kv_head -= shape.num_kv_heads;
+        ELEMENT* cache = is_value ? operands.values : operands.keys;
+        ELEMENT* stored = cache + slot * shape.slot_stride + kv_head * shape.head_stride + at;
+        narrow(a, stored[0]);
+        narrow(b, stored[shape.half]);
+    }
+};
+
+// Shared memory: the ring of every warp, partial sums, then what a norm needs: its vectors and the normalised row.
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
+    linear_few_rows(const ELEMENT* x, const ELEMENT* weight, const ELEMENT* residual, const float* norm_weight,
+                    const float* norm_bias, const float* bias, const float* table, const int* positions,
+                    const int* slots, ELEMENT* keys, ELEMENT* values, ELEMENT* out, const __grid_constant__ Shape shape) {
+    extern __shared__ __align__(16) char memory[];
+    start_next_kernel();
+    Operands operands = {x, weight, residual, norm_weight, norm_bias, bias, table, positions, slots, keys, values, out};
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
+    int slot_bytes = WEIGHT_BYTES + (NORM == NO_NORM ? shape.rows * CHUNK * 2 : 0);
+    float* partial_sums = reinterpret_cast<float*>(memory + WARPS * STAGES * slot_bytes);
+    float* vectors = partial_sums + 2 * PARTIAL_FLOATS;
+    uint4* kept = reinterpret_cast<uint4*>(vectors + NORM_VECTORS * shape.inputs);
+
+    Stream stream;
+    stream.tiles = (shape.pairs + PAIRS - 1) / PAIRS;
+    stream.chunks = (shape.inputs + CHUNK - 1) / CHUNK;
+    stream.tile = blockIdx.x;
+    stream.chunk = warp;
+    stream.slot_bytes = slot_bytes;
+    stream.ring = stream.slot = (unsigned int)__cvta_generic_to_shared(memory) + warp * STAGES * slot_bytes;
+    if (warp >= stream.chunks) stream.tile = stream.tiles;
+    stream.start_tile(weight, shape);
+
+    if constexpr (NORM != NO_NORM) {
+        unsigned int to = (unsigned int)__cvta_generic_to_shared(vectors);
+        for (int i = threadIdx.x * 8; i < shape.inputs; i += THREADS * 8) {
+#pragma unroll
+            for (int v = 0; v < 8; v += 4) {
+                copy_16_bytes(to + (i + v) * 4, norm_weight + i + v, true);
+                if (NORM == LAYER_NORM) copy_16_bytes(to + (shape.inputs + i + v) * 4, norm_bias + i + v, true);
+            }
+        }
+        commit_copies();
+    }
+    Stream beginning = stream;
+#pragma unroll
+    for (int s = 0; s < STAGES - 1; s++) {
+        stream.copy_weights(shape);
+        commit_copies();
+        stream.advance(weight, shape);
+    }
+    wait_for_previous_kernel();
+    Result results[RESULTS];
+#pragma unroll
+    for (int i = 0; i < RESULTS; i++) results[i].prepare(i * THREADS + threadIdx.x, blockIdx.x, operands, shape);
+    unsigned int kept_at = 0;
+    if constexpr (NORM == NO_NORM) {
+#pragma unroll
+        for (int s = 0; s < STAGES - 1; s++) {
+            beginning.copy_x(x, shape);
+            commit_copies();
+            beginning.advance(weight, shape);
+        }
     } else {
-        few_rows_tiles<2>(x, weight, bias, out, shape);
+        keep_normalised(x, kept, vectors, shape);
+        kept_at = (unsigned int)__cvta_generic_to_shared(kept) + lane % 4 * 16;
+    }
+
+    unsigned int slot = stream.ring;
+    int buffer = 0;
+    for (int tile = blockIdx.x; tile < stream.tiles; tile += gridDim.x) {
+#pragma unroll
+        for (int i = 0; i < RESULTS; i++) {
+            if (tile != blockIdx.x) results[i].prepare(i * THREADS + threadIdx.x, tile, operands, shape);
+            results[i].prepare_rotation(operands, shape);
+        }
+        float sum[PASSES][TILES][4] = {};
+        for (int chunk = warp; chunk < stream.chunks; chunk += WARPS) {
+            wait_for_copies<STAGES - 2>();
+            uint4 a[PASSES][2], b[TILES];
+#pragma unroll
+            for (int pass = 0; pass < PASSES; pass++) {
+                a[pass][0] = read_shared(slot + (pass * 2 * WARP + lane) * 16);
+                a[pass][1] = read_shared(slot + ((pass * 2 + 1) * WARP + lane) * 16);
+            }
+#pragma unroll
+            for (int t = 0; t < TILES; t++) {
+                b[t] = make_uint4(0, 0, 0, 0);
+                if (t * 8 + lane / 4 >= shape.rows) continue;
+                if constexpr (NORM == NO_NORM) {
+                    b[t] = read_shared(slot + WEIGHT_BYTES + (t * WARP + lane) * 16);
+                } else {
+                    b[t] = read_shared(kept_at + chunk * CHUNK * 2);
+                }
+            }
+            // Into the slot that the chunk before this one was read from.
+            stream.copy_weights(shape);
+            if constexpr (NORM == NO_NORM) stream.copy_x(x, shape);
+            commit_copies();
+            stream.advance(weight, shape);
+#pragma unroll
+            for (int pass = 0; pass < PASSES; pass++) {
+#pragma unroll
+                for (int t = 0; t < TILES; t++) {
+                    uint4 u = a[pass][0], w = a[pass][1], v = b[t];
+                    multiply(sum[pass][t], u.x, w.x, u.y, w.y, v.x, v.y);
+                    multiply(sum[pass][t], u.z, w.z, u.w, w.w, v.z, v.w);
+                }
+            }
+            slot += slot_bytes;
+            if (slot == stream.ring + STAGES * slot_bytes) slot = stream.ring;
+        }
+        float* partial = partial_sums + buffer * PARTIAL_FLOATS;
+        buffer ^= 1;
+        int group = lane / 4, quad = lane % 4;
+#pragma unroll
+        for (int pass = 0; pass < PASSES; pass++) {
+#pragma unroll
+            for (int t = 0; t < TILES; t++) {
+                float* at = partial + (warp * ROWS + t * 8 + quad * 2) * PARTIAL_STRIDE + pass * 16 + group;
+                at[0] = sum[pass][t][0];
+                at[PARTIAL_STRIDE] = sum[pass][t][1];
+                at[8] = sum[pass][t][2];
+                at[PARTIAL_STRIDE + 8] = sum[pass][t][3];
+            }
+        }
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < RESULTS; i++) results[i].finish(partial, operands, shape);
     }
 }
-

@@ -52,6 +52,8 @@ __device__ void add_norm_row(const ELEMENT* x, const ELEMENT* residual, const fl
 
 extern "C" __global__ void rms_norm(const ELEMENT* x, long long x_stride, const float* weight, ELEMENT* out, int columns,
                                     float eps) {
+    start_next_kernel();
+    wait_for_previous_kernel();
     const ELEMENT* row = x + blockIdx.x * x_stride;
     ELEMENT* to = out + (long long)blockIdx.x * columns;
     bool wide = rows_on_16_bytes(x, x_stride) && rows_on_16_bytes(out, columns) && on_16_bytes(weight);
@@ -65,6 +67,8 @@ extern "C" __global__ void rms_norm(const ELEMENT* x, long long x_stride, const 
 extern "C" __global__ void add_rms_norm(const ELEMENT* x, long long x_stride, const ELEMENT* residual,
                                         long long residual_stride, const float* weight, ELEMENT* out, ELEMENT* total,
                                         int columns, float eps) {
+    start_next_kernel();
+    wait_for_previous_kernel();
     const ELEMENT* row = x + blockIdx.x * x_stride;
     const ELEMENT* other = residual + blockIdx.x * residual_stride;
     long long first = (long long)blockIdx.x * columns;

@@ -59,11 +59,7 @@ template <int V> __device__ void transform(const Head& head, bool present, int l
         load_floats<V>(head.angles + i, cosine);
         load_floats<V>(head.angles + half + i, sine);
 #pragma unroll
-        for (int v = 0; v < V; v++) {
-            float a = first[v], b = second[v];
-            first[v] = a * cosine[v] - b * sine[v];
-            second[v] = b * cosine[v] + a * sine[v];
-        }
+        for (int v = 0; v < V; v++) rotate_pair(first[v], second[v], cosine[v], sine[v]);
         keep<V>(head, i, first);
         keep<V>(head, half + i, second);
     }
@@ -86,6 +82,8 @@ struct Shape {
 extern "C" __global__ void rope_and_store_kv(ELEMENT* qkv, const float* query_norm, const float* key_norm,
                                              const float* table, const int* positions, const int* slots, CACHE* keys,
                                              CACHE* values, const __grid_constant__ Shape shape) {
+    start_next_kernel();
+    wait_for_previous_kernel();
     int heads_per_block = blockDim.x / shape.lanes;
     int index = blockIdx.y * heads_per_block + threadIdx.x / shape.lanes;
     int lane = threadIdx.x % shape.lanes;

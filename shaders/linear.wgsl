@@ -83,6 +83,9 @@ fn weight_quad(output: u32, quad: u32) -> vec4<f32> {
 #if BIAS
 @group(0) @binding(_) var<storage, read_write> bias: array<f32>; // [outputs]
 #end
+#if RESIDUAL
+@group(0) @binding(_) var<storage, read_write> residual: array<f32>; // [rows, outputs]
+#end
 @group(0) @binding(_) var<storage, read_write> out: array<f32>; // [rows, outputs]
 @group(0) @binding(_) var<uniform> parameters: Parameters;
 
@@ -93,11 +96,14 @@ fn accumulate(x: vec4<f32>, weight: vec4<f32>, sum: f32) -> f32 {
 
 fn store(row: u32, output: u32, sum: f32) {
     if (row < parameters.rows && output < parameters.outputs) {
+        var total = sum;
 #if BIAS
-        out[row * parameters.outputs + output] = sum + bias[output];
-#else
-        out[row * parameters.outputs + output] = sum;
+        total += bias[output];
 #end
+#if RESIDUAL
+        total += residual[row * parameters.outputs + output];
+#end
+        out[row * parameters.outputs + output] = total;
     }
 }
 

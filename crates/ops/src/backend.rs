@@ -1,14 +1,41 @@
 //! The table of operations that have kernels, and the one place that chooses a backend's kernel.
 
 use burn::backend::{
-    Backend, backend_extension,
+    Backend, Dispatch, ExtensionType, backend_extension,
     tensor::{FloatTensor, IntTensor},
 };
+
+use burn::tensor::Tensor;
 
 use crate::activation::Activation;
 use crate::attention::AttentionOptions;
 use crate::rope_and_store_kv::QkvOptions;
 use crate::sample::SampleOptions;
+
+/// A tensor that an operation may do without.
+#[derive(ExtensionType)]
+pub enum Optional<B: Backend> {
+    /// It is there.
+    Given(FloatTensor<B>),
+    /// It is not.
+    Absent,
+}
+
+impl Optional<Dispatch> {
+    /// What the dispatch takes for a tensor that may be there.
+    pub(crate) fn of<const D: usize>(tensor: Option<Tensor<D>>) -> Self {
+        tensor.map_or(Optional::Absent, |tensor| Optional::Given(tensor.into_dispatch()))
+    }
+}
+
+impl<B: Backend> Optional<B> {
+    pub(crate) fn given(self) -> Option<FloatTensor<B>> {
+        match self {
+            Optional::Given(tensor) => Some(tensor),
+            Optional::Absent => None,
+        }
+    }
+}
 
 /// The operations as backends implement them, on backend tensors. Shapes are checked by the public functions.
 #[backend_extension(Flex: cfg(feature = "cpu"), Cube: cfg(any(feature = "wgpu", feature = "cuda")))]
@@ -31,12 +58,12 @@ pub trait FusedOps: Backend {
         bias: FloatTensor<Self>,
         eps: f32,
     ) -> FloatTensor<Self>;
-    /// See [`linear`](crate::linear). `bias` is read when `has_bias`.
+    /// See [`linear_add`](crate::linear_add).
     fn linear(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        has_bias: bool,
+        #[extension_type] bias: Optional<Self>,
+        #[extension_type] residual: Optional<Self>,
     ) -> FloatTensor<Self>;
     /// See [`activation`](crate::activation).
     fn activation(x: FloatTensor<Self>, kind: Activation) -> FloatTensor<Self>;
@@ -68,4 +95,63 @@ pub trait FusedOps: Backend {
     ) -> FloatTensor<Self>;
     /// See [`sample`](crate::sample). The result is `SampleOptions::result_words` integers.
     fn sample(logits: FloatTensor<Self>, plan: IntTensor<Self>, options: SampleOptions) -> IntTensor<Self>;
+}
+
+/// Operations that only the CUDA backend has kernels for; elsewhere they are composed of those above.
+#[cfg(feature = "cuda")]
+#[backend_extension(Cube)]
+pub trait FusedProjections: Backend {
+    /// See [`project`](crate::project).
+    fn project(#[extension_type] inputs: ProjectionInputs<Self>) -> FloatTensor<Self>;
+    /// See [`project_qkv`](crate::project_qkv). The norms and the table are read as `options` says.
+    #[allow(clippy::too_many_arguments)]
+    fn project_qkv(
+        #[extension_type] inputs: ProjectionInputs<Self>,
+        query_norm: FloatTensor<Self>,
+        key_norm: FloatTensor<Self>,
+        table: FloatTensor<Self>,
+        positions: IntTensor<Self>,
+        slot_mapping: IntTensor<Self>,
+        key_cache: FloatTensor<Self>,
+        value_cache: FloatTensor<Self>,
+        options: QkvOptions,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+}
+
+/// The operands of a product with what stands before and after it.
+#[cfg(feature = "cuda")]
+#[derive(ExtensionType)]
+pub struct ProjectionInputs<B: Backend> {
+    /// The rows.
+    pub x: FloatTensor<B>,
+    /// The weight of the norm before the product.
+    #[extension_type]
+    pub norm_weight: Optional<B>,
+    /// Its bias, which makes it a layer norm.
+    #[extension_type]
+    pub norm_bias: Optional<B>,
+    /// Its epsilon.
+    pub norm_eps: f32,
+    /// The weights of the product.
+    pub weight: FloatTensor<B>,
+    /// Added to the product.
+    #[extension_type]
+    pub bias: Optional<B>,
+    /// Added after the bias.
+    #[extension_type]
+    pub residual: Optional<B>,
+    /// What is done with the sums.
+    pub activated: Activated,
+}
+
+/// What becomes of the outputs of a product.
+#[cfg(feature = "cuda")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activated {
+    /// They are the result.
+    Not,
+    /// All of them go through an activation.
+    All(Activation),
+    /// The first half are gates of the second.
+    Gated(Activation),
 }

@@ -4,9 +4,11 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
-use crate::FusedOps;
 use crate::activation::Activation;
 use crate::attention::AttentionOptions;
+use crate::backend::{FusedOps, Optional};
+#[cfg(feature = "cuda")]
+use crate::backend::{FusedProjections, ProjectionInputs};
 #[cfg(feature = "cuda")]
 use crate::cuda;
 use crate::rope_and_store_kv::QkvOptions;
@@ -14,9 +16,8 @@ use crate::sample::SampleOptions;
 #[cfg(feature = "wgpu")]
 use crate::wgpu;
 
-/// The operands of [`rope_and_store_kv`](crate::rope_and_store_kv).
-pub(crate) struct QkvInputs {
-    pub qkv: CubeTensor,
+/// What [`rope_and_store_kv`](crate::rope_and_store_kv) does with a projection, and where to.
+pub(crate) struct QkvTarget {
     pub query_norm: CubeTensor,
     pub key_norm: CubeTensor,
     pub table: CubeTensor,
@@ -25,6 +26,12 @@ pub(crate) struct QkvInputs {
     pub key_cache: CubeTensor,
     pub value_cache: CubeTensor,
     pub options: QkvOptions,
+}
+
+/// The operands of [`rope_and_store_kv`](crate::rope_and_store_kv).
+pub(crate) struct QkvInputs {
+    pub qkv: CubeTensor,
+    pub target: QkvTarget,
 }
 
 /// The operands of [`paged_attention`](crate::paged_attention).
@@ -78,11 +85,10 @@ impl FusedOps for CubeBackend {
     fn linear(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        has_bias: bool,
+        bias: Optional<Self>,
+        residual: Optional<Self>,
     ) -> FloatTensor<Self> {
-        let bias = has_bias.then_some(bias);
-        on_runtime_of!(x, linear(x, weight, bias))
+        on_runtime_of!(x, linear(x, weight, bias.given(), residual.given()))
     }
     fn activation(x: FloatTensor<Self>, kind: Activation) -> FloatTensor<Self> {
         on_runtime_of!(x, activation(x, kind))
@@ -101,8 +107,9 @@ impl FusedOps for CubeBackend {
         value_cache: FloatTensor<Self>,
         options: QkvOptions,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let inputs =
-            QkvInputs { qkv, query_norm, key_norm, table, positions, slot_mapping, key_cache, value_cache, options };
+        let target =
+            QkvTarget { query_norm, key_norm, table, positions, slot_mapping, key_cache, value_cache, options };
+        let inputs = QkvInputs { qkv, target };
         on_runtime_of!(inputs.qkv, rope_and_store_kv(inputs))
     }
     fn paged_attention(
@@ -120,5 +127,27 @@ impl FusedOps for CubeBackend {
     }
     fn sample(logits: FloatTensor<Self>, plan: IntTensor<Self>, options: SampleOptions) -> IntTensor<Self> {
         on_runtime_of!(logits, sample(logits, plan, options))
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl FusedProjections for CubeBackend {
+    fn project(inputs: ProjectionInputs<Self>) -> FloatTensor<Self> {
+        cuda::project(inputs)
+    }
+    fn project_qkv(
+        inputs: ProjectionInputs<Self>,
+        query_norm: FloatTensor<Self>,
+        key_norm: FloatTensor<Self>,
+        table: FloatTensor<Self>,
+        positions: IntTensor<Self>,
+        slot_mapping: IntTensor<Self>,
+        key_cache: FloatTensor<Self>,
+        value_cache: FloatTensor<Self>,
+        options: QkvOptions,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        let target =
+            QkvTarget { query_norm, key_norm, table, positions, slot_mapping, key_cache, value_cache, options };
+        cuda::project_qkv(inputs, target)
     }
 }

@@ -20,6 +20,7 @@ mod launch;
 mod layer_norm;
 mod linear;
 mod overwrite;
+mod projection;
 mod rms_norm;
 mod rope_and_store_kv;
 mod sample;
@@ -40,8 +41,9 @@ pub use device::{
 };
 pub use gather_rows::{gather_rows, gather_rows_of};
 pub use layer_norm::layer_norm;
-pub use linear::{Weight, linear};
+pub use linear::{Weight, linear, linear_add};
 pub use overwrite::{Overwrite, overwrite};
+pub use projection::{Projection, QkvProjection, RowNorm, Then, project, project_qkv};
 pub use rms_norm::{add_rms_norm, rms_norm};
 pub use rope_and_store_kv::{HeadLayout, QkvOptions, RopeTable, rope_and_store_kv};
 pub use sample::{

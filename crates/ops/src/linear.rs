@@ -3,7 +3,8 @@
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
 
-use crate::{FusedOps, tensor_bytes_max};
+use crate::backend::{FusedOps, Optional};
+use crate::tensor_bytes_max;
 
 /// A weight matrix `[N, K]`: `N` outputs, `K` inputs, as Hugging Face stores linear layers.
 ///
@@ -62,27 +63,33 @@ impl Weight {
 /// differ in dtype: more rows than that are a compute-bound product, which only the vendor's library carries out at full
 /// speed, and it sums in an order that it chooses by `T`.
 pub fn linear(x: Tensor<2>, weight: &Weight, bias: Option<&Tensor<1>>) -> Tensor<2> {
+    product(x, weight, bias, None)
+}
+
+/// `residual + linear(x)`; `residual` is `[T, N]`.
+pub fn linear_add(x: Tensor<2>, weight: &Weight, bias: Option<&Tensor<1>>, residual: Tensor<2>) -> Tensor<2> {
+    product(x, weight, bias, Some(residual))
+}
+
+fn product(x: Tensor<2>, weight: &Weight, bias: Option<&Tensor<1>>, residual: Option<Tensor<2>>) -> Tensor<2> {
     let [outputs, inputs] = weight.dims();
-    assert_eq!(x.dims()[1], inputs, "linear: input length");
+    let [rows, columns] = x.dims();
+    assert_eq!(columns, inputs, "linear: input length");
     assert!(bias.is_none_or(|bias| bias.dims()[0] == outputs), "linear: bias length");
+    assert!(residual.as_ref().is_none_or(|residual| residual.dims() == [rows, outputs]), "linear: residual shape");
     let mut first = 0;
     let products = weight.parts.iter().map(|part| {
         let count = part.dims()[0];
-        let bias = bias.map(|bias| if count == outputs { bias.clone() } else { bias.clone().narrow(0, first, count) });
+        let is_whole = count == outputs;
+        let bias = bias.map(|bias| if is_whole { bias.clone() } else { bias.clone().narrow(0, first, count) });
+        let residual = residual.clone();
+        let residual = residual.map(|sums| if is_whole { sums } else { sums.narrow(1, first, count) });
         first += count;
-        linear_part(x.clone(), part, bias)
+        let (x, weight) = (x.clone().into_dispatch(), part.clone().into_dispatch());
+        Tensor::from_dispatch(Dispatch::linear(x, weight, Optional::of(bias), Optional::of(residual)))
     });
     let mut products: Vec<Tensor<2>> = products.collect();
     if products.len() == 1 { products.remove(0) } else { Tensor::cat(products, 1) }
-}
-
-/// [`linear`] with one part of the weights.
-fn linear_part(x: Tensor<2>, weight: &Tensor<2>, bias: Option<Tensor<1>>) -> Tensor<2> {
-    let weight = weight.clone().into_dispatch();
-    // Optional tensors cannot cross the dispatch; without a bias the weight stands in and is not read as one.
-    let has_bias = bias.is_some();
-    let bias = bias.map_or_else(|| weight.clone(), Tensor::into_dispatch);
-    Tensor::from_dispatch(Dispatch::linear(x.into_dispatch(), weight, bias, has_bias))
 }
 
 /// The same in plain tensor operations, in 32-bit floats.

@@ -58,9 +58,7 @@ pub fn rope_and_store_kv(
     layer: (&mut KvLayer, QkvOptions),
 ) -> Tensor<2> {
     let (layer, options) = layer;
-    assert_eq!(qkv.dims()[1], options.heads.row_len(), "rope_and_store_kv: row length");
-    assert_eq!(norms.is_some(), options.norm_eps.is_some(), "rope_and_store_kv: norms");
-    assert_eq!(table.is_some(), options.rotary_dim != 0, "rope_and_store_kv: table");
+    check_operands(qkv.dims()[1], norms.is_some(), table.is_some(), options);
     let (key_cache, value_cache) = layer.take();
     // Absent weights are never read; the integer positions' companion stands in for them.
     let absent = || layer.absent.clone().into_dispatch();
@@ -82,6 +80,13 @@ pub fn rope_and_store_kv(
     );
     layer.put(Tensor::from_dispatch(key_cache), Tensor::from_dispatch(value_cache));
     Tensor::from_dispatch(qkv)
+}
+
+/// Whether the operands are those that the options speak of.
+pub(crate) fn check_operands(row_len: usize, has_norms: bool, has_table: bool, options: QkvOptions) {
+    assert_eq!(row_len, options.heads.row_len(), "rope_and_store_kv: row length");
+    assert_eq!(has_norms, options.norm_eps.is_some(), "rope_and_store_kv: norms");
+    assert_eq!(has_table, options.rotary_dim != 0, "rope_and_store_kv: table");
 }
 
 /// The transformation of queries and keys in plain tensor operations, without the store: `[T, row_len]` to the same.

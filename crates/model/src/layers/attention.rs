@@ -2,9 +2,11 @@
 
 use burn::tensor::Tensor;
 use firebrick_checkpoint::LayerKind;
-use firebrick_ops::{AttentionOptions, KvLayer, QkvOptions, RopeTable, paged_attention, rope_and_store_kv};
+use firebrick_ops::{
+    AttentionOptions, KvLayer, QkvOptions, QkvProjection, RopeTable, Then, paged_attention, project, project_qkv,
+};
 
-use super::Linear;
+use super::{Linear, Norm};
 use crate::kv_cache::head_layout;
 use crate::loader::Loader;
 use crate::{ForwardInput, LoadError};
@@ -71,11 +73,26 @@ impl Attention {
         }
     }
 
-    /// `[T, hidden]` to the same; stores the batch's keys and values in `cache`.
-    pub fn forward(&self, x: Tensor<2>, input: &ForwardInput, cache: &mut KvLayer) -> Tensor<2> {
-        let norms = self.norms.as_ref().map(|(query, key)| (query, key));
-        let qkv = self.qkv.forward(x);
-        let qkv = rope_and_store_kv(qkv, norms, self.rope.as_ref(), &input.metadata, (cache, self.qkv_options));
+    /// `attention(norm(x))`, `[T, hidden]` to the same; stores the batch's keys and values in `cache`.
+    pub fn forward(&self, x: Tensor<2>, norm: Option<&Norm>, input: &ForwardInput, cache: &mut KvLayer) -> Tensor<2> {
+        project(self.heads(x, norm, input, cache), self.output.after(None), Then::Keep)
+    }
+
+    /// `hidden + attention(norm(hidden))`.
+    pub fn add_forward(&self, hidden: Tensor<2>, norm: &Norm, input: &ForwardInput, cache: &mut KvLayer) -> Tensor<2> {
+        let heads = self.heads(hidden.clone(), Some(norm), input, cache);
+        project(heads, self.output.after(None), Then::AddTo(hidden))
+    }
+
+    /// The heads' outputs, side by side.
+    fn heads(&self, x: Tensor<2>, norm: Option<&Norm>, input: &ForwardInput, cache: &mut KvLayer) -> Tensor<2> {
+        let projection = QkvProjection {
+            projection: self.qkv.after(norm),
+            head_norms: self.norms.as_ref().map(|(query, key)| (query, key)),
+            rope: self.rope.as_ref(),
+            options: self.qkv_options,
+        };
+        let qkv = project_qkv(x, projection, &input.metadata, cache);
         let options = AttentionOptions {
             heads: self.qkv_options.heads,
             block_size: cache.block_size(),
@@ -83,6 +100,6 @@ impl Attention {
             sliding_window: self.sliding_window,
             softcap: self.softcap,
         };
-        self.output.forward(paged_attention(qkv, cache, &input.metadata, options))
+        paged_attention(qkv, cache, &input.metadata, options)
     }
 }

@@ -1,8 +1,9 @@
 //! Tokens to vectors, and vectors to logits.
 
 use burn::tensor::{Int, Tensor};
-use firebrick_ops::{Weight, gather_rows, gather_rows_of, linear};
+use firebrick_ops::{Projection, Then, Weight, gather_rows, gather_rows_of, project};
 
+use super::Norm;
 use crate::loader::Loader;
 use crate::{ForwardInput, LoadError};
 
@@ -44,9 +45,10 @@ impl LmHead {
         Ok(Self { weight, softcap: config.final_logit_softcap })
     }
 
-    /// Logits `[logit_rows, vocab]` of the tokens that `input` names.
-    pub fn forward(&self, hidden: &Tensor<2>, input: &ForwardInput) -> Tensor<2> {
-        let logits = linear(gather_rows(hidden, &input.logit_rows), &self.weight, None);
+    /// Logits `[logit_rows, vocab]` of the tokens that `input` names, whose rows of `hidden` are normalised first.
+    pub fn forward(&self, hidden: &Tensor<2>, norm: &Norm, input: &ForwardInput) -> Tensor<2> {
+        let projection = Projection { norm: Some(norm.of_rows()), weight: &self.weight, bias: None };
+        let logits = project(gather_rows(hidden, &input.logit_rows), projection, Then::Keep);
         match self.softcap {
             Some(cap) => (logits / cap).tanh() * cap,
             None => logits,

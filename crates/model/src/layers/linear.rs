@@ -1,8 +1,9 @@
 //! A weight matrix with an optional bias.
 
 use burn::tensor::Tensor;
-use firebrick_ops::{Weight, linear};
+use firebrick_ops::{Projection, Weight};
 
+use super::Norm;
 use crate::LoadError;
 use crate::loader::Loader;
 
@@ -37,8 +38,8 @@ impl Linear {
         Ok(Self { weight, bias })
     }
 
-    /// `[T, inputs]` to `[T, outputs]`.
-    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        linear(x, &self.weight, self.bias.as_ref())
+    /// The layer after a norm, to be applied with what comes after it.
+    pub fn after<'a>(&'a self, norm: Option<&'a Norm>) -> Projection<'a> {
+        Projection { norm: norm.map(Norm::of_rows), weight: &self.weight, bias: self.bias.as_ref() }
     }
 }

@@ -2,9 +2,9 @@
 
 use burn::tensor::Tensor;
 use firebrick_checkpoint::Activation as Kind;
-use firebrick_ops::{Activation, activation, gated_activation};
+use firebrick_ops::{Activation, Then, project};
 
-use super::Linear;
+use super::{Linear, Norm};
 use crate::LoadError;
 use crate::loader::Loader;
 
@@ -33,11 +33,20 @@ impl Mlp {
         Self { up, down, kind: kind(loader.config().activation), gated: false }
     }
 
-    /// `[T, hidden]` to the same.
-    pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        let inner = self.up.forward(x);
-        let inner = if self.gated { gated_activation(inner, self.kind) } else { activation(inner, self.kind) };
-        self.down.forward(inner)
+    /// `mlp(norm(x))`, `[T, hidden]` to the same.
+    pub fn forward(&self, x: Tensor<2>, norm: Option<&Norm>) -> Tensor<2> {
+        project(self.inner(x, norm), self.down.after(None), Then::Keep)
+    }
+
+    /// `hidden + mlp(norm(hidden))`.
+    pub fn add_forward(&self, hidden: Tensor<2>, norm: &Norm) -> Tensor<2> {
+        let inner = self.inner(hidden.clone(), Some(norm));
+        project(inner, self.down.after(None), Then::AddTo(hidden))
+    }
+
+    fn inner(&self, x: Tensor<2>, norm: Option<&Norm>) -> Tensor<2> {
+        let then = if self.gated { Then::Gate(self.kind) } else { Then::Activate(self.kind) };
+        project(x, self.up.after(norm), then)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Normalisation of the residual stream.
 
 use burn::tensor::Tensor;
-use firebrick_ops::{add_rms_norm, layer_norm, rms_norm};
+use firebrick_ops::{RowNorm, add_rms_norm};
 
 use crate::LoadError;
 use crate::loader::Loader;
@@ -31,10 +31,12 @@ impl Norm {
 
     /// The normalised rows.
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        match &self.bias {
-            None => rms_norm(x, &self.weight, self.eps),
-            Some(bias) => layer_norm(x, &self.weight, bias, self.eps),
-        }
+        self.of_rows().of(x)
+    }
+
+    /// The normalisation as part of a projection.
+    pub(super) fn of_rows(&self) -> RowNorm<'_> {
+        RowNorm { weight: &self.weight, bias: self.bias.as_ref(), eps: self.eps }
     }
 
     /// The normalised rows of `x + residual`, and that sum.

@@ -5,7 +5,6 @@
 use burn::tensor::Tensor;
 use firebrick_checkpoint::{LayerKind, RopeConfig, RopeScaling};
 
-use super::llama::add_norm;
 use crate::layers::{Attention, LmHead, Mlp, Norm, TokenEmbedding};
 use crate::loader::Loader;
 use crate::{CausalLm, ForwardInput, KvCache, LayerOutputs, LoadError};
@@ -62,21 +61,33 @@ impl Gemma3 {
 impl CausalLm for Gemma3 {
     fn forward(&self, input: &ForwardInput, cache: &mut KvCache, mut outputs: Option<&mut LayerOutputs>) -> Tensor<2> {
         let mut residual = self.embedding.forward(&input.tokens) * self.embedding_scale;
+        // Each norm adds the block before it to the residual stream, so that the sum and the norm are one operation.
         let mut block_output: Option<Tensor<2>> = None;
         for (index, layer) in self.layers.iter().enumerate() {
             let normed;
             (normed, residual) = add_norm(&layer.attention_norm, block_output, residual);
-            let attended = layer.attention.forward(normed, input, cache.layer(index));
+            let attended = layer.attention.forward(normed, None, input, cache.layer(index));
             let attended = layer.after_attention_norm.forward(attended);
             let (normed, sum) = layer.mlp_norm.add_forward(attended, residual);
             residual = sum;
-            let output = layer.after_mlp_norm.forward(layer.mlp.forward(normed));
+            let output = layer.after_mlp_norm.forward(layer.mlp.forward(normed, None));
             if let Some(outputs) = outputs.as_deref_mut() {
                 outputs.push(output.clone() + residual.clone());
             }
             block_output = Some(output);
         }
-        let (normed, _) = add_norm(&self.norm, block_output, residual);
-        self.head.forward(&normed, input)
+        let hidden = match block_output {
+            Some(output) => output + residual,
+            None => residual,
+        };
+        self.head.forward(&hidden, &self.norm, input)
+    }
+}
+
+/// `(norm(x + residual), x + residual)`, where the first layer has no `x` yet.
+fn add_norm(norm: &Norm, x: Option<Tensor<2>>, residual: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
+    match x {
+        Some(x) => norm.add_forward(x, residual),
+        None => (norm.forward(residual.clone()), residual),
     }
 }

@@ -3,7 +3,6 @@
 
 use burn::tensor::Tensor;
 
-use super::llama::add_norm;
 use crate::layers::{Attention, Linear, LmHead, Mlp, Norm, TokenEmbedding};
 use crate::loader::Loader;
 use crate::{CausalLm, ForwardInput, KvCache, LayerOutputs, LoadError};
@@ -62,21 +61,14 @@ fn projection(loader: &mut Loader, name: &str, outputs: usize, inputs: usize) ->
 impl CausalLm for Gpt2 {
     fn forward(&self, input: &ForwardInput, cache: &mut KvCache, mut outputs: Option<&mut LayerOutputs>) -> Tensor<2> {
         let places = input.metadata.positions.clone() + self.position_offset as i32;
-        let mut residual = self.embedding.forward(&input.tokens) + self.positions.forward(&places);
-        let mut block_output: Option<Tensor<2>> = None;
+        let mut hidden = self.embedding.forward(&input.tokens) + self.positions.forward(&places);
         for (index, layer) in self.layers.iter().enumerate() {
-            let normed;
-            (normed, residual) = add_norm(&layer.attention_norm, block_output, residual);
-            let attended = layer.attention.forward(normed, input, cache.layer(index));
-            let (normed, sum) = layer.mlp_norm.add_forward(attended, residual);
-            residual = sum;
-            let output = layer.mlp.forward(normed);
+            hidden = layer.attention.add_forward(hidden, &layer.attention_norm, input, cache.layer(index));
+            hidden = layer.mlp.add_forward(hidden, &layer.mlp_norm);
             if let Some(outputs) = outputs.as_deref_mut() {
-                outputs.push(output.clone() + residual.clone());
+                outputs.push(hidden.clone());
             }
-            block_output = Some(output);
         }
-        let (normed, _) = add_norm(&self.norm, block_output, residual);
-        self.head.forward(&normed, input)
+        self.head.forward(&hidden, &self.norm, input)
     }
 }

@@ -46,30 +46,14 @@ impl Llama {
 
 impl CausalLm for Llama {
     fn forward(&self, input: &ForwardInput, cache: &mut KvCache, mut outputs: Option<&mut LayerOutputs>) -> Tensor<2> {
-        // Each norm adds the block before it to the residual stream, so that the sum and the norm are one operation.
-        let mut residual = self.embedding.forward(&input.tokens);
-        let mut block_output: Option<Tensor<2>> = None;
+        let mut hidden = self.embedding.forward(&input.tokens);
         for (index, layer) in self.layers.iter().enumerate() {
-            let normed;
-            (normed, residual) = add_norm(&layer.attention_norm, block_output, residual);
-            let attended = layer.attention.forward(normed, input, cache.layer(index));
-            let (normed, sum) = layer.mlp_norm.add_forward(attended, residual);
-            residual = sum;
-            let output = layer.mlp.forward(normed);
+            hidden = layer.attention.add_forward(hidden, &layer.attention_norm, input, cache.layer(index));
+            hidden = layer.mlp.add_forward(hidden, &layer.mlp_norm);
             if let Some(outputs) = outputs.as_deref_mut() {
-                outputs.push(output.clone() + residual.clone());
+                outputs.push(hidden.clone());
             }
-            block_output = Some(output);
         }
-        let (normed, _) = add_norm(&self.norm, block_output, residual);
-        self.head.forward(&normed, input)
-    }
-}
-
-/// `(norm(x + residual), x + residual)`, where the first layer has no `x` yet.
-pub(super) fn add_norm(norm: &Norm, x: Option<Tensor<2>>, residual: Tensor<2>) -> (Tensor<2>, Tensor<2>) {
-    match x {
-        Some(x) => norm.add_forward(x, residual),
-        None => (norm.forward(residual.clone()), residual),
+        self.head.forward(&hidden, &self.norm, input)
     }
 }

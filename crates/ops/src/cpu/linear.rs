@@ -20,7 +20,12 @@ const STRIP_ELEMENTS: usize = 64 * 1024;
 /// Multiplications per thread below which starting one costs more than it saves.
 const PRODUCTS_PER_TASK: usize = 1 << 16;
 
-pub(super) fn linear(x: &FlexTensor, weight: &FlexTensor, bias: Option<&FlexTensor>) -> FlexTensor {
+pub(super) fn linear(
+    x: &FlexTensor,
+    weight: &FlexTensor,
+    bias: Option<&FlexTensor>,
+    residual: Option<&FlexTensor>,
+) -> FlexTensor {
     let [rows, _] = dims2(x);
     let [outputs, _] = dims2(weight);
     let weight = weight.to_contiguous();
@@ -35,6 +40,9 @@ pub(super) fn linear(x: &FlexTensor, weight: &FlexTensor, bias: Option<&FlexTens
         for row in out.chunks_exact_mut(outputs) {
             row.iter_mut().zip(bias.iter()).for_each(|(out, bias)| *out += bias);
         }
+    }
+    if let Some(residual) = residual {
+        out.iter_mut().zip(floats(residual).iter()).for_each(|(out, residual)| *out += residual);
     }
     tensor2(out, rows, outputs)
 }

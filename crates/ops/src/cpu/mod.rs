@@ -18,9 +18,9 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::tensor::{DType, Shape, TensorData};
 use burn_flex::{Flex, FlexTensor};
 
-use crate::FusedOps;
 use crate::activation::Activation;
 use crate::attention::AttentionOptions;
+use crate::backend::{FusedOps, Optional};
 use crate::rope_and_store_kv::QkvOptions;
 use crate::sample::SampleOptions;
 
@@ -50,10 +50,10 @@ impl FusedOps for Flex {
     fn linear(
         x: FloatTensor<Self>,
         weight: FloatTensor<Self>,
-        bias: FloatTensor<Self>,
-        has_bias: bool,
+        bias: Optional<Self>,
+        residual: Optional<Self>,
     ) -> FloatTensor<Self> {
-        linear::linear(&x, &weight, has_bias.then_some(&bias))
+        linear::linear(&x, &weight, bias.given().as_ref(), residual.given().as_ref())
     }
     fn activation(x: FloatTensor<Self>, kind: Activation) -> FloatTensor<Self> {
         activation::activation(x, kind)

@@ -37,7 +37,7 @@ fn launch(entry: &'static str, x: Matrix, columns: usize, kind: Activation) -> C
 }
 
 /// The name of a kind in the source.
-fn name(kind: Activation) -> &'static str {
+pub(super) fn name(kind: Activation) -> &'static str {
     match kind {
         Activation::Silu => "SILU",
         Activation::GeluTanh => "GELU_TANH",

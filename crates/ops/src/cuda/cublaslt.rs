@@ -22,7 +22,8 @@ const WORKSPACE_BYTES: usize = 8 << 20;
 /// `CUBLASLT_EPILOGUE_BIAS`: a vector is added to each column of the column-major result.
 const EPILOGUE_BIAS: u32 = 4;
 
-/// `out [rows, outputs] = x [rows, inputs] · weight [outputs, inputs]ᵀ + bias`, all by address, rows apart by strides.
+/// `out [rows, outputs] = x [rows, inputs] · weight [outputs, inputs]ᵀ + bias + residual [rows, outputs]`, all by address,
+/// rows apart by strides.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Product {
     pub dtype: DType,
@@ -35,6 +36,15 @@ pub(super) struct Product {
     pub weight: u64,
     pub out: u64,
     pub bias: Option<u64>,
+    /// With its stride.
+    pub residual: Option<(u64, usize)>,
+}
+
+impl Product {
+    /// What is added, times 0 if there is nothing to add.
+    fn added(&self) -> u64 {
+        self.residual.map_or(self.out, |(address, _)| address)
+    }
 }
 
 /// What the library did.
@@ -55,8 +65,8 @@ struct PlanKey {
     rows: usize,
     outputs: usize,
     inputs: usize,
-    strides: [usize; 2],
-    alignments: [u32; 3],
+    strides: [usize; 3],
+    alignments: [u32; 4],
     has_bias: bool,
 }
 
@@ -110,7 +120,8 @@ impl Blas {
     }
 
     fn enqueue(&self, product: &Product, layouts: &Layouts, plan: &Plan, stream: CUstream) -> Result<(), String> {
-        let (one, zero) = (1.0f32, 0.0f32);
+        let (one, residual_scale) = (1.0f32, if product.residual.is_some() { 1.0f32 } else { 0.0f32 });
+        let added = product.added();
         // SAFETY: the description, layouts and algorithm belong together and are alive; the addresses are those of
         // tensors of these shapes, held by the caller; the scratch memory lives as long as the process.
         let result = unsafe {
@@ -118,13 +129,13 @@ impl Blas {
                 self.handle,
                 plan.description,
                 (&raw const one).cast(),
-                (&raw const zero).cast(),
+                (&raw const residual_scale).cast(),
                 product.weight as *const c_void,
                 layouts.weight,
                 product.x as *const c_void,
                 layouts.x,
-                product.out as *const c_void,
-                layouts.out,
+                added as *const c_void,
+                layouts.added,
                 product.out as *mut c_void,
                 layouts.out,
                 &plan.algorithm,
@@ -157,7 +168,7 @@ impl Blas {
         &self,
         description: cublasLtMatmulDesc_t,
         layouts: &Layouts,
-        [x, weight, out]: [u32; 3],
+        [x, weight, added, out]: [u32; 4],
     ) -> Result<Option<cublasLtMatmulAlgo_t>, String> {
         let preference = lt::create_matmul_pref().map_err(|error| format!("cuBLASLt: {:?}", error.0))?;
         let set = |attribute, value: *const c_void, size| {
@@ -169,12 +180,12 @@ impl Blas {
         set(Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, bytes.cast(), 8)?;
         set(Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, (&raw const weight).cast(), 4)?;
         set(Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, (&raw const x).cast(), 4)?;
-        set(Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, (&raw const out).cast(), 4)?;
+        set(Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, (&raw const added).cast(), 4)?;
         set(Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, (&raw const out).cast(), 4)?;
         // SAFETY: everything passed is alive; the preference is destroyed once.
         let choice = unsafe {
-            let (weight, x, out) = (layouts.weight, layouts.x, layouts.out);
-            let choice = lt::get_matmul_algo_heuristic(self.handle, description, weight, x, out, out, preference);
+            let Layouts { weight, x, added, out } = *layouts;
+            let choice = lt::get_matmul_algo_heuristic(self.handle, description, weight, x, added, out, preference);
             let _ = lt::destroy_matmul_pref(preference);
             choice
         };
@@ -190,8 +201,8 @@ impl PlanKey {
             rows: rounded_rows(product.rows),
             outputs: product.outputs,
             inputs: product.inputs,
-            strides: [product.x_stride, product.weight_stride],
-            alignments: [product.x, product.weight, product.out].map(alignment),
+            strides: [product.x_stride, product.weight_stride, product.residual.map_or(0, |(_, stride)| stride)],
+            alignments: [product.x, product.weight, product.added(), product.out].map(alignment),
             has_bias: product.bias.is_some(),
         }
     }
@@ -211,10 +222,11 @@ fn alignment(address: u64) -> u32 {
     1 << address.trailing_zeros().min(8)
 }
 
-/// The three matrices, column by column as the library sees them: a row of ours is a column of its.
+/// The matrices, column by column as the library sees them: a row of ours is a column of its.
 struct Layouts {
     weight: cublasLtMatrixLayout_t,
     x: cublasLtMatrixLayout_t,
+    added: cublasLtMatrixLayout_t,
     out: cublasLtMatrixLayout_t,
 }
 
@@ -227,6 +239,7 @@ impl Layouts {
         Ok(Self {
             weight: layout(product.inputs, product.outputs, product.weight_stride)?,
             x: layout(product.inputs, rows, product.x_stride)?,
+            added: layout(product.outputs, rows, product.residual.map_or(product.outputs, |(_, stride)| stride))?,
             out: layout(product.outputs, rows, product.outputs)?,
         })
     }
@@ -234,7 +247,7 @@ impl Layouts {
 
 impl Drop for Layouts {
     fn drop(&mut self) {
-        for layout in [self.weight, self.x, self.out] {
+        for layout in [self.weight, self.x, self.added, self.out] {
             // SAFETY: each was created once, is destroyed once, and the library keeps no reference to it.
             let _ = unsafe { lt::destroy_matrix_layout(layout) };
         }

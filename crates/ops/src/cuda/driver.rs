@@ -88,7 +88,15 @@ struct Function {
     raw: CUfunction,
     /// Dynamic shared memory it may use.
     shared_bytes: usize,
+    /// It may be started before the kernel before it has ended, for whose results it waits itself.
+    starts_early: bool,
 }
+
+/// What a source calls, in every entry, when its kernels may be started early.
+const WAITS: &str = "wait_for_previous_kernel();";
+
+/// The percentage of a multiprocessor's memory that is to be shared memory, for kernels that run beside each other.
+const SHARED_MEMORY_PERCENT: i32 = 100;
 
 /// The state of one device's thread.
 pub(super) struct Driver {
@@ -142,14 +150,26 @@ impl Driver {
         }
         let function = self.function(kernel, grid.shared_bytes)?;
         let mut addresses: Vec<*mut c_void> = arguments.iter().map(|words| words.as_ptr() as *mut c_void).collect();
-        let (threads, shared_bytes) = (grid.threads as u32, grid.shared_bytes as u32);
-        // SAFETY: the function is loaded, the stream is the runtime's, and the driver copies the arguments, which are
-        // those of this entry, before it returns.
-        let result = unsafe {
-            let (arguments, extra) = (addresses.as_mut_ptr(), std::ptr::null_mut());
-            sys::cuLaunchKernel(function.raw, x, y, z, threads, 1, 1, shared_bytes, stream, arguments, extra)
+        // A kernel that starts early may read weights before it waits. Only in a graph they are sure to be long written.
+        let mut early = (function.starts_early && is_capturing(stream)?).then(early_start);
+        let attribute = early.as_mut().map_or(std::ptr::null_mut(), std::ptr::from_mut);
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: grid.threads as u32,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: grid.shared_bytes as u32,
+            hStream: stream,
+            attrs: attribute,
+            numAttrs: early.is_some().into(),
         };
-        check("cuLaunchKernel", result).map_err(|error| {
+        // SAFETY: the function is loaded, the stream is the runtime's, and the driver copies the attribute and the
+        // arguments, which are those of this entry, before it returns.
+        let result =
+            unsafe { sys::cuLaunchKernelEx(&config, function.raw, addresses.as_mut_ptr(), std::ptr::null_mut()) };
+        check("cuLaunchKernelEx", result).map_err(|error| {
             format!("kernel {} of {}.cu with {grid:?}: {error}", kernel.entry, kernel.module.source.name)
         })
     }
@@ -185,7 +205,14 @@ impl Driver {
         // SAFETY: the module is loaded and never unloaded; the name ends with a zero byte.
         check("cuModuleGetFunction", unsafe { sys::cuModuleGetFunction(&mut raw, module, name.as_ptr()) })
             .map_err(|error| format!("entry {} of {}.cu: {error}", kernel.entry, kernel.module.source.name))?;
-        let function = Function { raw, shared_bytes: SHARED_BYTES_DEFAULT };
+        let starts_early = self.target.major >= 9 && kernel.module.source.text.contains(WAITS);
+        if starts_early {
+            let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
+            // SAFETY: the function was just loaded and stays so.
+            let result = unsafe { sys::cuFuncSetAttribute(raw, attribute, SHARED_MEMORY_PERCENT) };
+            check("cuFuncSetAttribute", result)?;
+        }
+        let function = Function { raw, shared_bytes: SHARED_BYTES_DEFAULT, starts_early };
         self.functions.insert(kernel.clone(), function);
         Ok(function)
     }
@@ -200,6 +227,21 @@ impl Driver {
         }
         load_image(&compile(name, &text, self.target)?).map_err(|error| format!("{name}.cu compiled, but {error}"))
     }
+}
+
+/// Whether work on the stream is being recorded.
+fn is_capturing(stream: CUstream) -> Result<bool, String> {
+    let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
+    // SAFETY: the stream is the runtime's; the status is written to a live variable.
+    check("cuStreamIsCapturing", unsafe { sys::cuStreamIsCapturing(stream, &mut status) })?;
+    Ok(status == sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_ACTIVE)
+}
+
+/// The attribute of a launch that lets it start before the kernel before it has ended.
+fn early_start() -> sys::CUlaunchAttribute {
+    let value = sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 };
+    let id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+    sys::CUlaunchAttribute { id, pad: [0; 4], value }
 }
 
 fn load_image(image: &[u8]) -> Result<CUmodule, String> {

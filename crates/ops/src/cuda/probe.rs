@@ -56,7 +56,8 @@ fn check_headers() -> Result<(), String> {
     Err(format!("the CUDA headers are not in {}; set CUDA_PATH to a CUDA toolkit", searched.join(", ")))
 }
 
-fn check_capability() -> Result<(), String> {
+/// The compute capability of the first device, as 10 · major + minor.
+pub(super) fn compute_capability() -> Result<u32, String> {
     let device = driver::device::get(0).map_err(|error| format!("GPU 0 does not answer: {:?}", error.0))?;
     let attribute = |attribute| {
         // SAFETY: the driver just returned the device.
@@ -65,7 +66,12 @@ fn check_capability() -> Result<(), String> {
     };
     let major = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?;
     let minor = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?;
-    let capability = 10 * major + minor;
+    Ok(10 * major + minor)
+}
+
+fn check_capability() -> Result<(), String> {
+    let capability = compute_capability()?;
+    let (major, minor) = (capability / 10, capability % 10);
     if capability < CAPABILITY_MIN {
         return Err(format!("GPU 0 has compute capability {major}.{minor}; 7.0 (Volta) or newer is needed"));
     }

@@ -32,8 +32,9 @@ struct Shape {
 }
 
 pub(crate) fn rope_and_store_kv(inputs: QkvInputs) -> (CubeTensor, CubeTensor, CubeTensor) {
+    let QkvInputs { qkv, target: inputs } = inputs;
     let QkvOptions { heads, rotary_dim, norm_eps } = inputs.options;
-    let qkv = Matrix::of(owned(inputs.qkv));
+    let qkv = Matrix::of(owned(qkv));
     let (key_cache, value_cache) = (owned(inputs.key_cache), owned(inputs.value_cache));
     let (query_norm, key_norm) = (dense(inputs.query_norm), dense(inputs.key_norm));
     // Without a rotation something of rank 1 stands in for the table, and is not read.

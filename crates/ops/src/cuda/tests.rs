@@ -8,9 +8,9 @@ use super::launch::{Grid, Launch};
 use super::{CapturedGraph, FEW_ROWS, GATHER_ROWS, RMS_NORM, SOURCES};
 use crate::testing::{AttentionCase, Seeded, assert_close, for_each_device, moved, reference_device};
 use crate::{
-    Activation, AttentionOptions, Backend, HeadLayout, KvLayer, QkvOptions, RopeTable, Weight, add_rms_norm,
-    backend_of, gated_activation, gather_rows, layer_norm, linear, paged_attention, reference, rms_norm,
-    rope_and_store_kv,
+    Activation, AttentionOptions, Backend, HeadLayout, KvLayer, Projection, QkvOptions, QkvProjection, RopeTable,
+    RowNorm, Then, Weight, activation, add_rms_norm, backend_of, gated_activation, gather_rows, layer_norm, linear,
+    linear_add, paged_attention, project, project_qkv, reference, rms_norm, rope_and_store_kv,
 };
 
 /// Runs a test on the CUDA device, if there is one, in both 16-bit dtypes, with the error of one rounding.
@@ -88,6 +88,143 @@ fn a_row_has_the_same_bits_among_few_rows() {
             for (first, rows) in [(0, 1), (15, 1), (3, 8), (4, 9), (2, 5)] {
                 let alone = linear(x.clone().narrow(0, first, rows), &weight, None);
                 assert_close(alone, together.clone().narrow(0, first, rows), 0.0);
+            }
+        }
+    });
+}
+
+#[test]
+fn projections_of_few_rows_have_the_bits_of_the_single_operations() {
+    for_both_dtypes(|device, dtype, _| {
+        let mut seeded = Seeded::new(28);
+        for (inputs, outputs) in [(576, 1536), (8, 6), (4096, 70), (40, 130), (1032, 4400)] {
+            let (_, x) = pair(&mut seeded, [FEW_ROWS, inputs], (device, dtype));
+            let (_, weight) = pair(&mut seeded, [outputs, inputs], (device, dtype));
+            let (_, residual) = pair(&mut seeded, [FEW_ROWS, outputs], (device, dtype));
+            let (_, norm_weight) = floats(&mut seeded, [inputs], device);
+            let (_, norm_bias) = floats(&mut seeded, [inputs], device);
+            let (_, bias) = floats(&mut seeded, [outputs], device);
+            let weight = Weight::dense(weight);
+            for rows in [1, 2, 8, 9, 16] {
+                let (x, residual) = (x.clone().narrow(0, 3.min(16 - rows), rows), residual.clone().narrow(0, 0, rows));
+                let root_mean_square = RowNorm { weight: &norm_weight, bias: None, eps: 1e-5 };
+                let layer = RowNorm { bias: Some(&norm_bias), ..root_mean_square };
+                for norm in [None, Some(root_mean_square), Some(layer)] {
+                    let projection = Projection { norm, weight: &weight, bias: Some(&bias) };
+                    let normed = norm.map_or_else(|| x.clone(), |norm| norm.of(x.clone()));
+                    let product = linear(normed.clone(), &weight, Some(&bias));
+                    let got = |then| project(x.clone(), projection, then);
+                    assert_close(got(Then::Keep), product.clone(), 0.0);
+                    let sum = linear_add(normed, &weight, Some(&bias), residual.clone());
+                    assert_close(got(Then::AddTo(residual.clone())), sum, 0.0);
+                    for kind in [Activation::Silu, Activation::GeluTanh, Activation::GeluErf, Activation::Relu] {
+                        assert_close(got(Then::Activate(kind)), activation(product.clone(), kind), 0.0);
+                        assert_close(got(Then::Gate(kind)), gated_activation(product.clone(), kind), 0.0);
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn sums_with_a_residual_equal_the_reference() {
+    for_both_dtypes(|device, dtype, rounding| {
+        let mut seeded = Seeded::new(29);
+        for (rows, inputs, outputs) in [(1, 576, 75), (16, 64, 17), (17, 576, 1536), (67, 33, 5), (300, 4096, 96)] {
+            let (x, device_x) = pair(&mut seeded, [rows, inputs], (device, dtype));
+            let (weight, device_weight) = pair(&mut seeded, [outputs, inputs], (device, dtype));
+            let (residual, device_residual) = pair(&mut seeded, [rows, 2 * outputs], (device, dtype));
+            let (bias, device_bias) = floats(&mut seeded, [outputs], device);
+            let (weight, device_weight) = (Weight::dense(weight), Weight::dense(device_weight));
+            // A residual whose rows are apart.
+            let (residual, device_residual) = (residual.narrow(1, 0, outputs), device_residual.narrow(1, 0, outputs));
+            for bias in [None, Some((&bias, &device_bias))] {
+                let (bias, device_bias) = bias.unzip();
+                let got = linear_add(device_x.clone(), &device_weight, device_bias, device_residual.clone());
+                assert_close(got, reference::linear(x.clone(), &weight, bias) + residual.clone(), 2.0 * rounding);
+            }
+        }
+    });
+}
+
+#[test]
+fn projected_queries_keys_and_values_have_the_bits_of_the_single_operations() {
+    for_both_dtypes(|device, dtype, _| {
+        let mut seeded = Seeded::new(30);
+        for (num_heads, num_kv_heads, head_dim, rotary_dim, head_norm) in [
+            (9, 3, 64, 64, false),
+            (32, 8, 128, 128, false),
+            (3, 3, 10, 10, false),
+            (12, 12, 64, 0, false),
+            (4, 2, 16, 8, false),
+            (16, 8, 128, 128, true),
+        ] {
+            let heads = HeadLayout { num_heads, num_kv_heads, head_dim };
+            let options = QkvOptions { heads, rotary_dim, norm_eps: head_norm.then_some(1e-6) };
+            let hidden = 576;
+            let (_, weight) = pair(&mut seeded, [heads.row_len(), hidden], (device, dtype));
+            let (_, norm_weight) = floats(&mut seeded, [hidden], device);
+            let (_, bias) = floats(&mut seeded, [heads.row_len()], device);
+            let (_, table) = floats(&mut seeded, [64, rotary_dim.max(1)], device);
+            let head_norms: Vec<_> = (0..2).map(|_| floats(&mut seeded, [head_dim], device).1).collect();
+            let (weight, table) = (Weight::dense(weight), RopeTable(table));
+            let norm = RowNorm { weight: &norm_weight, bias: None, eps: 1e-5 };
+            for sequences in [vec![(1, 33)], vec![(5, 5), (1, 33), (3, 20)], vec![(7, 8), (9, 50)]] {
+                let case = AttentionCase::new(&sequences, 16, &mut seeded, device);
+                let metadata = case.metadata(device);
+                let (_, x) = pair(&mut seeded, [case.num_tokens(), hidden], (device, dtype));
+                let qkv = QkvProjection {
+                    projection: Projection { norm: Some(norm), weight: &weight, bias: Some(&bias) },
+                    head_norms: head_norm.then_some((&head_norms[0], &head_norms[1])),
+                    rope: (rotary_dim != 0).then_some(&table),
+                    options,
+                };
+                let cache = || KvLayer::with_dtype(case.num_blocks, 16, heads, (device, dtype));
+                let (mut layer, mut expected_layer) = (cache(), cache());
+                let got = project_qkv(x.clone(), qkv, &metadata, &mut layer);
+                let product = linear(norm.of(x), &weight, Some(&bias));
+                let target = (&mut expected_layer, options);
+                let expected = rope_and_store_kv(product, qkv.head_norms, qkv.rope, &metadata, target);
+                assert_close(got, expected, 0.0);
+                assert_close(layer.keys(), expected_layer.keys(), 0.0);
+                assert_close(layer.values(), expected_layer.values(), 0.0);
+            }
+        }
+    });
+}
+
+/// The feed-forward parts of several layers: every kernel starts while the one before it runs.
+#[test]
+fn a_recorded_chain_of_projections_gives_the_bits_of_the_same_calls_for_any_input() {
+    for_both_dtypes(|device, dtype, _| {
+        let mut seeded = Seeded::new(31);
+        for rows in [1, 5, 16] {
+            let layers: Vec<(Weight, Weight, Tensor<1>)> = (0..12)
+                .map(|_| {
+                    let (_, up) = pair(&mut seeded, [3072, 576], (device, dtype));
+                    let (_, down) = pair(&mut seeded, [576, 1536], (device, dtype));
+                    (Weight::dense(up * 0.06), Weight::dense(down * 0.03), floats(&mut seeded, [576], device).1)
+                })
+                .collect();
+            let step = move |x: Tensor<2>| {
+                layers.iter().fold(x, |hidden, (up, down, norm)| {
+                    let norm = Some(RowNorm { weight: norm, bias: None, eps: 1e-5 });
+                    let up = Projection { norm, weight: up, bias: None };
+                    let inner = project(hidden.clone(), up, Then::Gate(Activation::Silu));
+                    project(inner, Projection { norm: None, weight: down, bias: None }, Then::AddTo(hidden))
+                })
+            };
+            let ids = crate::int_tensor((0..rows as i32).collect(), [rows], device);
+            let (_, table) = pair(&mut seeded, [64, 576], (device, dtype));
+            let (recorded_ids, recorded_table, recorded_step) = (ids.clone(), table.clone(), step.clone());
+            let recorded = move || recorded_step(gather_rows(&recorded_table, &recorded_ids));
+            let mut graph = CapturedGraph::record(device, recorded).expect("every operation can be recorded");
+            for replay in 0..20 {
+                let chosen: Vec<i32> = (0..rows as i32).map(|row| (row * 7 + replay * 5) % 64).collect();
+                drop(crate::overwrite(ids.clone(), chosen.clone()));
+                let expected = step(gather_rows(&table, &crate::int_tensor(chosen, [rows], device)));
+                assert_close(graph.replay(), expected, 0.0);
             }
         }
     });

@@ -12,13 +12,20 @@ const WORKGROUP: usize = 64;
 /// Threads that share a product.
 const LANES: usize = 16;
 
-pub(crate) fn linear(x: CubeTensor, weight: CubeTensor, bias: Option<CubeTensor>) -> CubeTensor {
-    let (x, weight, bias) = (contiguous(x), contiguous(weight), bias.map(contiguous));
+pub(crate) fn linear(
+    x: CubeTensor,
+    weight: CubeTensor,
+    bias: Option<CubeTensor>,
+    residual: Option<CubeTensor>,
+) -> CubeTensor {
+    let (x, weight) = (contiguous(x), contiguous(weight));
+    let (bias, residual) = (bias.map(contiguous), residual.map(contiguous));
     let [rows, inputs] = dims2(&x);
     let [outputs, _] = dims2(&weight);
     let out = empty2(&x, rows, outputs);
     let mut tensors = vec![&x, &weight];
     tensors.extend(&bias);
+    tensors.extend(&residual);
     tensors.push(&out);
 
     let division = Division::of(rows, inputs, outputs);
@@ -29,6 +36,7 @@ pub(crate) fn linear(x: CubeTensor, weight: CubeTensor, bias: Option<CubeTensor>
             ("VECTOR", vector(inputs)),
             ("HALF", half(&weight)),
             ("BIAS", u32::from(bias.is_some())),
+            ("RESIDUAL", u32::from(residual.is_some())),
             ("ROWS", division.rows as u32),
             ("OUTPUTS", division.outputs as u32),
             ("UNROLL", division.unroll as u32),

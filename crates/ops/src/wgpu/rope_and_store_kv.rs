@@ -12,9 +12,10 @@ static SHADER: Shader = Shader {
 };
 
 pub(crate) fn rope_and_store_kv(inputs: QkvInputs) -> (CubeTensor, CubeTensor, CubeTensor) {
+    let QkvInputs { qkv, target: inputs } = inputs;
     let options = inputs.options;
     let heads = options.heads;
-    let qkv = exclusive(inputs.qkv);
+    let qkv = exclusive(qkv);
     let (keys, values) = (exclusive(inputs.key_cache), exclusive(inputs.value_cache));
     let (query_norm, key_norm) = (contiguous(inputs.query_norm), contiguous(inputs.key_norm));
     let (table, positions) = (contiguous(inputs.table), contiguous(inputs.positions));

@@ -1,0 +1,276 @@
+//! Products of few rows, with what stands before and after them: reading the weights is what takes time, and a kernel of
+//! our own reads them as fast as a library, in an order of sums that depends on the inputs alone.
+
+use burn::tensor::DType;
+use burn_cubecl::tensor::CubeTensor;
+use bytemuck::{Pod, Zeroable};
+
+use super::activation::name;
+use super::driver::Kernel;
+use super::launch::{Argument, Grid, Launch};
+use super::matrix::{Matrix, on_16_bytes, widest};
+use super::probe::compute_capability;
+use super::rope_and_store_kv::cache_strides;
+use super::{LINEAR_FEW_ROWS, element, rms_norm};
+use crate::HeadLayout;
+use crate::activation::Activation;
+
+/// Rows of `x` up to which a row's result has the same bits whatever their number is.
+pub(crate) const FEW_ROWS: usize = 16;
+
+/// The GPUs whose matrix units and copies the kernel is written for, from this on.
+const CAPABILITY_MIN: u32 = 80;
+
+/// Threads of a block, and chunks of inputs that a warp may have in flight: at most (more gain nothing), at least.
+const THREADS: usize = 256;
+const WARPS: usize = THREADS / 32;
+const STAGES: std::ops::RangeInclusive<usize> = 3..=6;
+/// Inputs of a chunk.
+const CHUNK: usize = 32;
+/// Static shared memory of the kernel, rounded up.
+const STATIC_SHARED_BYTES: usize = 1024;
+
+/// `Shape` of the source.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Shape {
+    rows: i32,
+    outputs: i32,
+    inputs: i32,
+    half: i32,
+    pairs: i32,
+    padding: i32,
+    x_stride: i64,
+    weight_stride: i64,
+    residual_stride: i64,
+    eps: f32,
+    num_heads: i32,
+    num_kv_heads: i32,
+    rotary_dim: i32,
+    slot_stride: i64,
+    head_stride: i64,
+}
+
+/// The normalisation before the product.
+pub(super) struct Norm {
+    pub weight: CubeTensor,
+    /// Present for a layer norm.
+    pub bias: Option<CubeTensor>,
+    pub eps: f32,
+}
+
+/// What is done with the sums.
+pub(super) enum After {
+    Store(Option<Matrix>),
+    Activate(Activation),
+    Gate(Activation),
+    Rotate(Rotation),
+}
+
+/// Where queries, keys and values go.
+pub(super) struct Rotation {
+    pub table: CubeTensor,
+    pub positions: CubeTensor,
+    pub slots: CubeTensor,
+    pub keys: CubeTensor,
+    pub values: CubeTensor,
+    pub heads: HeadLayout,
+    pub rotary_dim: usize,
+}
+
+/// A product that [`fits`].
+pub(super) struct FewRows {
+    pub x: Matrix,
+    pub norm: Option<Norm>,
+    pub weight: Matrix,
+    pub bias: Option<CubeTensor>,
+    pub after: After,
+}
+
+/// How the work is divided; the bits of the result do not depend on it.
+#[derive(Clone, Copy)]
+struct Division {
+    /// Groups of 8 rows of x.
+    tiles: usize,
+    /// Groups of 16 outputs that a block takes at a time.
+    passes: usize,
+    stages: usize,
+    blocks: usize,
+    shared_bytes: usize,
+}
+
+/// Whether the kernel can multiply these: few rows, 16-bit elements, rows on 16-byte boundaries, a GPU that is new enough.
+pub(super) fn fits(x: &Matrix, weight: &Matrix) -> bool {
+    let dtype = x.tensor.dtype;
+    let is_wide = |matrix: &Matrix| {
+        on_16_bytes(&matrix.tensor)
+            && [matrix.stride, matrix.columns].iter().all(|size| size.is_multiple_of(widest(dtype)))
+    };
+    (1..=FEW_ROWS).contains(&x.rows)
+        && weight.rows > 0
+        && weight.columns > 0
+        && dtype == weight.tensor.dtype
+        && matches!(dtype, DType::F16 | DType::BF16)
+        && is_wide(x)
+        && is_wide(weight)
+        && compute_capability().is_ok_and(|capability| capability >= CAPABILITY_MIN)
+}
+
+impl FewRows {
+    /// Computes the result. More than one row are normalised by a kernel of their own, which then is faster.
+    pub(super) fn run(mut self) -> CubeTensor {
+        if let Some(norm) = self.norm.take() {
+            if self.x.rows == 1 && [Some(&norm.weight), norm.bias.as_ref()].into_iter().flatten().all(on_16_bytes) {
+                self.norm = Some(norm);
+            } else {
+                self.x = Matrix::of(norm.of(self.x.tensor));
+            }
+        }
+        let out = self.x.like(match &self.after {
+            After::Gate(_) => self.weight.rows / 2,
+            _ => self.weight.rows,
+        });
+        self.launch(&out);
+        out
+    }
+
+    fn launch(&self, out: &CubeTensor) {
+        let division = self.division();
+        let grid = Grid { blocks: [division.blocks, 1, 1], threads: THREADS, shared_bytes: division.shared_bytes };
+        let residual = match &self.after {
+            After::Store(residual) => residual.as_ref().map(|residual| &residual.tensor),
+            _ => None,
+        };
+        let rotation = match &self.after {
+            After::Rotate(rotation) => Some(rotation),
+            _ => None,
+        };
+        let read = |launch: Launch, tensor: Option<&CubeTensor>| match tensor {
+            Some(tensor) => launch.read(tensor),
+            None => launch.value(Argument::Null),
+        };
+        let mut launch = Launch::new(self.kernel(division), grid).read(&self.x.tensor).read(&self.weight.tensor);
+        launch = read(launch, residual);
+        launch = read(launch, self.norm.as_ref().map(|norm| &norm.weight));
+        launch = read(launch, self.norm.as_ref().and_then(|norm| norm.bias.as_ref()));
+        launch = read(launch, self.bias.as_ref());
+        launch = match rotation {
+            None => (0..5).fold(launch, |launch, _| launch.value(Argument::Null)),
+            Some(rotation) => launch
+                .read(&rotation.table)
+                .read(&rotation.positions)
+                .read(&rotation.slots)
+                .write(&rotation.keys)
+                .write(&rotation.values),
+        };
+        launch.write(out).value(self.shape()).submit(out);
+    }
+
+    fn kernel(&self, division: Division) -> Kernel {
+        let norm = match &self.norm {
+            None => "NO_NORM",
+            Some(Norm { bias: None, .. }) => "RMS_NORM",
+            Some(Norm { bias: Some(_), .. }) => "LAYER_NORM",
+        };
+        let (after, kind) = match &self.after {
+            After::Store(_) => ("STORE", Activation::Relu),
+            After::Activate(kind) => ("ACTIVATE", *kind),
+            After::Gate(kind) => ("GATE", *kind),
+            After::Rotate(_) => ("ROTATE", Activation::Relu),
+        };
+        Kernel::new(&LINEAR_FEW_ROWS, "linear_few_rows")
+            .word("ELEMENT", element(self.x.tensor.dtype))
+            .word("NORM", norm)
+            .word("AFTER", after)
+            .word("KIND", name(kind))
+            .number("TILES", division.tiles)
+            .number("PASSES", division.passes)
+            .number("STAGES", division.stages)
+    }
+
+    /// The distance of the two outputs of a pair, and the number of pairs.
+    fn pairs(&self) -> [usize; 2] {
+        let outputs = self.weight.rows;
+        match &self.after {
+            After::Gate(_) => [outputs / 2, outputs / 2],
+            After::Rotate(rotation) => [rotation.heads.head_dim / 2, outputs / 2],
+            // Any outputs: a tile of the matrix units has 16 of them.
+            _ => [8, outputs.div_ceil(16) * 8],
+        }
+    }
+
+    /// A block for each multiprocessor or fewer, which take more outputs at a time if there are enough of them, with as
+    /// many copies in flight as shared memory has room for.
+    fn division(&self) -> Division {
+        let hardware = &self.x.tensor.client.properties().hardware;
+        let multiprocessors = hardware.num_streaming_multiprocessors.unwrap_or(1) as usize;
+        let tiles = self.x.rows.div_ceil(8);
+        let [_, pairs] = self.pairs();
+        let wanted = if pairs.div_ceil(8) <= multiprocessors { 1 } else { 2 };
+        let stages_wanted = if wanted * tiles > 2 { 5 } else { *STAGES.end() };
+        let candidates = (1..=wanted).rev().flat_map(|passes| {
+            STAGES.rev().filter(|&stages| stages <= stages_wanted).map(move |stages| (passes, stages))
+        });
+        let division = |(passes, stages)| Division {
+            tiles,
+            passes,
+            stages,
+            blocks: pairs.div_ceil(8 * passes).min(multiprocessors),
+            shared_bytes: self.shared_bytes(tiles, passes, stages),
+        };
+        let mut candidates = candidates.map(division);
+        let smallest = division((1, *STAGES.start()));
+        let available = hardware.max_shared_memory_size.saturating_sub(STATIC_SHARED_BYTES);
+        candidates.find(|division| division.shared_bytes <= available).unwrap_or(smallest)
+    }
+
+    /// The shared memory that the source divides: rings, partial sums, the norm's vectors, the normalised row.
+    fn shared_bytes(&self, tiles: usize, passes: usize, stages: usize) -> usize {
+        let inputs = self.weight.columns;
+        let x_bytes = if self.norm.is_some() { 0 } else { self.x.rows * CHUNK * 2 };
+        let ring = WARPS * stages * (passes * 1024 + x_bytes);
+        let partial = 2 * WARPS * tiles * 8 * (16 * passes + 4) * size_of::<f32>();
+        let norm = self.norm.as_ref().map_or(0, |norm| {
+            let vectors = 1 + usize::from(norm.bias.is_some());
+            vectors * inputs * size_of::<f32>() + inputs.next_multiple_of(CHUNK) * 2
+        });
+        ring + partial + norm
+    }
+
+    fn shape(&self) -> Argument {
+        let [half, pairs] = self.pairs();
+        let mut shape = Shape {
+            rows: self.x.rows as i32,
+            outputs: self.weight.rows as i32,
+            inputs: self.weight.columns as i32,
+            half: half as i32,
+            pairs: pairs as i32,
+            x_stride: self.x.stride as i64,
+            weight_stride: self.weight.stride as i64,
+            eps: self.norm.as_ref().map_or(0.0, |norm| norm.eps),
+            ..Zeroable::zeroed()
+        };
+        match &self.after {
+            After::Store(Some(residual)) => shape.residual_stride = residual.stride as i64,
+            After::Rotate(rotation) => {
+                let [slot_stride, head_stride] = cache_strides(&rotation.keys, &rotation.values);
+                shape.num_heads = rotation.heads.num_heads as i32;
+                shape.num_kv_heads = rotation.heads.num_kv_heads as i32;
+                shape.rotary_dim = rotation.rotary_dim as i32;
+                (shape.slot_stride, shape.head_stride) = (slot_stride as i64, head_stride as i64);
+            }
+            _ => {}
+        }
+        Argument::structure(&shape)
+    }
+}
+
+impl Norm {
+    /// The normalised rows, by a kernel of their own.
+    pub(super) fn of(self, x: CubeTensor) -> CubeTensor {
+        match self.bias {
+            None => rms_norm(x, self.weight, self.eps),
+            Some(bias) => super::layer_norm(x, self.weight, bias, self.eps),
+        }
+    }
+}

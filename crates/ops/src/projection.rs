@@ -1,0 +1,251 @@
+//! A product with a weight matrix, with what stands before and after it in a transformer layer: the norm of its input,
+//! and an activation, a residual addition, or the rotation and storing of queries, keys and values.
+//!
+//! The composition of the single operations says what is computed. Where the batch is small, the CUDA backend computes
+//! it in one or two kernels: then a step waits for kernels to start more than for their work.
+
+use burn::tensor::Tensor;
+
+use crate::attention::{AttentionMetadata, KvLayer};
+use crate::{
+    Activation, QkvOptions, RopeTable, Weight, activation, gated_activation, layer_norm, linear, linear_add, rms_norm,
+    rope_and_store_kv,
+};
+
+/// Normalisation of rows: root-mean-square, or layer normalisation where there is a bias.
+#[derive(Clone, Copy, Debug)]
+pub struct RowNorm<'a> {
+    /// `[H]`, 32-bit floats.
+    pub weight: &'a Tensor<1>,
+    /// `[H]`, 32-bit floats.
+    pub bias: Option<&'a Tensor<1>>,
+    /// Added to the mean of the squares.
+    pub eps: f32,
+}
+
+impl RowNorm<'_> {
+    /// The normalised rows.
+    pub fn of(&self, x: Tensor<2>) -> Tensor<2> {
+        match self.bias {
+            None => rms_norm(x, self.weight, self.eps),
+            Some(bias) => layer_norm(x, self.weight, bias, self.eps),
+        }
+    }
+}
+
+/// A weight matrix with an optional bias, and the norm of its input.
+#[derive(Clone, Copy, Debug)]
+pub struct Projection<'a> {
+    /// Of the rows before the product.
+    pub norm: Option<RowNorm<'a>>,
+    /// `[N, K]`.
+    pub weight: &'a Weight,
+    /// `[N]`, 32-bit floats.
+    pub bias: Option<&'a Tensor<1>>,
+}
+
+impl Projection<'_> {
+    /// `linear(norm(x))`.
+    fn of(&self, x: Tensor<2>) -> Tensor<2> {
+        linear(self.normed(x), self.weight, self.bias)
+    }
+
+    fn normed(&self, x: Tensor<2>) -> Tensor<2> {
+        match &self.norm {
+            Some(norm) => norm.of(x),
+            None => x,
+        }
+    }
+}
+
+/// What becomes of the outputs of a product.
+#[derive(Clone, Debug)]
+pub enum Then {
+    /// They are the result.
+    Keep,
+    /// They are added to these rows.
+    AddTo(Tensor<2>),
+    /// They go through [`activation`].
+    Activate(Activation),
+    /// They go through [`gated_activation`]: the first half are the gates.
+    Gate(Activation),
+}
+
+/// `then(linear(norm(x)))`: the operations one after the other, or fewer kernels with the same results.
+pub fn project(x: Tensor<2>, projection: Projection, then: Then) -> Tensor<2> {
+    #[cfg(feature = "cuda")]
+    if let Some(weight) = on_cuda::single_part(&x, projection.weight) {
+        return on_cuda::project(x, weight, projection, then);
+    }
+    match then {
+        Then::Keep => projection.of(x),
+        Then::AddTo(residual) => linear_add(projection.normed(x), projection.weight, projection.bias, residual),
+        Then::Activate(kind) => activation(projection.of(x), kind),
+        Then::Gate(kind) => gated_activation(projection.of(x), kind),
+    }
+}
+
+/// The projection to queries, keys and values, and what [`rope_and_store_kv`] does with them.
+#[derive(Clone, Copy, Debug)]
+pub struct QkvProjection<'a> {
+    /// To rows of `options.heads.row_len()`.
+    pub projection: Projection<'a>,
+    /// Weights of the normalisation of each query and key, present exactly when `options.norm_eps` is.
+    pub head_norms: Option<(&'a Tensor<1>, &'a Tensor<1>)>,
+    /// Present exactly when `options.rotary_dim` is not 0.
+    pub rope: Option<&'a RopeTable>,
+    /// The rest.
+    pub options: QkvOptions,
+}
+
+/// `rope_and_store_kv(linear(norm(x)))`; returns the queries, keys and values as they were stored.
+pub fn project_qkv(x: Tensor<2>, qkv: QkvProjection, metadata: &AttentionMetadata, layer: &mut KvLayer) -> Tensor<2> {
+    #[cfg(feature = "cuda")]
+    if let Some(weight) = on_cuda::single_part(&x, qkv.projection.weight) {
+        return on_cuda::project_qkv(x, weight, qkv, (metadata, layer));
+    }
+    rope_and_store_kv(qkv.projection.of(x), qkv.head_norms, qkv.rope, metadata, (layer, qkv.options))
+}
+
+/// The same through the CUDA backend's own operations.
+#[cfg(feature = "cuda")]
+mod on_cuda {
+    use burn::backend::Dispatch;
+    use burn::tensor::Tensor;
+
+    use super::{Projection, QkvProjection, Then};
+    use crate::attention::{AttentionMetadata, KvLayer};
+    use crate::backend::{Activated, FusedProjections, Optional, ProjectionInputs};
+    use crate::rope_and_store_kv::check_operands;
+    use crate::{Backend, Weight, backend_of};
+
+    /// The weights, if this is CUDA and they are one tensor.
+    pub(super) fn single_part(x: &Tensor<2>, weight: &Weight) -> Option<Tensor<2>> {
+        let is_single = backend_of(&x.device()) == Backend::Cuda && weight.parts().len() == 1;
+        is_single.then(|| weight.parts()[0].clone())
+    }
+
+    pub(super) fn project(x: Tensor<2>, weight: Tensor<2>, projection: Projection, then: Then) -> Tensor<2> {
+        let (residual, activated) = match then {
+            Then::Keep => (None, Activated::Not),
+            Then::AddTo(residual) => (Some(residual), Activated::Not),
+            Then::Activate(kind) => (None, Activated::All(kind)),
+            Then::Gate(kind) => (None, Activated::Gated(kind)),
+        };
+        if let Some(residual) = &residual {
+            assert_eq!(residual.dims(), [x.dims()[0], weight.dims()[0]], "project: residual shape");
+        }
+        let mut inputs = inputs(x, weight, projection);
+        inputs.residual = Optional::of(residual);
+        inputs.activated = activated;
+        Tensor::from_dispatch(Dispatch::project(inputs))
+    }
+
+    pub(super) fn project_qkv(
+        x: Tensor<2>,
+        weight: Tensor<2>,
+        qkv: QkvProjection,
+        (metadata, layer): (&AttentionMetadata, &mut KvLayer),
+    ) -> Tensor<2> {
+        check_operands(weight.dims()[0], qkv.head_norms.is_some(), qkv.rope.is_some(), qkv.options);
+        let (key_cache, value_cache) = layer.take();
+        let absent = || layer.absent.clone().into_dispatch();
+        let (query_norm, key_norm) = match qkv.head_norms {
+            Some((query, key)) => (query.clone().into_dispatch(), key.clone().into_dispatch()),
+            None => (absent(), absent()),
+        };
+        let (projected, key_cache, value_cache) = Dispatch::project_qkv(
+            inputs(x, weight, qkv.projection),
+            query_norm,
+            key_norm,
+            qkv.rope.map_or_else(absent, |table| table.0.clone().into_dispatch()),
+            metadata.positions.clone().into_dispatch(),
+            metadata.slot_mapping.clone().into_dispatch(),
+            key_cache.into_dispatch(),
+            value_cache.into_dispatch(),
+            qkv.options,
+        );
+        layer.put(Tensor::from_dispatch(key_cache), Tensor::from_dispatch(value_cache));
+        Tensor::from_dispatch(projected)
+    }
+
+    fn inputs(x: Tensor<2>, weight: Tensor<2>, projection: Projection) -> ProjectionInputs<Dispatch> {
+        let ([_, columns], [outputs, inputs]) = (x.dims(), weight.dims());
+        assert_eq!(columns, inputs, "project: input length");
+        assert!(projection.bias.is_none_or(|bias| bias.dims()[0] == outputs), "project: bias length");
+        let norm = projection.norm;
+        assert!(norm.is_none_or(|norm| norm.weight.dims()[0] == inputs), "project: length of the norm");
+        ProjectionInputs {
+            x: x.into_dispatch(),
+            norm_weight: Optional::of(norm.map(|norm| norm.weight.clone())),
+            norm_bias: Optional::of(norm.and_then(|norm| norm.bias.cloned())),
+            norm_eps: norm.map_or(0.0, |norm| norm.eps),
+            weight: weight.into_dispatch(),
+            bias: Optional::of(projection.bias.cloned()),
+            residual: Optional::Absent,
+            activated: Activated::Not,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::HeadLayout;
+    use crate::testing::{AttentionCase, Seeded, assert_close, for_each_device};
+
+    #[test]
+    fn projections_equal_the_operations_one_after_the_other() {
+        for_each_device(|device| {
+            let mut seeded = Seeded::new(40);
+            for (rows, inputs, outputs) in [(1, 64, 32), (3, 33, 10), (17, 96, 130)] {
+                let x: Tensor<2> = seeded.tensor([rows, inputs], device);
+                let residual: Tensor<2> = seeded.tensor([rows, outputs], device);
+                let values: Tensor<2> = seeded.tensor([outputs, inputs], device);
+                let (scale, shift) = (seeded.tensor([inputs], device), seeded.tensor([inputs], device));
+                let bias = seeded.tensor([outputs], device);
+                let rows_of = |first, count| values.clone().narrow(0, first, count);
+                let parts = Weight::from_parts(vec![rows_of(0, 3), rows_of(3, outputs - 3)]);
+                let norm = Some(RowNorm { weight: &scale, bias: Some(&shift), eps: 1e-5 });
+                for weight in [Weight::dense(values.clone()), parts] {
+                    let projection = Projection { norm, weight: &weight, bias: Some(&bias) };
+                    let normed = crate::reference::layer_norm(x.clone(), &scale, &shift, 1e-5);
+                    let product = crate::reference::linear(normed, &weight, Some(&bias));
+                    let got = |then| project(x.clone(), projection, then);
+                    assert_close(got(Then::Keep), product.clone(), 2e-5);
+                    assert_close(got(Then::AddTo(residual.clone())), product.clone() + residual.clone(), 2e-5);
+                    let kind = Activation::GeluTanh;
+                    let activated = crate::reference::activation(product.clone(), kind);
+                    assert_close(got(Then::Activate(kind)), activated.clone(), 2e-5);
+                    let [gates, values] = [0, outputs / 2].map(|first| (first, outputs / 2));
+                    let gated = activated.narrow(1, gates.0, gates.1) * product.narrow(1, values.0, values.1);
+                    assert_close(got(Then::Gate(kind)), gated, 2e-5);
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn projected_queries_equal_the_operations_one_after_the_other() {
+        for_each_device(|device| {
+            let mut seeded = Seeded::new(41);
+            let heads = HeadLayout { num_heads: 4, num_kv_heads: 2, head_dim: 16 };
+            let options = QkvOptions { heads, rotary_dim: 16, norm_eps: None };
+            let case = AttentionCase::new(&[(5, 5), (1, 33)], 16, &mut seeded, device);
+            let metadata = case.metadata(device);
+            let x: Tensor<2> = seeded.tensor([6, 48], device);
+            let weight = Weight::dense(seeded.tensor([heads.row_len(), 48], device));
+            let table = RopeTable(seeded.tensor([64, 16], device));
+            let projection = Projection { norm: None, weight: &weight, bias: None };
+            let qkv = QkvProjection { projection, head_norms: None, rope: Some(&table), options };
+            let mut layer = KvLayer::new(case.num_blocks, 16, heads, device);
+            let got = project_qkv(x.clone(), qkv, &metadata, &mut layer);
+            let product = crate::reference::linear(x, &weight, None);
+            let expected =
+                crate::reference::rope_and_store_kv(product, None, Some(&table), &metadata.positions, options);
+            assert_close(got.clone(), expected, 2e-5);
+            let stored = layer.keys().reshape([-1, 32]).select(0, metadata.slot_mapping.clone());
+            assert_close(stored, got.narrow(1, 64, 32), 0.0);
+        });
+    }
+}
