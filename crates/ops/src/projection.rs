@@ -191,35 +191,41 @@ mod on_cuda {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::HeadLayout;
-    use crate::testing::{AttentionCase, Seeded, assert_close, for_each_device};
+    use crate::testing::{AttentionCase, Seeded, assert_close, for_each_device, moved, reference_device};
+    use crate::{HeadLayout, reference};
 
     #[test]
     fn projections_equal_the_operations_one_after_the_other() {
         for_each_device(|device| {
             let mut seeded = Seeded::new(40);
+            let host = reference_device(device);
             for (rows, inputs, outputs) in [(1, 64, 32), (3, 33, 10), (17, 96, 130)] {
-                let x: Tensor<2> = seeded.tensor([rows, inputs], device);
-                let residual: Tensor<2> = seeded.tensor([rows, outputs], device);
-                let values: Tensor<2> = seeded.tensor([outputs, inputs], device);
-                let (scale, shift) = (seeded.tensor([inputs], device), seeded.tensor([inputs], device));
-                let bias = seeded.tensor([outputs], device);
+                let x: Tensor<2> = seeded.tensor([rows, inputs], &host);
+                let residual: Tensor<2> = seeded.tensor([rows, outputs], &host);
+                let values: Tensor<2> = seeded.tensor([outputs, inputs], &host);
+                let [scale, shift] = [0; 2].map(|_| seeded.tensor([inputs], &host));
+                let bias = seeded.tensor([outputs], &host);
+
+                let normed = reference::layer_norm(x.clone(), &scale, &shift, 1e-5);
+                let product = reference::linear(normed, &Weight::dense(values.clone()), Some(&bias));
+                let kind = Activation::GeluTanh;
+                let activated = reference::activation(product.clone(), kind);
+                let half = outputs / 2;
+                let gated = activated.clone().narrow(1, 0, half) * product.clone().narrow(1, half, half);
+
+                let values = moved(&values, device);
                 let rows_of = |first, count| values.clone().narrow(0, first, count);
                 let parts = Weight::from_parts(vec![rows_of(0, 3), rows_of(3, outputs - 3)]);
+                let [x, residual_there] = [&x, &residual].map(|tensor| moved(tensor, device));
+                let [scale, shift, bias] = [&scale, &shift, &bias].map(|tensor| moved(tensor, device));
                 let norm = Some(RowNorm { weight: &scale, bias: Some(&shift), eps: 1e-5 });
                 for weight in [Weight::dense(values.clone()), parts] {
                     let projection = Projection { norm, weight: &weight, bias: Some(&bias) };
-                    let normed = crate::reference::layer_norm(x.clone(), &scale, &shift, 1e-5);
-                    let product = crate::reference::linear(normed, &weight, Some(&bias));
                     let got = |then| project(x.clone(), projection, then);
                     assert_close(got(Then::Keep), product.clone(), 2e-5);
-                    assert_close(got(Then::AddTo(residual.clone())), product.clone() + residual.clone(), 2e-5);
-                    let kind = Activation::GeluTanh;
-                    let activated = crate::reference::activation(product.clone(), kind);
+                    assert_close(got(Then::AddTo(residual_there.clone())), product.clone() + residual.clone(), 2e-5);
                     assert_close(got(Then::Activate(kind)), activated.clone(), 2e-5);
-                    let [gates, values] = [0, outputs / 2].map(|first| (first, outputs / 2));
-                    let gated = activated.narrow(1, gates.0, gates.1) * product.narrow(1, values.0, values.1);
-                    assert_close(got(Then::Gate(kind)), gated, 2e-5);
+                    assert_close(got(Then::Gate(kind)), gated.clone(), 2e-5);
                 }
             }
         });
@@ -229,20 +235,25 @@ mod tests {
     fn projected_queries_equal_the_operations_one_after_the_other() {
         for_each_device(|device| {
             let mut seeded = Seeded::new(41);
+            let host = reference_device(device);
             let heads = HeadLayout { num_heads: 4, num_kv_heads: 2, head_dim: 16 };
             let options = QkvOptions { heads, rotary_dim: 16, norm_eps: None };
             let case = AttentionCase::new(&[(5, 5), (1, 33)], 16, &mut seeded, device);
-            let metadata = case.metadata(device);
-            let x: Tensor<2> = seeded.tensor([6, 48], device);
-            let weight = Weight::dense(seeded.tensor([heads.row_len(), 48], device));
-            let table = RopeTable(seeded.tensor([64, 16], device));
+            let x: Tensor<2> = seeded.tensor([6, 48], &host);
+            let values: Tensor<2> = seeded.tensor([heads.row_len(), 48], &host);
+            let table: Tensor<2> = seeded.tensor([64, 16], &host);
+
+            let product = reference::linear(x.clone(), &Weight::dense(values.clone()), None);
+            let host_table = RopeTable(table.clone());
+            let positions = case.metadata(&host).positions;
+            let expected = reference::rope_and_store_kv(product, None, Some(&host_table), &positions, options);
+
+            let (weight, table) = (Weight::dense(moved(&values, device)), RopeTable(moved(&table, device)));
             let projection = Projection { norm: None, weight: &weight, bias: None };
             let qkv = QkvProjection { projection, head_norms: None, rope: Some(&table), options };
             let mut layer = KvLayer::new(case.num_blocks, 16, heads, device);
-            let got = project_qkv(x.clone(), qkv, &metadata, &mut layer);
-            let product = crate::reference::linear(x, &weight, None);
-            let expected =
-                crate::reference::rope_and_store_kv(product, None, Some(&table), &metadata.positions, options);
+            let metadata = case.metadata(device);
+            let got = project_qkv(moved(&x, device), qkv, &metadata, &mut layer);
             assert_close(got.clone(), expected, 2e-5);
             let stored = layer.keys().reshape([-1, 32]).select(0, metadata.slot_mapping.clone());
             assert_close(stored, got.narrow(1, 64, 32), 0.0);
