@@ -60,6 +60,7 @@ impl Projection<'_> {
 
 /// What becomes of the outputs of a product.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // made for one call
 pub enum Then {
     /// They are the result.
     Keep,

@@ -60,6 +60,7 @@ pub(super) struct Norm {
 }
 
 /// What is done with the sums.
+#[allow(clippy::large_enum_variant)] // made for one call
 pub(super) enum After {
     Store(Option<Matrix>),
     Activate(Activation),
