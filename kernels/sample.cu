@@ -18,10 +18,10 @@ constexpr unsigned int ACTIVE = 1, GREEDY = 2, FILTERED = 4, LOGPROBS = 8;
 constexpr unsigned int EDIT_SUPPRESSED = 1u << 31, EDIT_SEEN = 1u << 30;
 constexpr unsigned int TOP_P_BITS = 24;
 constexpr int DETAIL_WORDS = 42, LOGPROBS_MAX = 20;
-// The largest draw, and by how much a bound on one may be wrong.
-constexpr float GUMBEL_MAX = 22.9f, BOUND_ERROR = 0.001f;
+// The largest draw; by how much a bound on a sum with one may be wrong, by itself and for its size.
+constexpr float GUMBEL_MAX = 22.9f, BOUND_ERROR = 0.002f, BOUND_ERROR_OF_SIZE = 1.0f / 1048576.0f;
 // Most tokens that are searched for by collecting them, and the room for them and those of equal rank.
-constexpr unsigned int COLLECT_MAX = 256, COLLECTED_MAX = 1536;
+constexpr unsigned int COLLECT_MAX = 512, COLLECTED_MAX = 1536;
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -184,8 +184,8 @@ __device__ float edited_logit(const Part& part, const u32* edit) {
     return count > 0 ? __fadd_rn(logit, -multiply_add(record.frequency, (float)count, record.presence)) : logit;
 }
 
-// Shows a visitor every logit (`raw`), every possible token with its tempered logit (`token`), and the ends of groups
-// at which whole warps meet (`group`).
+// Shows a visitor every logit (`raw`), every possible token with its tempered logit, in groups without the hidden ones
+// (`tokens`) or single (`token`), and the ends of groups, at which whole warps meet (`meet`).
 template <int V, class Visitor> __device__ void visit_by(const Part& part, Visitor& visitor) {
     for (int base = part.begin; base < part.end; base += blockDim.x * V) {
         int token = base + threadIdx.x * V;
@@ -196,12 +196,12 @@ template <int V, class Visitor> __device__ void visit_by(const Part& part, Visit
             int at = token - part.begin;
             if (part.edited != nullptr) hidden |= part.edited[at / 32] >> (at % 32);
 #pragma unroll
-            for (int v = 0; v < V; v++) {
-                visitor.raw(value[v]);
-                if (!((hidden >> v) & 1u)) visitor.token(__fmul_rn(value[v], part.scale), token + v);
-            }
+            for (int v = 0; v < V; v++) visitor.raw(value[v]);
+#pragma unroll
+            for (int v = 0; v < V; v++) value[v] = __fmul_rn(value[v], part.scale);
+            visitor.tokens(value, token, hidden & ((1u << V) - 1));
         }
-        visitor.group();
+        visitor.meet();
     }
     for (int i = part.first_edit + threadIdx.x; i < part.last_edit; i += blockDim.x) {
         const u32* edit = part.edits + i * EDIT_WORDS;
@@ -213,15 +213,40 @@ template <class Visitor> __device__ void visit(const Part& part, Visitor& visito
     if (part.wide) visit_by<WIDEST<ELEMENT>>(part, visitor); else visit_by<1>(part, visitor);
 }
 
-struct Visitor {
+// What visitors do that do not say otherwise.
+template <class Self> struct Visitor {
     __device__ void raw(float) {}
-    __device__ void group() {}
+    __device__ void meet() {}
+    template <int V> __device__ void tokens(const float (&value)[V], u32 token, u32 hidden) {
+#pragma unroll
+        for (int v = 0; v < V; v++) {
+            if (!((hidden >> v) & 1u)) static_cast<Self*>(this)->token(value[v], token + v);
+        }
+    }
 };
+template <int V> __device__ __forceinline__ float largest_of(float (&value)[V], u32 hidden) {
+    if (hidden != 0) {
+#pragma unroll
+        for (int v = 0; v < V; v++) value[v] = (hidden >> v) & 1u ? -infinity() : value[v];
+    }
+    float largest = value[0];
+#pragma unroll
+    for (int v = 1; v < V; v++) largest = fmaxf(largest, value[v]);
+    return largest;
+}
 
 // The token with the largest value, the lowest among equals; and whether every logit is finite.
-struct Largest : Visitor {
+struct Largest : Visitor<Largest> {
     float best = -infinity(), poison = 0.0f;
     u32 id = 0xffffffffu;
+    // A thread's groups come in the order of tokens.
+    template <int V> __device__ void tokens(float (&value)[V], u32 token, u32 hidden) {
+        float largest = largest_of(value, hidden);
+        if (!(largest > best)) return;
+        best = largest;
+#pragma unroll
+        for (int v = V - 1; v >= 0; v--) id = value[v] == largest ? token + v : id;
+    }
     __device__ void raw(float logit) { poison = fmaf(logit, 0.0f, poison); }
     __device__ void token(float value, u32 token) {
         if (value > best || (value == best && token < id)) best = value, id = token;
@@ -229,20 +254,48 @@ struct Largest : Visitor {
     __device__ u64 rank() const { return id == 0xffffffffu ? 0 : rank_of(best, id); }
 };
 
-// The token whose value and draw together are largest. Most are passed over by a bound on their draw: it is at most
-// -ln(uniform), and a warp knows the best that its lanes have seen.
+// The token whose value and draw together are largest. A draw is at most -ln(uniform), and a warp knows the best sum that
+// its lanes have seen, so that for most tokens the bits of the draw are enough to pass them over.
 struct Draw : Largest {
-    u32 key[2];
+    u32 key[2], meetings = 0;
     float bar = -infinity(), largest = -infinity();
     __device__ Draw(const Record& record) : key{record.key[0], record.key[1]} {}
     __device__ void token(float value, u32 token) {
         largest = fmaxf(largest, value);
-        if (value + GUMBEL_MAX < bar) return;
-        float uniform = uniform_of(random_bits(key, token));
-        if (value - __logf(uniform) + BOUND_ERROR < bar) return;
-        Largest::token(__fadd_rn(value, gumbel(uniform)), token);
+        if (may_win(value, random_bits(key, token))) draw(value, token);
     }
-    __device__ void group() { bar = max_of_warp(best); }
+    template <int V> __device__ void tokens(float (&value)[V], u32 token, u32 hidden) {
+        float most = largest_of(value, hidden);
+        largest = fmaxf(largest, most);
+        if (most + GUMBEL_MAX < bar) return;
+        u32 winners = 0;
+#pragma unroll
+        for (int v = 0; v < V; v++) winners |= may_win(value[v], random_bits(key, token + v)) ? 1u << v : 0;
+        winners &= ~hidden;
+        while (winners != 0) {
+            int winner = __ffs(winners) - 1;
+            float its = value[0];
+#pragma unroll
+            for (int v = 1; v < V; v++) its = v == winner ? value[v] : its;
+            draw(its, token + winner);
+            winners &= winners - 1;
+        }
+    }
+    // Whether uniform <= exp(value - bar), or nearly.
+    __device__ __forceinline__ bool may_win(float value, u32 bits) const {
+        float bound;
+        asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(bound) : "f"(fmaf(value - bar, 1.44269504f, 32.0f)));
+        return !((float)bits > bound);
+    }
+    __device__ __forceinline__ void draw(float value, u32 token) {
+        Largest::token(__fadd_rn(value, gumbel(uniform_of(random_bits(key, token)))), token);
+    }
+    // Late bars do no harm.
+    __device__ void meet() {
+        if ((meetings++ & 3) >= 2) return;
+        float seen = max_of_warp(best);
+        bar = seen - BOUND_ERROR - fabsf(seen) * BOUND_ERROR_OF_SIZE;
+    }
 };
 
 __device__ const ELEMENT* row_of(const ELEMENT* logits, long long stride, const Record& record) {
@@ -293,14 +346,14 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 }
 
 // The largest values that each thread sees, unless they are above `limit`.
-struct ThreadMax : Visitor {
+struct ThreadMax : Visitor<ThreadMax> {
     u64 best = 0;
     __device__ void token(float value, u32 token) { best = larger(best, rank_of(value, token)); }
 };
-struct Collect : Visitor {
+template <class Self> struct CollectInto : Visitor<Self> {
     u64 bound, *list;
     u32* count;
-    __device__ Collect(u64 bound, u64* list, u32* count) : bound(bound), list(list), count(count) {}
+    __device__ CollectInto(u64 bound, u64* list, u32* count) : bound(bound), list(list), count(count) {}
     __device__ void token(float value, u32 token) {
         u64 rank = rank_of(value, token);
         if (rank < bound) return;
@@ -308,17 +361,18 @@ struct Collect : Visitor {
         if (at < COLLECTED_MAX) list[at] = rank;
     }
 };
+struct Collect : CollectInto<Collect> {
+    using CollectInto::CollectInto;
+};
 
-// A rank that at least `count` tokens of the row reach: the threads' own largest include as many. `ranks` has
-// room for WIDE_THREADS.
-__device__ u64 bound_of(u64 own, u32 count, u64* ranks) {
-    __syncthreads();
-    ranks[threadIdx.x] = own;
-    __syncthreads();
-    u32 above = 0;
-    for (int i = 0; i < WIDE_THREADS; i++) above += ranks[i] > own || (ranks[i] == own && i < threadIdx.x);
-    // Few tokens leave threads with none; 0 then bounds everything.
-    return max_of_block(above == count - 1 ? own : 0);
+// A rank that at least `count` tokens of the row reach, because the largest tokens of as many threads do; 0, which every
+// token reaches, if so many threads have none.
+__device__ u64 bound_of(u64 largest_of_thread, u32 count) {
+    u32 own = (u32)(largest_of_thread >> 32), bound = 0;
+    for (u32 bit = 1u << 31; bit != 0; bit >>= 1) {
+        if (__syncthreads_count(own >= (bound | bit)) >= (int)count) bound |= bit;
+    }
+    return (u64)bound << 32;
 }
 
 // Collects the tokens from `bound` on; their number, or more than COLLECTED_MAX if there is no room.
@@ -366,7 +420,7 @@ __device__ u64 draw_collected(const Record& record, const u64* list, u32 count, 
 }
 
 // How many tokens reach a value.
-struct CountFrom : Visitor {
+struct CountFrom : Visitor<CountFrom> {
     u32 bound, count = 0;
     __device__ CountFrom(u32 bound) : bound(bound) {}
     __device__ void token(float value, u32) { count += ordered(value) >= bound; }
@@ -391,6 +445,12 @@ struct Judge : Draw {
     float most;
     __device__ Judge(const Record& record, u64 candidate, u32 least, float most)
         : Draw(record), pivot(candidate), least(least), most(most) {}
+    template <int V> __device__ void tokens(float (&value)[V], u32 token, u32 hidden) {
+#pragma unroll
+        for (int v = 0; v < V; v++) {
+            if (!((hidden >> v) & 1u)) this->token(value[v], token + v);
+        }
+    }
     __device__ void token(float value, u32 token) {
         u32 order = ordered(value);
         if (order < least) return;
@@ -452,7 +512,7 @@ extern "C" __global__ void __launch_bounds__(WIDE_THREADS)
         if (record->top_k <= COLLECT_MAX) {
             ThreadMax visitor;
             visit(part, visitor);
-            count = collect(part, bound_of(visitor.best, record->top_k, list), list);
+            count = collect(part, bound_of(visitor.best, record->top_k), list);
         }
         token = count <= COLLECTED_MAX ? token_of(draw_collected(*record, list, count, largest))
                                        : draw_by_rounds(part, token, largest);
@@ -463,19 +523,19 @@ extern "C" __global__ void __launch_bounds__(WIDE_THREADS)
 }
 
 // Weights of all tokens and the number of more likely ones than the chosen, while the most likely are collected.
-struct Measure : Collect {
+struct Measure : CollectInto<Measure> {
     float largest, chosen;
     u64 total = 0;
     u32 above = 0;
-    __device__ Measure(u64 bound, u64* list, u32* count) : Collect(bound, list, count) {}
+    __device__ Measure(u64 bound, u64* list, u32* count) : CollectInto(bound, list, count) {}
     __device__ void token(float value, u32 token) {
         total += weight(value - largest);
         above += value > chosen;
-        Collect::token(value, token);
+        CollectInto::token(value, token);
     }
 };
 // The first token after `limit` in rank.
-struct Next : Visitor {
+struct Next : Visitor<Next> {
     u64 limit, best = 0;
     __device__ Next(u64 limit) : limit(limit) {}
     __device__ void token(float value, u32 token) {
@@ -496,7 +556,7 @@ extern "C" __global__ void __launch_bounds__(WIDE_THREADS)
     ThreadMax thread_max;
     visit(part, thread_max);
     u32 wanted = min(record->num_logprobs, (u32)tokens);
-    u64 bound = wanted == 0 ? ~0ull : bound_of(thread_max.best, wanted, list);
+    u64 bound = wanted == 0 ? ~0ull : bound_of(thread_max.best, wanted);
     u64 first = max_of_block(thread_max.best);
     if (threadIdx.x == 0) count = 0;
     __syncthreads();
