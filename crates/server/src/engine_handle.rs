@@ -3,7 +3,7 @@
 //! Dropping an [`EventStream`] is the only way to cancel: the engine aborts the request before its next step.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -71,8 +71,28 @@ pub(crate) struct Submission {
     pub request: Request,
     pub arrived: Instant,
     pub events: mpsc::Sender<TokenEvent>,
-    pub stopped_early: Arc<AtomicBool>,
+    pub reader: Arc<ReaderWishes>,
     pub reply: oneshot::Sender<Result<(), Rejected>>,
+}
+
+/// What a request's reader tells the engine's thread.
+#[derive(Default)]
+pub(crate) struct ReaderWishes {
+    /// The text is complete, so that the end of the reader counts as `stop`.
+    pub stopped_early: AtomicBool,
+    /// Choices that are complete while others go on.
+    stopped_choices: Mutex<Vec<u32>>,
+}
+
+impl ReaderWishes {
+    fn lock_choices(&self) -> MutexGuard<'_, Vec<u32>> {
+        self.stopped_choices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The choices that have become complete since the last call.
+    pub fn take_choices(&self) -> Vec<u32> {
+        std::mem::take(&mut *self.lock_choices())
+    }
 }
 
 pub(crate) enum Command {
@@ -134,9 +154,9 @@ impl EngineHandle {
     pub async fn submit(&self, request: Request, arrived: Instant) -> Result<EventStream, SubmitError> {
         let (events, receiver) = mpsc::channel(self.events_max);
         let (reply, answer) = oneshot::channel();
-        let stopped_early = Arc::new(AtomicBool::new(false));
-        let submission = Submission { request, arrived, events, stopped_early: stopped_early.clone(), reply };
-        let stream = EventStream { receiver, stopped_early, shared: self.shared.clone() };
+        let reader = Arc::new(ReaderWishes::default());
+        let submission = Submission { request, arrived, events, reader: reader.clone(), reply };
+        let stream = EventStream { receiver, reader, shared: self.shared.clone() };
         self.inbox.try_send(Command::Submit(Box::new(submission))).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => SubmitError::InboxFull,
             mpsc::error::TrySendError::Closed(_) => SubmitError::NotRunning,
@@ -201,7 +221,7 @@ impl EngineHandle {
 /// The events of one request, in order. Dropping it aborts the request.
 pub struct EventStream {
     receiver: mpsc::Receiver<TokenEvent>,
-    stopped_early: Arc<AtomicBool>,
+    reader: Arc<ReaderWishes>,
     shared: Arc<Shared>,
 }
 
@@ -215,7 +235,14 @@ impl EventStream {
 
     /// Says that the text is complete (a stop string matched), so that the coming drop counts as `stop`.
     pub fn stop_early(&self) {
-        self.stopped_early.store(true, Ordering::Release);
+        self.reader.stopped_early.store(true, Ordering::Release);
+    }
+
+    /// Says that one choice is complete while others go on; the engine ends it before its next step.
+    pub fn stop_choice(&self, index: u32) {
+        self.reader.lock_choices().push(index);
+        // After the choice, so that an engine that sees the count also sees the choice.
+        self.shared.departures.fetch_add(1, Ordering::Release);
     }
 }
 

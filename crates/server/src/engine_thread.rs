@@ -5,14 +5,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use firebrick_engine::{Engine, EventKind, Executor, FinishReason, Rejected, RequestId, TokenEvent};
+use firebrick_engine::{Engine, EventKind, Executor, FinishReason, Rejected, RequestId, SequenceId, TokenEvent};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use crate::engine_handle::{Command, EngineHandle, EngineSnapshot, EngineState, Shared, Submission};
+use crate::engine_handle::{Command, EngineHandle, EngineSnapshot, EngineState, ReaderWishes, Shared, Submission};
 use crate::engine_metrics::Refused;
 use crate::planted_fault::PlantedFault;
 use crate::recording::{Recording, RecordingFile, RecordingHeader};
@@ -107,7 +107,7 @@ impl Drop for DeathNotice {
 struct Live {
     events: mpsc::Sender<TokenEvent>,
     timing: RequestTiming,
-    stopped_early: Arc<AtomicBool>,
+    reader: Arc<ReaderWishes>,
     slow_since: Option<Instant>,
 }
 
@@ -134,7 +134,7 @@ impl<E: Executor> Driver<E> {
                 self.end_all("the server is shutting down");
                 return EngineState::Stopped;
             }
-            self.abort_departed();
+            self.follow_readers();
             if self.engine.has_work() {
                 let stepped = self.step();
                 self.record();
@@ -162,7 +162,7 @@ impl<E: Executor> Driver<E> {
 
     fn take(&mut self, command: Command) {
         let Command::Submit(submission) = command else { return };
-        let Submission { request, arrived, events, stopped_early, reply } = *submission;
+        let Submission { request, arrived, events, reader, reply } = *submission;
         if events.is_closed() {
             return;
         }
@@ -170,7 +170,7 @@ impl<E: Executor> Driver<E> {
         let added = self.engine.add_request(request);
         let answer = match added {
             Ok(id) => {
-                self.live.insert(id, Live { events, timing, stopped_early, slow_since: None });
+                self.live.insert(id, Live { events, timing, reader, slow_since: None });
                 Ok(())
             }
             Err(rejected) => {
@@ -182,8 +182,8 @@ impl<E: Executor> Driver<E> {
         let _ = reply.send(answer);
     }
 
-    /// Aborts the requests whose streams were dropped.
-    fn abort_departed(&mut self) {
+    /// Aborts the requests whose streams were dropped, and the choices whose text is complete.
+    fn follow_readers(&mut self) {
         let departures = self.shared.departures.load(Ordering::Acquire);
         if std::mem::replace(&mut self.departures_seen, departures) == departures {
             return;
@@ -193,12 +193,20 @@ impl<E: Executor> Driver<E> {
         for id in left {
             self.abort(id);
         }
+        let now = Instant::now();
+        for (&request, live) in &mut self.live {
+            for index in live.reader.take_choices() {
+                // Counted as `stop` before the engine reports an abort.
+                live.timing.stop_choice(index, now, &self.shared.metrics);
+                self.engine.abort_choice(SequenceId { request, index });
+            }
+        }
     }
 
     fn abort(&mut self, id: RequestId) {
         self.engine.abort(id);
         let Some(mut live) = self.live.remove(&id) else { return };
-        let early = live.stopped_early.load(Ordering::Acquire);
+        let early = live.reader.stopped_early.load(Ordering::Acquire);
         let reason = if early { FinishReason::Stop(None) } else { FinishReason::Abort };
         live.timing.end(&reason, Instant::now(), &self.shared.metrics);
     }

@@ -152,17 +152,23 @@ impl PromptStream {
     }
 
     fn apply_all(&mut self) -> Result<Progress, ApiError> {
-        let mut progress = Progress::default();
+        let (mut progress, mut stopped) = (Progress::default(), Vec::new());
         for event in self.buffer.drain(..) {
             let Some(choice) = self.choices.get_mut(event.index as usize) else { continue };
             // The choices share the prompt's blocks; the first one says how many were cached.
             if let (0, EventKind::Scheduled { cached_tokens }) = (event.index, &event.kind) {
                 progress.cached_tokens += u64::from(*cached_tokens);
             }
+            let ends_itself = choice.is_finished() || matches!(event.kind, EventKind::Finished { .. });
             progress.deltas.extend(choice.apply(event.kind)?);
+            if choice.is_finished() && !ends_itself {
+                stopped.push(event.index);
+            }
         }
         if self.choices.iter().all(Choice::is_finished) {
             self.events.stop_early();
+        } else {
+            stopped.into_iter().for_each(|index| self.events.stop_choice(index));
         }
         Ok(progress)
     }

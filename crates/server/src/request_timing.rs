@@ -63,6 +63,11 @@ impl RequestTiming {
         }
     }
 
+    /// One choice's text is complete before the engine ends it.
+    pub fn stop_choice(&mut self, index: u32, now: Instant, metrics: &EngineMetrics) {
+        self.on_finished(index, (&FinishReason::Stop(None)).into(), now, metrics);
+    }
+
     fn on_scheduled(&mut self, cached_tokens: u32, now: Instant, metrics: &EngineMetrics) {
         if self.scheduled.is_some() {
             return;

@@ -89,7 +89,7 @@ fn structured_outputs(fields: &mut SamplingFields) -> Result<Option<AskedGrammar
         json_object.filter(|asked| *asked).map(|_| json_source(any_object(), whitespace.clone())),
         regex.map(GrammarSource::Regex),
         choice.map(GrammarSource::Choice),
-        grammar.map(GrammarSource::Lark),
+        grammar.map(GrammarSource::Grammar),
         structural_tag.map(|tag| structural_tag_of(FIELD, tag)).transpose()?,
     ];
     let is_json = matches!(sources, [Some(_), ..] | [_, Some(_), ..]);
@@ -125,7 +125,7 @@ fn guided(fields: &mut SamplingFields) -> Result<Option<AskedGrammar>, ApiError>
         ("guided_json", json),
         ("guided_regex", fields.guided_regex.take().map(GrammarSource::Regex)),
         ("guided_choice", fields.guided_choice.take().map(GrammarSource::Choice)),
-        ("guided_grammar", fields.guided_grammar.take().map(GrammarSource::Lark)),
+        ("guided_grammar", fields.guided_grammar.take().map(GrammarSource::Grammar)),
     ];
     let mut asked = asked.into_iter().filter_map(|(field, source)| Some(AskedGrammar { field, source: source? }));
     let (first, second) = (asked.next(), asked.next());
@@ -240,8 +240,8 @@ mod tests {
         assert_eq!(source(json!({"guided_choice": ["a", "b"]})), choices);
         assert_eq!(source(json!({"structured_outputs": {"regex": "a+"}})), GrammarSource::Regex("a+".to_owned()));
         assert_eq!(source(json!({"guided_regex": "a+"})), GrammarSource::Regex("a+".to_owned()));
-        assert_eq!(source(json!({"structured_outputs": {"grammar": "g"}})), GrammarSource::Lark("g".to_owned()));
-        assert_eq!(source(json!({"guided_grammar": "g"})), GrammarSource::Lark("g".to_owned()));
+        assert_eq!(source(json!({"structured_outputs": {"grammar": "g"}})), GrammarSource::Grammar("g".to_owned()));
+        assert_eq!(source(json!({"guided_grammar": "g"})), GrammarSource::Grammar("g".to_owned()));
         let tag = json!({"type": "structural_tag", "structures": [{"begin": "<a>", "schema": {}, "end": "</a>"}],
                          "triggers": ["<a"]});
         let expected = source(json!({ "response_format": tag }));

@@ -184,9 +184,24 @@ fn a_choice_is_one_of_its_texts_whatever_they_contain() {
 fn a_grammar_in_lark_notation_is_followed() {
     let setup = Setup::new();
     let text = "start: sum\nsum: NUMBER (\"+\" NUMBER)*\nNUMBER: /[0-9]{1,3}/\n";
-    let grammar = setup.grammar(GrammarSource::Lark(text.to_owned()));
+    let grammar = setup.grammar(GrammarSource::Grammar(text.to_owned()));
     assert!(setup.matches(&grammar, "1+22+333") && setup.matches(&grammar, "7"));
     assert!(!setup.matches(&grammar, "1+") && !setup.matches(&grammar, "+1") && !setup.matches(&grammar, "4444"));
+}
+
+#[test]
+fn a_grammar_in_ebnf_is_followed() {
+    let setup = Setup::new();
+    let text = "root ::= answer (\", \" answer){0,2}\nanswer ::= \"yes\" | \"no\" | num-ber\nnum-ber ::= [1-9] [0-9]*";
+    let grammar = setup.grammar(GrammarSource::Grammar(text.to_owned()));
+    for text in ["yes", "no, 10", "7, yes, 42"] {
+        assert!(setup.matches(&grammar, text), "{text}");
+    }
+    for text in ["", "maybe", "01", "yes,no", "1, 2, 3, 4"] {
+        assert!(!setup.matches(&grammar, text), "{text}");
+    }
+    let class = setup.grammar(GrammarSource::Grammar(r#"root ::= [^a\n/]{2} "/\"" "#.to_owned()));
+    assert!(setup.matches(&class, "bé/\"") && !setup.matches(&class, "ba/\"") && !setup.matches(&class, "b//\""));
 }
 
 #[test]
@@ -240,7 +255,7 @@ fn what_is_not_supported_is_named() {
     assert!(json(json!({"$ref": "https://example.org/schema"})).contains("$ref"));
     assert!(json(json!({"type": "nothing"})).contains("nothing"));
     assert!(json(json!({"x-guidance": {"lenient": true}})).contains("x-guidance"));
-    let lark = |text: &str| setup.refused(GrammarSource::Lark(text.to_owned())).to_string();
+    let lark = |text: &str| setup.refused(GrammarSource::Grammar(text.to_owned())).to_string();
     assert!(lark("start: missing").contains("missing"));
     assert!(lark("").contains("cannot be used"));
     assert!(setup.refused(GrammarSource::Regex("(".to_owned())).to_string().contains("cannot be used"));
@@ -287,15 +302,15 @@ fn hostile_sources_neither_hang_nor_crash() {
         GrammarSource::Regex("(.*a.{20}){5}".to_owned()),
         GrammarSource::Regex(r"\p{L}{1,500}\p{N}{1,500}".repeat(20)),
         GrammarSource::Choice(values),
-        GrammarSource::Lark(rules + "r1900: \"b\"\nstart: r0\n"),
-        GrammarSource::Lark("start: start start | \"a\" | \"\"".to_owned()),
-        GrammarSource::Lark("start: a\na: b\nb: a".to_owned()),
-        GrammarSource::Lark(format!("start: \"a\"{}", "~1000".repeat(3))),
-        GrammarSource::Lark("start: (\"a\"{1000}){1000}".to_owned()),
-        GrammarSource::Lark(format!("start: /{}/", "(a|b)*".repeat(500))),
-        GrammarSource::Lark("start: %json {\"type\": \"array\", \"minItems\": 100000}".to_owned()),
-        GrammarSource::Lark("\u{0}start\u{ff}: \"".to_owned()),
-        GrammarSource::Lark("%import common.INT\nstart: INT".to_owned()),
+        GrammarSource::Grammar(rules + "r1900: \"b\"\nstart: r0\n"),
+        GrammarSource::Grammar("start: start start | \"a\" | \"\"".to_owned()),
+        GrammarSource::Grammar("start: a\na: b\nb: a".to_owned()),
+        GrammarSource::Grammar(format!("start: \"a\"{}", "~1000".repeat(3))),
+        GrammarSource::Grammar("start: (\"a\"{1000}){1000}".to_owned()),
+        GrammarSource::Grammar(format!("start: /{}/", "(a|b)*".repeat(500))),
+        GrammarSource::Grammar("start: %json {\"type\": \"array\", \"minItems\": 100000}".to_owned()),
+        GrammarSource::Grammar("\u{0}start\u{ff}: \"".to_owned()),
+        GrammarSource::Grammar("%import common.INT\nstart: INT".to_owned()),
     ];
     let run = move || {
         let setup = Setup::new();

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use firebrick_engine::Script;
 use firebrick_server::{ApiKeys, CorsConfig, EngineState, ServerConfig, drain};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
@@ -206,4 +207,28 @@ async fn cors_headers_appear_only_when_configured() {
     assert_eq!(reply.header("access-control-allow-origin"), Some("https://a.example"));
     let other = server.send("GET", "/v1/models", &[("Origin", "https://b.example")], b"").await;
     assert!(other.header("access-control-allow-origin").is_none_or(|origin| origin != "https://b.example"));
+}
+
+#[tokio::test]
+async fn a_stop_string_ends_its_choice_in_the_engine_and_the_others_go_on() {
+    // One choice draws the stop string within some tokens; the others cannot all do so at the same time.
+    let script = Script::Hash { vocab_size: 128 };
+    let server = Server::start(Setup { script, step_ms: 2, ..Setup::default() }).await;
+    let body = completion(json!({"n": 8, "seed": 1, "max_tokens": 1500, "stop": ["a"], "temperature": 1.0}));
+    let reply = server.post("/v1/completions", &body).await.json();
+    let choices = reply["choices"].as_array().expect("choices");
+    assert!(choices.iter().all(|choice| choice["finish_reason"] == "stop" && choice["stop_reason"] == "a"), "{reply}");
+    let lengths: Vec<usize> =
+        choices.iter().map(|choice| choice["text"].as_str().expect("a text").chars().count()).collect();
+    let longest = lengths.iter().copied().max().expect("eight choices");
+    server.wait_all_free(Duration::from_secs(10)).await;
+    let generated = server.metric("vllm:generation_tokens_total").await as usize;
+    let shown: usize = lengths.iter().sum();
+    assert!(longest > 3 * lengths[..].iter().copied().min().expect("eight choices"), "{lengths:?}");
+    // Without ending the choices one by one, each would run as long as the longest.
+    assert!(generated < shown + 8 * 40, "{generated} tokens for {shown} characters, the longest has {longest}");
+    assert_eq!(
+        server.metric("vllm:request_success_total{model_name=\"tiny\",engine=\"0\",finished_reason=\"stop\"").await,
+        8.0
+    );
 }

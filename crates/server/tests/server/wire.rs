@@ -270,7 +270,7 @@ async fn informational_parameters_are_accepted() {
     let server = Server::start(Setup::default()).await;
     let extra = json!({
         "user": "u", "metadata": {"a": "b"}, "store": true, "service_tier": "auto", "response_format": {"type": "text"},
-        "tools": [], "tool_choice": "none", "top_k": -1, "logit_bias": {"97": -100}, "priority": 3, "cache_salt": "s",
+        "tools": [], "tool_choice": "none", "top_k": -1, "logit_bias": {"97": -100}, "priority": 0, "cache_salt": "s",
         "modalities": ["text"], "parallel_tool_calls": true, "best_of": 1, "seed": -5, "max_completion_tokens": 4,
         "chat_template_kwargs": {"enable_thinking": false}, "min_p": 0.1, "repetition_penalty": 1.1, "functions": null,
     });

@@ -8,7 +8,7 @@ use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokR
 use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
 
 use super::cache::GrammarCache;
-use super::{GrammarError, GrammarSource, Whitespace, lark_text, source_limits};
+use super::{GrammarError, GrammarSource, Whitespace, ebnf, lark_text, source_limits};
 use crate::{TokenId, Tokenizer};
 
 /// White space between parts of JSON: a space, or a line end and its indentation. Unlimited white space would let a
@@ -117,7 +117,8 @@ fn grammar_of(source: &GrammarSource) -> Result<TopLevelGrammar, GrammarError> {
         }
         GrammarSource::Regex(pattern) => TopLevelGrammar::from_regex(without_anchors(pattern)),
         GrammarSource::Choice(choices) => TopLevelGrammar::from_lark(lark_text::of_choices(choices)),
-        GrammarSource::Lark(text) => TopLevelGrammar::from_lark(text.clone()),
+        GrammarSource::Grammar(text) if ebnf::is_ebnf(text) => TopLevelGrammar::from_lark(ebnf::to_lark(text)?),
+        GrammarSource::Grammar(text) => TopLevelGrammar::from_lark(text.clone()),
         GrammarSource::StructuralTag(tag) => TopLevelGrammar::from_lark(lark_text::of_structural_tag(tag)?),
     })
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{GrammarError, StructuralTag};
 
 /// A literal; the notation has the escapes of JSON, and takes no control character as it is.
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     let quoted = serde_json::Value::from(text).to_string();
     let escaped = |c: char| if c.is_control() { format!("\\u{:04x}", c as u32) } else { c.to_string() };
     quoted.chars().map(escaped).collect()

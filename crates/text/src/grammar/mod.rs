@@ -8,6 +8,7 @@
 
 mod cache;
 mod compiler;
+mod ebnf;
 mod lark_text;
 mod source_limits;
 
@@ -32,8 +33,8 @@ pub enum GrammarSource {
     Regex(String),
     /// One of these texts.
     Choice(Vec<String>),
-    /// A grammar in the Lark notation of the llguidance library.
-    Lark(String),
+    /// A grammar in the Lark notation of the llguidance library, or in EBNF, which has `::=`.
+    Grammar(String),
     /// Free text in which certain beginnings are followed by JSON.
     StructuralTag(StructuralTag),
 }

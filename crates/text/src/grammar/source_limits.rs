@@ -39,7 +39,7 @@ pub(super) fn check(source: &GrammarSource) -> Result<(), GrammarError> {
             let bytes = choices.iter().map(String::len).sum();
             at_most("a length in bytes", bytes, SOURCE_BYTES_MAX)
         }
-        GrammarSource::Lark(text) => check_grammar(text),
+        GrammarSource::Grammar(text) => check_grammar(text),
         GrammarSource::StructuralTag(tag) => check_tag(tag),
     }
 }
@@ -260,9 +260,9 @@ mod tests {
         assert_eq!(limit(schema(json!({"enum": values}))), "an enum with a number of values");
         let long = json!({"type": "string", "pattern": "x".repeat(17_000)});
         assert_eq!(limit(schema(long)), "a pattern with a length in bytes");
-        assert_eq!(limit(check(&GrammarSource::Lark("start: ".to_owned() + &"(".repeat(65)))), "a nesting");
+        assert_eq!(limit(check(&GrammarSource::Grammar("start: ".to_owned() + &"(".repeat(65)))), "a nesting");
         let rules: String = (0..3000).map(|number| format!("r{number}: \"a\"\n")).collect();
-        assert_eq!(limit(check(&GrammarSource::Lark(rules))), "a number of rules");
+        assert_eq!(limit(check(&GrammarSource::Grammar(rules))), "a number of rules");
         assert_eq!(limit(check(&GrammarSource::Regex("a".repeat(17_000)))), "a length in bytes");
         assert!(matches!(check(&GrammarSource::Choice(Vec::new())), Err(GrammarError::Invalid { .. })));
     }
