@@ -91,7 +91,7 @@ const FOREIGN: &[Foreign] = {
         ignored("enable-per-request-metrics", Nothing, "answers always have vllm_stats"),
         ignored("enable-server-load-tracking", Nothing, "/metrics always has the load"),
         ignored("show-hidden-metrics-for-version", Value, "no metric is hidden"),
-        ignored("collect-detailed-traces", Values, "there are no traces"),
+        ignored("collect-detailed-traces", Values, "traces always have the engine's phases"),
         ignored("response-role", Value, "the role is always assistant"),
         ignored("return-tokens-as-token-ids", Nothing, "token ids are not part of answers"),
         ignored("limit-mm-per-prompt", Value, TEXT_ONLY),
@@ -138,7 +138,6 @@ const FOREIGN: &[Foreign] = {
         refused("stream-interval", Value, &["1"], "every token is sent as it comes"),
         refused("max-num-queued-tokens", Value, OFF, "the queue is bounded in requests: --max-num-queued-reqs"),
         refused("middleware", Value, OFF, "there is no Python to run it"),
-        refused("otlp-traces-endpoint", Value, OFF, "there are no traces; /metrics and the log say what happens"),
         refused("logits-processors", Values, OFF, "there is no Python to run them"),
         refused("headless", Nothing, OFF, ONE_DEVICE),
     ]

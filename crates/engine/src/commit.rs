@@ -10,7 +10,8 @@ use crate::sequence_table::SequenceKey;
 use crate::{EventKind, ExecuteError, FinishReason, SampleOutcome, SampledToken};
 
 /// Why a sequence ends whose logits are not finite.
-const NOT_FINITE: &str = "the model's output was not finite";
+/// Why a sequence ended whose logits were not finite.
+pub const NOT_FINITE: &str = "the model's output was not finite";
 
 impl Scheduler {
     /// Takes the outcomes of the step in flight, one per sampled row in order.

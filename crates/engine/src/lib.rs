@@ -51,6 +51,7 @@ mod token_span;
 mod trace;
 
 pub use batch::{Batch, SampleRow, TokenHistory};
+pub use commit::NOT_FINITE;
 pub use config::{EngineConfig, SchedulingPolicy};
 pub use constraint::{Constraint, ConstraintState, MaskSender, Progress, TokenConstraint, TokenMask};
 pub use engine::{Engine, StepResult};

@@ -12,6 +12,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::engine_metrics::EngineMetrics;
+use crate::request_trace::Phases;
 
 /// Why a request did not reach the engine.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -72,6 +73,7 @@ pub(crate) struct Submission {
     pub arrived: Instant,
     pub events: mpsc::Sender<TokenEvent>,
     pub reader: Arc<ReaderWishes>,
+    pub phases: Arc<Phases>,
     pub reply: oneshot::Sender<Result<(), Rejected>>,
 }
 
@@ -155,8 +157,9 @@ impl EngineHandle {
         let (events, receiver) = mpsc::channel(self.events_max);
         let (reply, answer) = oneshot::channel();
         let reader = Arc::new(ReaderWishes::default());
-        let submission = Submission { request, arrived, events, reader: reader.clone(), reply };
-        let stream = EventStream { receiver, reader, shared: self.shared.clone() };
+        let phases = Arc::<Phases>::default();
+        let submission = Submission { request, arrived, events, reader: reader.clone(), phases: phases.clone(), reply };
+        let stream = EventStream { receiver, reader, phases, shared: self.shared.clone() };
         self.inbox.try_send(Command::Submit(Box::new(submission))).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => SubmitError::InboxFull,
             mpsc::error::TrySendError::Closed(_) => SubmitError::NotRunning,
@@ -222,6 +225,7 @@ impl EngineHandle {
 pub struct EventStream {
     receiver: mpsc::Receiver<TokenEvent>,
     reader: Arc<ReaderWishes>,
+    phases: Arc<Phases>,
     shared: Arc<Shared>,
 }
 
@@ -231,6 +235,11 @@ impl EventStream {
     pub fn poll_events(&mut self, context: &mut Context, buffer: &mut Vec<TokenEvent>) -> Poll<usize> {
         const EVENTS_AT_ONCE: usize = 64;
         self.receiver.poll_recv_many(context, buffer, EVENTS_AT_ONCE)
+    }
+
+    /// What the engine notes about the request.
+    pub(crate) fn phases(&self) -> Arc<Phases> {
+        self.phases.clone()
     }
 
     /// Says that the text is complete (a stop string matched), so that the coming drop counts as `stop`.

@@ -75,6 +75,7 @@ pub struct EngineMetrics {
     pub(crate) ended: [AtomicU64; Ended::ALL.len()],
     pub(crate) refused: [AtomicU64; Refused::ALL.len()],
     pub(crate) slow_readers: AtomicU64,
+    pub(crate) corrupted: AtomicU64,
     pub(crate) first_token_seconds: Histogram,
     pub(crate) inter_token_seconds: Histogram,
     pub(crate) time_per_output_token_seconds: Histogram,
@@ -104,6 +105,7 @@ impl EngineMetrics {
             ended: Default::default(),
             refused: Default::default(),
             slow_readers: AtomicU64::new(0),
+            corrupted: AtomicU64::new(0),
             first_token_seconds: Histogram::new(histogram::FIRST_TOKEN_SECONDS),
             inter_token_seconds: Histogram::new(histogram::TOKEN_SECONDS),
             time_per_output_token_seconds: Histogram::new(histogram::TOKEN_SECONDS),
@@ -140,6 +142,11 @@ impl EngineMetrics {
     /// Requests refused for this reason.
     pub fn num_refused(&self, refused: Refused) -> u64 {
         self.refused[refused as usize].load(Ordering::Relaxed)
+    }
+
+    /// Sequences that ended because their logits were not finite.
+    pub fn num_corrupted(&self) -> u64 {
+        self.corrupted.load(Ordering::Relaxed)
     }
 
     /// Requests aborted because their reader fell too far behind.

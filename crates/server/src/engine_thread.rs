@@ -162,11 +162,11 @@ impl<E: Executor> Driver<E> {
 
     fn take(&mut self, command: Command) {
         let Command::Submit(submission) = command else { return };
-        let Submission { request, arrived, events, reader, reply } = *submission;
+        let Submission { request, arrived, events, reader, phases, reply } = *submission;
         if events.is_closed() {
             return;
         }
-        let timing = RequestTiming::new(&request, arrived);
+        let timing = RequestTiming::new(&request, arrived, phases);
         let added = self.engine.add_request(request);
         let answer = match added {
             Ok(id) => {

@@ -52,6 +52,9 @@ impl Exposition {
 
     /// One sample of the family begun last.
     pub fn sample(&mut self, name: &str, labels: Labels, value: impl Display) {
+        if labels.is_empty() {
+            return self.line(format_args!("{name} {value}"));
+        }
         let labels: Vec<_> = labels.iter().map(|(key, value)| format!("{key}=\"{}\"", escaped(value))).collect();
         self.line(format_args!("{name}{{{}}} {value}", labels.join(",")));
     }

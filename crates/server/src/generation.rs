@@ -16,6 +16,7 @@ use crate::engine_metrics::Refused;
 use crate::error::{ApiError, ErrorKind};
 use crate::openai::{CompletionTokensDetails, PromptTokensDetails, Usage, VllmStats};
 use crate::quota::Charge;
+use crate::request_trace::Phases;
 use crate::state::Model;
 use crate::validate::ValidatedRequest;
 
@@ -26,6 +27,7 @@ pub struct Generation {
     prompt_tokens: u64,
     completion_tokens: u64,
     cached_tokens: u64,
+    phases: Vec<Arc<Phases>>,
     timeout: Option<Duration>,
     charge: Option<Charge>,
 }
@@ -37,6 +39,7 @@ impl Generation {
         // All at once: one after the other, each would wait for the engine's current step.
         let submitted = requests.into_iter().map(|request| model.engine.submit(request, arrived));
         let streams = futures::future::try_join_all(submitted).await.map_err(|error| refused(error, model))?;
+        let phases = streams.iter().map(EventStream::phases).collect();
         let numbered = (0..).zip(streams);
         let streams = numbered.map(|(number, events)| PromptStream::new(number, events, model, request)).collect();
         Ok(Self {
@@ -45,9 +48,15 @@ impl Generation {
             prompt_tokens: request.prompt_tokens(),
             completion_tokens: 0,
             cached_tokens: 0,
+            phases,
             timeout: None,
             charge: None,
         })
+    }
+
+    /// What the engine notes about each prompt.
+    pub(crate) fn phases(&self) -> &[Arc<Phases>] {
+        &self.phases
     }
 
     /// Ends with an error once the request is older than `timeout`.

@@ -8,6 +8,7 @@ use crate::engine_handle::EngineSnapshot;
 use crate::engine_metrics::{Ended, EngineMetrics, Refused};
 use crate::exposition::{Exposition, Labels};
 use crate::histogram::{Histogram, REQUEST_SECONDS};
+use crate::process_metrics::ProcessMetrics;
 use crate::state::{AppState, Model};
 
 /// How a generating request ended for its client: the closed set of values of the label `status`.
@@ -73,6 +74,7 @@ pub fn render(state: &AppState) -> String {
         render_tokens_and_memory(&mut out, model);
     }
     render_http(&mut out, name, state);
+    render_process(&mut out, state);
     out.into_text()
 }
 
@@ -81,8 +83,14 @@ fn render_gauges(out: &mut Exposition, labels: Labels, snapshot: &EngineSnapshot
     let waiting = snapshot.num_waiting as f64;
     out.gauge("vllm:num_requests_running", "Sequences in execution batches.", labels, running);
     out.gauge("vllm:num_requests_waiting", "Requests waiting to be processed.", labels, waiting);
-    let by_reason: Vec<_> = labels.iter().copied().chain([("reason", "capacity")]).collect();
-    out.gauge("vllm:num_requests_waiting_by_reason", "Waiting requests by reason.", &by_reason, waiting);
+    // Nothing is ever deferred here: what waits, waits for room.
+    let reasons = [("capacity", snapshot.num_waiting), ("deferred", 0)];
+    let by_reason = Family("vllm:num_requests_waiting_by_reason", "gauge", "Waiting requests by reason.");
+    labelled(out, by_reason, labels, ("reason", reasons));
+    // There is no sleep mode.
+    let states = [("awake", 1), ("weights_offloaded", 0), ("discard_all", 0)];
+    let sleep = Family("vllm:engine_sleep_state", "gauge", "Whether the engine sleeps: it never does.");
+    labelled(out, sleep, labels, ("sleep_state", states));
     let usage = snapshot.kv_usage();
     out.gauge("vllm:kv_cache_usage_perc", "KV cache usage, 1 means 100 percent.", labels, usage);
     out.gauge("vllm:gpu_cache_usage_perc", "Older name of vllm:kv_cache_usage_perc.", labels, usage);
@@ -107,34 +115,37 @@ fn render_counters(out: &mut Exposition, labels: Labels, snapshot: &EngineSnapsh
         ("vllm:num_preemptions_total", "Sequences preempted.", snapshot.num_preemptions),
         ("vllm:prompt_tokens_total", "Prompt tokens processed.", prompt),
         ("vllm:prompt_tokens_cached_total", "Prompt tokens taken from the prefix cache.", cached),
+        ("vllm:external_prefix_cache_queries_total", "Tokens looked up in an outside cache: there is none.", 0),
+        ("vllm:external_prefix_cache_hits_total", "Tokens found in an outside cache: there is none.", 0),
+        ("vllm:corrupted_requests_total", "Sequences whose logits were not finite.", read(&metrics.corrupted)),
         ("vllm:generation_tokens_total", "Tokens generated.", read(&metrics.generation_tokens)),
         ("firebrick:slow_readers_total", "Requests aborted because nobody read them.", read(&metrics.slow_readers)),
     ];
     for (name, help, value) in counters {
         out.counter(name, help, labels, value);
     }
-    labelled(
-        out,
-        "vllm:prompt_tokens_by_source_total",
-        "Prompt tokens by source.",
-        labels,
-        ("source", [("local_compute", prompt.saturating_sub(cached)), ("local_cache_hit", cached)]),
-    );
+    let sources = [("local_compute", prompt.saturating_sub(cached)), ("local_cache_hit", cached)];
+    let by_source = Family("vllm:prompt_tokens_by_source_total", "counter", "Prompt tokens by source.");
+    labelled(out, by_source, labels, ("source", sources));
     let ended = Ended::ALL.map(|ended| (ended.label(), metrics.num_ended(ended)));
-    labelled(out, "vllm:request_success_total", "Sequences that ended.", labels, ("finished_reason", ended));
+    let success = Family("vllm:request_success_total", "counter", "Sequences that ended.");
+    labelled(out, success, labels, ("finished_reason", ended));
     let refused = Refused::ALL.map(|refused| (refused.label(), metrics.num_refused(refused)));
-    labelled(out, "vllm:admission_rejections_total", "Requests refused.", labels, ("reason", refused));
+    let rejections = Family("vllm:admission_rejections_total", "counter", "Requests refused.");
+    labelled(out, rejections, labels, ("reason", refused));
 }
 
-/// A counter family with one more label.
+/// Name, kind and help of a family.
+struct Family<'a>(&'a str, &'a str, &'a str);
+
+/// A family with one more label.
 fn labelled<const N: usize>(
     out: &mut Exposition,
-    name: &str,
-    help: &str,
+    Family(name, kind, help): Family,
     labels: Labels,
     (label, values): (&str, [(&str, u64); N]),
 ) {
-    out.family(name, "counter", help);
+    out.family(name, kind, help);
     for (value, count) in values {
         let labels: Vec<_> = labels.iter().copied().chain([(label, value)]).collect();
         out.sample(name, &labels, count);
@@ -175,8 +186,26 @@ fn render_tokens_and_memory(out: &mut Exposition, model: &Model) {
 fn render_http(out: &mut Exposition, model: &str, state: &AppState) {
     let http = state.http_metrics();
     let values = Outcome::ALL.map(|outcome| (outcome.label(), http.outcomes[outcome as usize].load(Ordering::Relaxed)));
-    labelled(out, "vllm_requests_total", "Generating requests.", &[("model", model)], ("status", values));
+    let requests = Family("vllm_requests_total", "counter", "Generating requests.");
+    labelled(out, requests, &[("model", model)], ("status", values));
     let labels: Labels = &[("model", model)];
     out.histogram("vllm_request_duration_seconds", "Duration of generating requests.", labels, &http.seconds);
     out.gauge("vllm_active_requests", "Generating requests that are open.", labels, state.num_active() as f64);
+}
+
+fn render_process(out: &mut Exposition, state: &AppState) {
+    out.gauge("process_start_time_seconds", "When the process began, since 1970.", &[], state.created() as f64);
+    if let Some(process) = ProcessMetrics::read() {
+        out.gauge("process_resident_memory_bytes", "Memory in use.", &[], process.resident_bytes as f64);
+        out.gauge("process_virtual_memory_bytes", "Address space.", &[], process.virtual_bytes as f64);
+        out.gauge("process_open_fds", "Open files and sockets.", &[], process.open_fds as f64);
+        out.family("process_cpu_seconds_total", "counter", "Processor time used.");
+        out.sample("process_cpu_seconds_total", &[], process.cpu_seconds);
+    }
+    if let Some(tracer) = state.tracer() {
+        let counts = tracer.counts();
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        out.counter("firebrick:traces_exported_total", "Traces sent.", &[], read(&counts.exported));
+        out.counter("firebrick:traces_dropped_total", "Traces lost.", &[], read(&counts.dropped));
+    }
 }

@@ -1,11 +1,13 @@
 //! When things happened to one request, measured where its events pass: the engine itself knows no clock.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use firebrick_engine::{EventKind, FinishReason, Request, TokenEvent};
+use firebrick_engine::{EventKind, FinishReason, NOT_FINITE, Request, TokenEvent};
 
 use crate::engine_metrics::{Ended, EngineMetrics};
+use crate::request_trace::Phases;
 
 /// The clock readings of one request, turned into metrics as its sequences end.
 pub(crate) struct RequestTiming {
@@ -15,6 +17,7 @@ pub(crate) struct RequestTiming {
     prompt_tokens: u32,
     max_tokens: Option<u32>,
     choices: Vec<ChoiceTiming>,
+    phases: Arc<Phases>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -26,7 +29,7 @@ struct ChoiceTiming {
 }
 
 impl RequestTiming {
-    pub fn new(request: &Request, arrived: Instant) -> Self {
+    pub fn new(request: &Request, arrived: Instant, phases: Arc<Phases>) -> Self {
         Self {
             arrived,
             scheduled: None,
@@ -34,6 +37,7 @@ impl RequestTiming {
             prompt_tokens: request.prompt.len() as u32,
             max_tokens: request.params.max_tokens,
             choices: vec![ChoiceTiming::default(); request.n as usize],
+            phases,
         }
     }
 
@@ -52,7 +56,12 @@ impl RequestTiming {
         match &event.kind {
             EventKind::Scheduled { cached_tokens } => self.on_scheduled(*cached_tokens, now, metrics),
             EventKind::Token { .. } => self.on_token(event.index, now, metrics),
-            EventKind::Finished { reason } => self.on_finished(event.index, reason.into(), now, metrics),
+            EventKind::Finished { reason } => {
+                if *reason == FinishReason::Error(NOT_FINITE.to_owned()) {
+                    metrics.corrupted.fetch_add(1, Ordering::Relaxed);
+                }
+                self.on_finished(event.index, reason.into(), now, metrics);
+            }
         }
     }
 
@@ -73,6 +82,7 @@ impl RequestTiming {
             return;
         }
         self.scheduled = Some(now);
+        self.phases.scheduled.get_or_init(|| now);
         metrics.queue_seconds.observe(seconds(self.arrived, now));
         metrics.prompt_tokens.fetch_add(self.prompt_tokens.into(), Ordering::Relaxed);
         metrics.prompt_tokens_cached.fetch_add(cached_tokens.into(), Ordering::Relaxed);
@@ -82,8 +92,10 @@ impl RequestTiming {
 
     fn on_token(&mut self, index: u32, now: Instant, metrics: &EngineMetrics) {
         metrics.generation_tokens.fetch_add(1, Ordering::Relaxed);
+        self.phases.tokens.fetch_add(1, Ordering::Relaxed);
         if self.first_token.is_none() {
             self.first_token = Some(now);
+            self.phases.first_token.get_or_init(|| now);
             metrics.first_token_seconds.observe(seconds(self.arrived, now));
             metrics.prefill_seconds.observe(seconds(self.scheduled.unwrap_or(self.arrived), now));
         }

@@ -104,6 +104,7 @@ async fn begin_untimed(
     let mut generation = Generation::start(&model, &request, open.context().arrived).await?;
     generation.set_timeout(state.config().limits.request_timeout);
     generation.set_charge(charge);
+    open.set_trace(&model_name, &request, &generation);
     Ok(Started { request, model_name, generation })
 }
 

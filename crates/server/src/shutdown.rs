@@ -48,6 +48,10 @@ pub async fn drain(state: &AppState, timeout: Duration) -> bool {
     if !finished {
         state.wait_idle(CLOSING_TIME).await;
     }
+    if let Some(tracer) = state.tracer().cloned() {
+        // What cannot be sent by then is lost; a collector that hangs does not hold up the end.
+        let _ = tokio::task::spawn_blocking(move || tracer.flush(CLOSING_TIME)).await;
+    }
     finished
 }
 

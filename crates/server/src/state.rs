@@ -17,6 +17,7 @@ use crate::grammars::Grammars;
 use crate::limits::Limits;
 use crate::metrics::HttpMetrics;
 use crate::open_requests::OpenRequests;
+use crate::otlp::{TraceConfig, Tracer};
 use crate::planted_fault::PlantedFault;
 use crate::quota::{Accounts, Quota};
 use crate::request_id::IdSource;
@@ -36,6 +37,8 @@ pub struct ServerConfig {
     pub quota: Quota,
     /// Whether `/docs` and `/openapi.json` exist.
     pub docs: bool,
+    /// Where traces of requests go; `None` makes none.
+    pub traces: Option<TraceConfig>,
     /// A path such as `/llm` under which the routes are found as well, for proxies that do not remove it.
     pub root_path: Option<String>,
     /// Whether each request is logged; its texts never are.
@@ -55,6 +58,7 @@ impl Default for ServerConfig {
             admin_keys: ApiKeys::new(Vec::<String>::new()),
             quota: Quota::default(),
             docs: true,
+            traces: None,
             root_path: None,
             log_requests: true,
             heartbeat_age_max: Duration::from_secs(5),
@@ -173,6 +177,7 @@ struct Inner {
     idle: Notify,
     http: HttpMetrics,
     accounts: Accounts,
+    tracer: Option<Tracer>,
     open_requests: OpenRequests,
     ids: IdSource,
     processors: Semaphore,
@@ -183,6 +188,7 @@ impl AppState {
     /// A server whose model is still loading.
     pub fn new(config: ServerConfig) -> Self {
         let accounts = Accounts::new(config.quota, config.api_keys.count());
+        let tracer = config.traces.clone().map(|traces| Tracer::start(traces, config.version));
         Self(Arc::new(Inner {
             config,
             model: RwLock::new(ModelSlot::Loading),
@@ -193,6 +199,7 @@ impl AppState {
             idle: Notify::new(),
             http: HttpMetrics::new(),
             accounts,
+            tracer,
             open_requests: OpenRequests::default(),
             ids: IdSource::new(),
             processors: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
@@ -266,6 +273,11 @@ impl AppState {
     /// Names for requests.
     pub(crate) fn ids(&self) -> &IdSource {
         &self.0.ids
+    }
+
+    /// The way to the collector of traces.
+    pub(crate) fn tracer(&self) -> Option<&Tracer> {
+        self.0.tracer.as_ref()
     }
 
     /// What each key has used.

@@ -16,6 +16,7 @@ use crate::error::{ApiError, ErrorKind};
 use crate::generation::Generation;
 use crate::keep_alive::keep_alive;
 use crate::metrics::Outcome;
+use crate::request_trace::{EndedTrace, RequestTrace, TraceParent};
 use crate::state::{ActiveGuard, AppState};
 use crate::validate::ValidatedRequest;
 
@@ -28,6 +29,8 @@ pub struct RequestContext {
     pub id: Arc<str>,
     /// When its headers were whole.
     pub arrived: Instant,
+    /// The caller's own span.
+    pub parent: Option<TraceParent>,
 }
 
 /// Marks a response whose body outlives its handler, so that its end is logged elsewhere.
@@ -36,7 +39,8 @@ pub struct Streamed;
 
 /// The outermost layer: gives every request an id, logs it, and turns a panic of its handler into a 500.
 pub async fn trace(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
-    let context = RequestContext { id: state.ids().next().into(), arrived: Instant::now() };
+    let parent = state.tracer().and_then(|_| TraceParent::read(request.headers()));
+    let context = RequestContext { id: state.ids().next().into(), arrived: Instant::now(), parent };
     let echoed = client_id(request.headers());
     let quiet = !state.config().log_requests || request.method() == axum::http::Method::GET;
     if !quiet {
@@ -81,12 +85,13 @@ pub struct OpenRequest {
     active: Option<ActiveGuard>,
     outcome: Outcome,
     streamed: bool,
+    trace: Option<RequestTrace>,
 }
 
 impl OpenRequest {
     /// A request that has just come.
     pub fn new(state: &AppState, context: RequestContext) -> Self {
-        Self { state: state.clone(), context, active: None, outcome: Outcome::Aborted, streamed: false }
+        Self { state: state.clone(), context, active: None, outcome: Outcome::Aborted, streamed: false, trace: None }
     }
 
     /// Its id and when it came.
@@ -110,6 +115,27 @@ impl OpenRequest {
                 self.context.id
             );
         }
+    }
+
+    /// From here on the request is traced, where traces are wanted.
+    pub fn set_trace(&mut self, model: &str, request: &ValidatedRequest, generation: &Generation) {
+        if self.state.tracer().is_none() {
+            return;
+        }
+        let (temperature, top_p) = request.sampling().map_or((1.0, 1.0), |params| (params.temperature, params.top_p));
+        self.trace = Some(RequestTrace {
+            id: self.context.id.to_string(),
+            parent: self.context.parent.clone(),
+            arrived: self.context.arrived,
+            model: model.to_owned(),
+            temperature,
+            top_p,
+            max_tokens: request.max_tokens(),
+            n: request.n(),
+            prompts: request.prompts().len(),
+            prompt_tokens: request.prompt_tokens(),
+            phases: generation.phases().to_vec(),
+        });
     }
 
     /// The answer will outlive the handler.
@@ -144,6 +170,10 @@ impl OpenRequest {
 impl Drop for OpenRequest {
     fn drop(&mut self) {
         self.state.open_requests().remove(&self.context.id);
+        if let (Some(tracer), Some(request)) = (self.state.tracer(), self.trace.take()) {
+            let is_error = self.outcome == Outcome::Error;
+            tracer.export(EndedTrace { request, ended: Instant::now(), is_error });
+        }
         self.state.http_metrics().count(self.outcome, self.context.arrived.elapsed().as_secs_f64());
         if self.outcome == Outcome::Aborted && self.state.config().log_requests {
             tracing::info!("[{}] the client left", self.context.id);

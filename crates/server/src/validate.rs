@@ -143,6 +143,11 @@ impl ValidatedRequest {
         self.params.iter().filter_map(|params| params.max_tokens).max().unwrap_or(0)
     }
 
+    /// How the first prompt is continued; the others differ in their lengths alone.
+    pub fn sampling(&self) -> Option<&SamplingParams> {
+        self.params.first()
+    }
+
     /// One engine request per prompt.
     pub fn engine_requests(&self, eos_token_ids: &[TokenId]) -> Vec<Request> {
         let with_params = self.prompts.iter().zip(&self.params);

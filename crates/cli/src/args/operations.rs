@@ -58,6 +58,11 @@ pub struct OperationsArgs {
     #[arg(require_equals = true, default_missing_value = "true", value_parser = switch, action = ArgAction::Set)]
     pub disable_fastapi_docs: bool,
 
+    /// Send traces of requests to this collector, as OTLP over HTTP in JSON; the port is usually 4318. OTEL_SERVICE_NAME
+    /// and OTEL_EXPORTER_OTLP_HEADERS are heeded [default: no traces]
+    #[arg(long, value_name = "URL", env = "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", help_heading = "Logging")]
+    pub otlp_traces_endpoint: Option<String>,
+
     /// Generating requests that may be open at the same time; more get 503 [default: no limit but the queue's]
     #[arg(long, value_name = "REQUESTS", value_parser = quantity, help_heading = "Limits")]
     pub max_concurrent_requests: Option<usize>,

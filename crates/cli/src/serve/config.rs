@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use firebrick_server::{ApiKeys, ClientCertificates, CorsConfig, Limits, Quota, ServerConfig, Tls, TlsFiles};
+use firebrick_server::{
+    ApiKeys, ClientCertificates, CorsConfig, Limits, Quota, ServerConfig, Tls, TlsFiles, TraceConfig,
+};
 
 use crate::args::{OperationsArgs, ServeArgs};
 use crate::failure::Failure;
@@ -67,12 +69,41 @@ pub fn server_config(args: &ServeArgs, api_keys: &[String]) -> Result<ServerConf
             open_requests: operations.max_concurrent_requests_per_key,
         },
         docs: !operations.disable_fastapi_docs,
+        traces: traces(operations)?,
         root_path: operations.root_path.clone(),
         cors: cors(args)?,
         log_requests: args.enable_log_requests && !args.disable_log_requests,
         version: env!("CARGO_PKG_VERSION"),
         ..ServerConfig::default()
     })
+}
+
+fn traces(args: &OperationsArgs) -> Result<Option<TraceConfig>, Failure> {
+    let set = |name| std::env::var(name).ok().filter(|value: &String| !value.is_empty());
+    let Some(endpoint) = args.otlp_traces_endpoint.clone().filter(|endpoint| !endpoint.is_empty()) else {
+        return Ok(None);
+    };
+    if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
+        return Err(Failure::Usage(format!("--otlp-traces-endpoint {endpoint} must begin with http:// or https://")));
+    }
+    if endpoint.trim_end_matches('/').ends_with(":4317") {
+        let advice = "traces are sent over HTTP, for which collectors use port 4318";
+        return Err(Failure::Usage(format!("--otlp-traces-endpoint {endpoint} looks like a port for gRPC; {advice}")));
+    }
+    let headers = trace_headers(&set("OTEL_EXPORTER_OTLP_HEADERS").unwrap_or_default())?;
+    let service_name = set("OTEL_SERVICE_NAME").unwrap_or_else(|| "firebrick".to_owned());
+    Ok(Some(TraceConfig { endpoint, headers, service_name }))
+}
+
+/// `name=value,name=value`, as OpenTelemetry writes headers.
+fn trace_headers(text: &str) -> Result<Vec<(String, String)>, Failure> {
+    let pairs = text.split(',').filter(|pair| !pair.trim().is_empty());
+    let pair = |pair: &str| {
+        let (name, value) = pair.split_once('=')?;
+        Some((name.trim().to_owned(), value.trim().to_owned()))
+    };
+    let wrong = || Failure::Usage("OTEL_EXPORTER_OTLP_HEADERS must be written as name=value,name=value".into());
+    pairs.map(|text| pair(text).ok_or_else(wrong)).collect()
 }
 
 fn cors(args: &ServeArgs) -> Result<Option<CorsConfig>, Failure> {
@@ -92,6 +123,14 @@ fn cors(args: &ServeArgs) -> Result<Option<CorsConfig>, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn headers_of_traces_are_pairs() {
+        let pairs = [("a", "b=c"), ("d", "e")].map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(trace_headers("a=b=c, d=e").expect("two pairs"), pairs);
+        assert!(trace_headers("").expect("none").is_empty());
+        assert!(trace_headers("a").is_err());
+    }
 
     #[test]
     fn a_file_of_keys_has_one_a_line_and_never_none() {

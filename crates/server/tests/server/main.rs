@@ -9,5 +9,6 @@ mod logging;
 mod openapi;
 mod operations;
 mod structured;
+mod traces;
 mod transports;
 mod wire;
