@@ -5,8 +5,8 @@ use std::future::Future;
 use crate::scheduler::Scheduler;
 use crate::trace::{Recorder, Trace, TraceEntry};
 use crate::{
-    Batch, ConfigError, EngineConfig, EngineError, EngineStats, ExecuteError, Executor, FinishReason, Rejected,
-    Request, RequestId, SampleOutcome, SequenceId, TokenEvent,
+    Batch, BlockId, ConfigError, EngineConfig, EngineError, EngineSnapshot, EngineStats, ExecuteError, Executor,
+    FinishReason, Rejected, Request, RequestId, SampleOutcome, SequenceId, TokenEvent, TokenId,
 };
 
 /// What an executor's future gives: one outcome per sampled row, or the reason why the device cannot go on.
@@ -183,6 +183,16 @@ impl<E: Executor> Engine<E> {
     /// Counters and gauges, without scanning anything.
     pub fn stats(&self) -> EngineStats {
         self.scheduler.stats()
+    }
+
+    /// The whole state, for people to look at; scans all blocks and sequences. While a step is in flight it has its rows.
+    pub fn snapshot(&self) -> EngineSnapshot {
+        self.scheduler.snapshot()
+    }
+
+    /// The tokens whose keys and values a block holds, first to last; none for a block that holds nothing of use.
+    pub fn tokens_in_block(&self, block: BlockId) -> Vec<TokenId> {
+        self.scheduler.tokens_in_block(block)
     }
 
     /// The configuration it was made with.

@@ -1,7 +1,9 @@
 //! What the engine has done and is doing, in numbers.
 
+use serde::{Deserialize, Serialize};
+
 /// A snapshot; counters count from the engine's start.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EngineStats {
     /// Sequences that hold blocks and advance in every step.
     pub running: u32,
@@ -36,7 +38,7 @@ pub struct EngineStats {
 }
 
 /// Sequences that ended, by reason.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FinishedStats {
     /// At an end-of-sequence or stop token.
     pub stop: u64,

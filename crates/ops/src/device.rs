@@ -66,6 +66,15 @@ pub fn open_device(backend: Backend) -> Result<Device, DeviceError> {
     }
 }
 
+/// As [`open_device`], where a device can only be awaited: in a browser.
+pub async fn open_device_async(backend: Backend) -> Result<Device, DeviceError> {
+    match backend {
+        #[cfg(feature = "wgpu")]
+        Backend::Wgpu => crate::wgpu::open_async().await,
+        other => open_device(other),
+    }
+}
+
 /// Bytes of memory of a device's own; `None` where it shares the machine's, or does not say.
 pub fn device_memory(device: &Device) -> Option<u64> {
     match backend_of(device) {

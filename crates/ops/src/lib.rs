@@ -37,7 +37,7 @@ pub use backend::FusedOps;
 pub use cuda::CapturedGraph;
 pub use device::{
     Backend, DeviceError, activation_dtype, backend_of, device_memory, float_tensor, int_tensor, open_device,
-    tensor_bytes_max,
+    open_device_async, tensor_bytes_max,
 };
 pub use gather_rows::{gather_rows, gather_rows_of};
 pub use layer_norm::layer_norm;

@@ -28,10 +28,23 @@ fn probe() -> Result<(), DeviceError> {
     Ok(())
 }
 
-/// In a browser the page has initialised the device already, since that can only be awaited.
+/// In a browser a device can only be awaited: [`open_async`] has done so.
 #[cfg(target_family = "wasm")]
 pub(crate) fn open() -> Result<Device, DeviceError> {
     Ok(Device::wgpu(DeviceKind::DefaultDevice))
+}
+
+/// As [`open`], for programs that must not block.
+#[cfg(not(target_family = "wasm"))]
+pub(crate) async fn open_async() -> Result<Device, DeviceError> {
+    open()
+}
+
+/// Asks the browser for its best adapter, with the adapter's own limits. Once in a worker's life.
+#[cfg(target_family = "wasm")]
+pub(crate) async fn open_async() -> Result<Device, DeviceError> {
+    let opened = Device::wgpu_options().device_kind(DeviceKind::DefaultDevice).init_async().await;
+    opened.map_err(|error| DeviceError::Unavailable { backend: "wgpu", reason: error.to_string() })
 }
 
 /// What an adapter lacks for the kernels, if anything: all of it is in WebGPU's guaranteed limits.

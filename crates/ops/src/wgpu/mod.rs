@@ -17,7 +17,7 @@ mod sample;
 mod template;
 
 pub(crate) use activation::{activation, gated_activation};
-pub(crate) use adapter::open;
+pub(crate) use adapter::{open, open_async};
 pub(crate) use gather_rows::gather_rows;
 pub(crate) use layer_norm::layer_norm;
 pub(crate) use linear::linear;
