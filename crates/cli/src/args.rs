@@ -58,6 +58,8 @@ pub enum Command {
     Bench(Box<crate::bench::BenchArgs>),
     /// Compare a model's numbers between backends, layer by layer
     Compare(Box<crate::compare::CompareArgs>),
+    /// Learn how a serving engine works, with figures measured here; or test a server
+    Learn(Box<crate::learn::LearnArgs>),
     /// List, download and delete models
     Models(crate::models::ModelsArgs),
     /// Repeat the decisions of a recorded server and compare

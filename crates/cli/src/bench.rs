@@ -10,6 +10,8 @@ mod statistics;
 mod suite;
 mod workload;
 
+pub use statistics::Sample;
+
 use clap::{Args, Subcommand};
 
 use crate::failure::Failure;

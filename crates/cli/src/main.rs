@@ -5,6 +5,7 @@ mod bench;
 mod compare;
 mod daily_file;
 mod failure;
+mod learn;
 mod loading;
 mod logging;
 mod models;
@@ -38,6 +39,7 @@ fn dispatch((command, notices): (Command, Vec<String>)) -> Result<ExitCode, Fail
         Command::Plan(args) => plan::plan(*args)?,
         Command::Bench(args) => bench::bench(*args)?,
         Command::Compare(args) => compare::compare(*args)?,
+        Command::Learn(args) => learn::learn(*args)?,
         Command::Models(args) => models::models(args)?,
         Command::Replay(args) => replay::replay(&args)?,
     }

@@ -1,0 +1,191 @@
+// The page's side of the worker: requests in, answers out, and the newest state of the engine for the views.
+
+import type {
+  BlockToken,
+  ChatRequest,
+  EngineEvent,
+  EngineSettings,
+  FromWorker,
+  ModelFacts,
+  ModelSource,
+  Phase,
+  StepReport,
+  ToWorker,
+} from "./protocol";
+
+export interface StepRecord {
+  report: StepReport;
+  seconds: number;
+  /** Milliseconds on the worker's clock when the step had ended. */
+  at: number;
+}
+
+export interface Ready {
+  facts: ModelFacts;
+  adapter: string;
+  sha256: string;
+  fromCache: boolean;
+  seconds: number;
+}
+
+export type Status =
+  | { state: "empty" }
+  | { state: "loading"; phase: Phase; done: number; total: number }
+  | { state: "ready"; ready: Ready }
+  | { state: "failed"; message: string; canResume: boolean };
+
+/** What a request hears of its own fate. */
+export interface Listener {
+  accepted?: (request: number, promptTokens: number, maxTokens: number | null) => void;
+  scheduled?: (cachedTokens: number) => void;
+  token?: (text: string, token: number) => void;
+  /** Called once, last. `reason` is `stop`, `length`, `abort`, or what went wrong. */
+  finished: (text: string, reason: string) => void;
+}
+
+export const STEPS_KEPT = 600;
+
+export class EngineClient extends EventTarget {
+  status: Status = { state: "empty" };
+  steps: StepRecord[] = [];
+  settings: EngineSettings | null = null;
+  source: ModelSource | null = null;
+  private worker: Worker | null = null;
+  private waiting = new Map<number, Listener>();
+  private running = new Map<number, Listener>();
+  private blocks = new Map<number, (tokens: BlockToken[]) => void>();
+  private settled: ((ready: Ready | null) => void)[] = [];
+  private nextTicket = 1;
+
+  get latest(): StepRecord | undefined {
+    return this.steps.at(-1);
+  }
+
+  get ready(): Ready | null {
+    return this.status.state === "ready" ? this.status.ready : null;
+  }
+
+  /** Starts a fresh worker with a model; an earlier one ends, and with it what it was doing. */
+  load(source: ModelSource, settings: EngineSettings): Promise<Ready | null> {
+    this.end("the engine was loaded anew");
+    this.source = source;
+    this.settings = settings;
+    this.steps = [];
+    this.setStatus({ state: "loading", phase: "program", done: 0, total: 1 });
+    this.worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
+    this.worker.onmessage = (event: MessageEvent<FromWorker>) => this.hear(event.data);
+    this.worker.onerror = (event) => this.fail(event.message || "the worker's program cannot be loaded", true);
+    this.send({ type: "load", source, settings });
+    return new Promise((resolve) => this.settled.push(resolve));
+  }
+
+  /** The same model and settings again, after a failure. */
+  resume(): Promise<Ready | null> {
+    if (!this.source || !this.settings) return Promise.resolve(null);
+    return this.load(this.source, this.settings);
+  }
+
+  add(request: ChatRequest, listener: Listener): void {
+    if (this.status.state !== "ready") {
+      listener.finished("", "the model is not loaded");
+      return;
+    }
+    const ticket = this.nextTicket++;
+    this.waiting.set(ticket, listener);
+    this.send({ type: "add", ticket, request });
+  }
+
+  abort(request: number): void {
+    this.send({ type: "abort", request });
+  }
+
+  tokensInBlock(block: number): Promise<BlockToken[]> {
+    const ticket = this.nextTicket++;
+    this.send({ type: "block", ticket, block });
+    return new Promise((resolve) => this.blocks.set(ticket, resolve));
+  }
+
+  send(message: ToWorker): void {
+    this.worker?.postMessage(message);
+  }
+
+  private setStatus(status: Status): void {
+    this.status = status;
+    this.dispatchEvent(new Event("status"));
+  }
+
+  private fail(message: string, canResume: boolean): void {
+    if (this.status.state === "failed") return;
+    this.setStatus({ state: "failed", message, canResume });
+    this.end(message);
+    this.settled.splice(0).forEach((settle) => settle(null));
+  }
+
+  /** Ends the worker and tells every request. */
+  private end(reason: string): void {
+    this.worker?.terminate();
+    this.worker = null;
+    const listeners = [...this.waiting.values(), ...this.running.values()];
+    this.waiting.clear();
+    this.running.clear();
+    listeners.forEach((listener) => listener.finished("", reason));
+    this.blocks.forEach((resolve) => resolve([]));
+    this.blocks.clear();
+  }
+
+  private hear(message: FromWorker): void {
+    switch (message.type) {
+      case "progress":
+        this.setStatus({ ...message, state: "loading" });
+        break;
+      case "ready":
+        this.setStatus({ state: "ready", ready: message });
+        this.settled.splice(0).forEach((settle) => settle(message));
+        break;
+      case "failed":
+        this.fail(message.message, this.status.state === "ready");
+        break;
+      case "lost":
+        this.fail(`the browser took the GPU away (${message.message})`, true);
+        break;
+      case "accepted": {
+        const listener = this.waiting.get(message.ticket);
+        this.waiting.delete(message.ticket);
+        if (listener) this.running.set(message.request, listener);
+        listener?.accepted?.(message.request, message.promptTokens, message.maxTokens);
+        break;
+      }
+      case "rejected":
+        this.waiting.get(message.ticket)?.finished("", message.message);
+        this.waiting.delete(message.ticket);
+        break;
+      case "step":
+        this.steps.push(message);
+        if (this.steps.length > STEPS_KEPT) this.steps.shift();
+        message.report.events.forEach((event) => this.deliver(event));
+        this.dispatchEvent(new Event("step"));
+        break;
+      case "block":
+        this.blocks.get(message.ticket)?.(message.tokens);
+        this.blocks.delete(message.ticket);
+        break;
+    }
+  }
+
+  private deliver(event: EngineEvent): void {
+    const listener = this.running.get(event.request);
+    if (!listener) return;
+    switch (event.kind) {
+      case "scheduled":
+        listener.scheduled?.(event.cached_tokens);
+        break;
+      case "token":
+        listener.token?.(event.text, event.token);
+        break;
+      case "finished":
+        this.running.delete(event.request);
+        listener.finished(event.text, event.reason);
+        break;
+    }
+  }
+}

@@ -1,0 +1,206 @@
+// Puts the page together: the model at the top, conversations at the left, the engine at the right.
+
+import { Chat } from "./chat";
+import { bytes, el, fill } from "./dom";
+import { EngineClient } from "./engine_client";
+import { Lesson } from "./lesson/lesson";
+import { PRESETS } from "./presets";
+import type { DeviceName, EngineSettings, ModelEntry } from "./protocol";
+import { BlockViews } from "./views/blocks";
+import { motion, sizes } from "./views/controls";
+import { Gauges } from "./views/gauges";
+import { Timeline } from "./views/timeline";
+
+const DEFAULTS: Omit<EngineSettings, "device"> = {
+  block_size: 16,
+  num_blocks: 64,
+  max_num_batched_tokens: 64,
+  max_num_seqs: 8,
+  max_model_len: 1024,
+  enable_prefix_caching: true,
+  seed: 1,
+};
+
+/** Sizes given in the address, such as `?num_blocks=16&device=cpu`. */
+function settingsFrom(query: URLSearchParams, device: DeviceName): EngineSettings {
+  const settings: EngineSettings = { ...DEFAULTS, device };
+  for (const name of ["block_size", "num_blocks", "max_num_batched_tokens", "max_num_seqs", "max_model_len", "seed"] as const) {
+    const value = Number(query.get(name));
+    if (Number.isInteger(value) && value > 0) settings[name] = value;
+  }
+  if (query.get("device") === "cpu" || query.get("device") === "webgpu") settings.device = query.get("device") as DeviceName;
+  return settings;
+}
+
+/** What this browser can compute on, best first. */
+async function findDevices(): Promise<DeviceName[]> {
+  const gpu = (navigator as Navigator & { gpu?: GPU }).gpu;
+  const adapter = await gpu?.requestAdapter().catch(() => null);
+  return adapter ? ["webgpu", "cpu"] : ["cpu"];
+}
+
+async function modelList(): Promise<ModelEntry[]> {
+  const response = await fetch("models/models.json").catch(() => null);
+  return response?.ok ? ((await response.json()) as ModelEntry[]) : [];
+}
+
+class Page {
+  private readonly engine = new EngineClient();
+  private readonly chats: Chat[] = [];
+  private readonly status = el("div", { class: "status", role: "status", id: "status" });
+  private readonly gauges = new Gauges(this.engine);
+  private readonly blocks = new BlockViews(this.engine);
+  private readonly timeline = new Timeline();
+  private readonly engineForm = el("div");
+  private settings: EngineSettings;
+  private frame = 0;
+
+  constructor(private readonly devices: DeviceName[], models: ModelEntry[]) {
+    this.settings = settingsFrom(new URLSearchParams(location.search), devices[0]!);
+    document.querySelector("#app")!.replaceChildren(this.layout());
+    this.engine.addEventListener("status", () => this.showStatus());
+    this.engine.addEventListener("step", () => this.drawSoon());
+    globalThis.addEventListener("pagehide", () => this.chats.forEach((chat) => chat.store()));
+    globalThis.addEventListener("resize", () => this.drawSoon());
+    document.addEventListener("dragover", (event) => event.preventDefault());
+    document.addEventListener("drop", (event) => {
+      event.preventDefault();
+      const file = event.dataTransfer?.files[0];
+      if (file) void this.loadFile(file);
+    });
+    this.noticeOtherTabs();
+    // For tests and for the curious: everything the page shows comes from here.
+    Object.assign(globalThis, { firebrick: { engine: this.engine, chats: this.chats } });
+    this.showSizes();
+    if (models[0]) void this.engine.load({ kind: "url", entry: models[0] }, this.settings);
+    else this.showStatus();
+  }
+
+  private layout(): HTMLElement {
+    const presets = ["deterministic", "balanced", "creative", "chat"];
+    presets.forEach((preset, index) => this.chats.push(new Chat(this.engine, index + 1, preset)));
+    const grid = el("div", { class: "chats", id: "chats" }, ...this.chats.map((chat) => chat.element));
+    const add = el("button", { type: "button", onclick: () => {
+      const chat = new Chat(this.engine, this.chats.length + 1, PRESETS[this.chats.length % PRESETS.length]!.name);
+      this.chats.push(chat);
+      grid.append(chat.element);
+    } }, "Another chat");
+    const everybody = el("input", { type: "text", id: "everybody", placeholder: "Ask all chats at once" });
+    const askAll = el("form", { class: "everybody", onsubmit: (event) => {
+      event.preventDefault();
+      const text = everybody.value.trim() || "Tell me something interesting about bricks.";
+      everybody.value = "";
+      this.chats.forEach((chat) => chat.send(text));
+    } }, el("label", { for: "everybody", class: "hidden" }, "Message for all chats"), everybody, el("button", { type: "submit" }, "Ask all"), add);
+    const file = el("input", { type: "file", id: "file", accept: ".gguf", onchange: () => {
+      if (file.files?.[0]) void this.loadFile(file.files[0]);
+    } });
+    return el("div", { class: "page" },
+      el("header", { class: "top" }, el("h1", {}, "Firebrick in a tab"), this.status,
+        el("label", { class: "button", for: "file" }, "Open a GGUF file"), file),
+      el("main", { class: "left", "aria-label": "Conversations" }, askAll, grid),
+      el("aside", { class: "right", "aria-label": "The engine" }, el("h2", {}, "The engine, step by step"), motion(this.engine), this.gauges.element, this.tabs()));
+  }
+
+  /** The views as tabs, moved through with the arrow keys. */
+  private tabs(): HTMLElement {
+    const views: [string, HTMLElement][] = [
+      ["Blocks", this.blocks.element], ["Timeline", this.timeline.element], ["Lesson", new Lesson(this.engine).element], ["Sizes", this.engineForm],
+    ];
+    const list = el("div", { role: "tablist", class: "tabs", "aria-label": "Views of the engine" });
+    const panels = views.map(([name, view]) => el("div", { role: "tabpanel", id: `panel-${name}`, "aria-labelledby": `tab-${name}`, hidden: true, tabindex: 0 }, view));
+    const buttons = views.map(([name], index) => el("button", { type: "button", role: "tab", id: `tab-${name}`, "aria-controls": `panel-${name}`, onclick: () => choose(index) }, name));
+    const choose = (chosen: number) => {
+      buttons.forEach((button, index) => {
+        button.setAttribute("aria-selected", String(index === chosen));
+        button.tabIndex = index === chosen ? 0 : -1;
+        panels[index]!.hidden = index !== chosen;
+      });
+      this.drawSoon();
+    };
+    list.addEventListener("keydown", (event) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (step === undefined) return;
+      const here = buttons.findIndex((button) => button.getAttribute("aria-selected") === "true");
+      const next = (here + step + buttons.length) % buttons.length;
+      choose(next);
+      buttons[next]!.focus();
+    });
+    list.append(...buttons);
+    choose(0);
+    return el("div", {}, list, ...panels);
+  }
+
+  private async loadFile(file: File): Promise<void> {
+    await this.engine.load({ kind: "file", file }, this.settings);
+  }
+
+  private showSizes(): void {
+    this.engineForm.replaceChildren(sizes(this.settings, this.devices, (settings) => {
+      this.settings = settings;
+      if (this.engine.source) void this.engine.load(this.engine.source, settings);
+    }));
+  }
+
+  private showStatus(): void {
+    const { status } = this.engine;
+    this.status.dataset["state"] = status.state;
+    switch (status.state) {
+      case "empty":
+        this.status.replaceChildren("No model beside this page: open a GGUF file, or drop one here.");
+        break;
+      case "loading": {
+        const words = { program: "Loading the program", fetch: "Fetching the model", cache: "Reading the model", hash: "Checking the model", weights: "Putting weights on the device" };
+        const part = status.total > 0 ? status.done / status.total : undefined;
+        const amount = status.done > 0 ? ` ${bytes(status.done)}` : "";
+        this.status.replaceChildren(`${words[status.phase]}${amount} `, el("progress", { max: 1, value: part, "aria-label": words[status.phase] }));
+        break;
+      }
+      case "ready": {
+        const { facts, adapter, sha256, seconds } = status.ready;
+        const weak = facts.device === "cpu" && !this.devices.includes("webgpu");
+        fill(this.status,
+          el("b", {}, facts.name), ` on ${adapter || "WebGPU"}, ${facts.dtype}, loaded in ${seconds.toFixed(1)} s, SHA-256 `,
+          el("code", { title: sha256 }, sha256.slice(0, 12)),
+          weak && el("span", { class: "warning" }, " No WebGPU adapter answers in this browser, so that the processor computes: slowly. Chrome and Edge from 113, Safari from 26 and Firefox from 141 have WebGPU."));
+        break;
+      }
+      case "failed": {
+        fill(this.status,
+          el("span", { class: "error" }, `The engine has stopped: ${status.message}. `),
+          this.engine.source && el("button", { type: "button", id: "resume", class: "primary", onclick: () => void this.resume() }, status.canResume ? "Resume" : "Try again"));
+        break;
+      }
+    }
+  }
+
+  /** A fresh worker with the same model, and the answers that were cut off go on. */
+  private async resume(): Promise<void> {
+    if (await this.engine.resume()) this.chats.filter((chat) => chat.canContinue).forEach((chat) => chat.continue());
+  }
+
+  /** Two tabs work, but share one GPU and one memory: the second is told. */
+  private noticeOtherTabs(): void {
+    if (!navigator.locks) return;
+    void navigator.locks.request("firebrick-tab", { ifAvailable: true }, (lock) => {
+      if (lock) return new Promise(() => undefined);
+      document.querySelector(".top")!.append(el("p", { class: "warning", id: "other-tab" }, "Another tab runs Firebrick too: both share the GPU and its memory."));
+      return Promise.resolve();
+    });
+  }
+
+  private drawSoon(): void {
+    if (this.frame !== 0) return;
+    this.frame = requestAnimationFrame(() => {
+      this.frame = 0;
+      const latest = this.engine.latest;
+      if (!latest) return;
+      this.gauges.draw(this.engine.steps);
+      if (!this.blocks.element.closest("[hidden]")) this.blocks.draw(latest.report.engine);
+      if (!this.timeline.element.closest("[hidden]")) this.timeline.draw(this.engine.steps);
+    });
+  }
+}
+
+const [devices, models] = await Promise.all([findDevices(), modelList()]);
+new Page(devices, models);

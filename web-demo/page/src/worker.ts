@@ -1,0 +1,138 @@
+// The Web Worker that owns the engine. The page never computes: it sends requests and draws what comes back.
+
+import init, { Tab } from "../pkg/firebrick_web.js";
+import { openModel, readFile, type Progress } from "./model_store";
+import type { ChatRequest, EngineSettings, FromWorker, ModelSource, StepReport, ToWorker } from "./protocol";
+
+let tab: Tab | null = null;
+let device: GPUDevice | null = null;
+let adapterName = "";
+let paused = false;
+let stepsAllowed = 0;
+let delay = 0;
+let wake: (() => void) | null = null;
+
+const send = (message: FromWorker) => postMessage(message);
+const describe = (error: unknown) => (error instanceof Error ? error.message : String(error));
+
+/** Lets messages of the page in between two steps; a timer would be held back in a background tab. */
+function nextTask(): Promise<void> {
+  return new Promise((resolve) => {
+    const channel = new MessageChannel();
+    channel.port1.onmessage = () => {
+      channel.port1.close();
+      resolve();
+    };
+    channel.port2.postMessage(null);
+  });
+}
+
+/** Remembers the device that the engine asks for, to hear of its loss. */
+function watchDevice(): void {
+  const request = GPUAdapter.prototype.requestDevice;
+  GPUAdapter.prototype.requestDevice = async function (this: GPUAdapter, descriptor?: GPUDeviceDescriptor) {
+    const opened = await request.call(this, descriptor);
+    device = opened;
+    const { vendor, architecture, description } = this.info;
+    adapterName = description || [vendor, architecture].filter(Boolean).join(" ");
+    opened.lost.then((info) => send({ type: "lost", message: info.message || info.reason }));
+    return opened;
+  };
+}
+
+async function load(source: ModelSource, settings: EngineSettings): Promise<void> {
+  const started = performance.now();
+  const progress: Progress = (phase, done, total) => send({ type: "progress", phase, done, total });
+  if (settings.device === "webgpu") {
+    const gpu = (navigator as Navigator & { gpu?: GPU }).gpu;
+    if (!gpu) throw new Error("this browser has no WebGPU");
+    if (!(await gpu.requestAdapter())) throw new Error("this browser has WebGPU, but no adapter answers");
+    watchDevice();
+  }
+  send({ type: "progress", phase: "program", done: 0, total: 1 });
+  const program = init();
+  const page = new URL("./", self.location.href.replace(/assets\/[^/]*$/, ""));
+  const model =
+    source.kind === "url" ? await openModel(source.entry, page.href, progress) : await readFile(source.file, progress);
+  await program;
+  const name = source.kind === "url" ? source.entry.name : source.file.name;
+  let told = 0;
+  const loaded = (done: number) => {
+    if (performance.now() - told < 100) return;
+    told = performance.now();
+    send({ type: "progress", phase: "weights", done, total: 0 });
+  };
+  tab = await Tab.load(model.bytes, JSON.stringify({ name, ...settings }), loaded);
+  send({
+    type: "ready",
+    facts: JSON.parse(tab.facts()),
+    adapter: settings.device === "cpu" ? "WebAssembly, one core" : adapterName,
+    sha256: model.sha256,
+    fromCache: model.fromCache,
+    seconds: (performance.now() - started) / 1000,
+  });
+  const state: StepReport = { events: [], rows: [], engine: JSON.parse(tab.snapshot()) };
+  send({ type: "step", report: state, seconds: 0, at: performance.now() });
+  await run(tab);
+}
+
+/** Steps as long as there is work, for ever. */
+async function run(engine: Tab): Promise<void> {
+  for (;;) {
+    if (!engine.has_work() || (paused && stepsAllowed === 0)) {
+      await new Promise<void>((resolve) => (wake = resolve));
+      continue;
+    }
+    stepsAllowed = Math.max(0, stepsAllowed - 1);
+    const started = performance.now();
+    const report: StepReport = JSON.parse(await engine.step());
+    const now = performance.now();
+    send({ type: "step", report, seconds: (now - started) / 1000, at: now });
+    if (delay > 0) await new Promise((resolve) => setTimeout(resolve, delay));
+    else await nextTask();
+  }
+}
+
+function add(ticket: number, request: ChatRequest): void {
+  try {
+    if (!tab) throw new Error("the model is not loaded");
+    const accepted = JSON.parse(tab.add(JSON.stringify(request)));
+    send({ type: "accepted", ticket, request: accepted.request, promptTokens: accepted.prompt_tokens, maxTokens: accepted.max_tokens });
+  } catch (error) {
+    send({ type: "rejected", ticket, message: describe(error) });
+  }
+}
+
+function handle(message: ToWorker): void {
+  switch (message.type) {
+    case "load":
+      load(message.source, message.settings).catch((error) => send({ type: "failed", message: describe(error) }));
+      break;
+    case "add":
+      add(message.ticket, message.request);
+      break;
+    case "abort":
+      tab?.abort(message.request);
+      break;
+    case "pause":
+      paused = message.paused;
+      break;
+    case "single-step":
+      stepsAllowed += 1;
+      break;
+    case "delay":
+      delay = message.milliseconds;
+      break;
+    case "block":
+      send({ type: "block", ticket: message.ticket, tokens: tab ? JSON.parse(tab.tokens_in_block(message.block)) : [] });
+      break;
+    case "lose-device":
+      device?.destroy();
+      break;
+  }
+  wake?.();
+  wake = null;
+}
+
+self.onmessage = (event: MessageEvent<ToWorker>) => handle(event.data);
+self.onunhandledrejection = (event) => send({ type: "failed", message: describe(event.reason) });

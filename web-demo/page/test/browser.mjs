@@ -1,0 +1,97 @@
+// What the page's tests share: a server of static files, Chromium with a software WebGPU adapter, and claims.
+
+import fs from "node:fs";
+import http from "node:http";
+import path from "node:path";
+import { chromium } from "playwright-core";
+
+const TYPES = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".wasm": "application/wasm", ".json": "application/json" };
+
+/** Serves a folder on a free port of this machine. */
+export async function serve(folder) {
+  const root = path.resolve(folder);
+  const server = http.createServer((request, response) => {
+    const wanted = path.normalize(decodeURIComponent(request.url.split("?")[0])).replace(/\/$/, "/index.html");
+    const file = path.join(root, wanted);
+    if (!file.startsWith(root) || !fs.existsSync(file)) {
+      response.statusCode = 404;
+      return response.end();
+    }
+    response.setHeader("content-type", TYPES[path.extname(file)] ?? "application/octet-stream");
+    return fs.createReadStream(file).pipe(response);
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  return { server, url: `http://127.0.0.1:${server.address().port}/` };
+}
+
+/** Debian's Chromium, headless. Without a GPU, WebGPU comes from SwiftShader, which these two flags ask for. */
+export function launch({ webgpu }) {
+  const gpu = webgpu ? ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"] : [];
+  const quiet = ["--no-sandbox", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
+  return chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", headless: true, args: [...gpu, ...quiet] });
+}
+
+let failures = 0;
+
+/** States a claim and whether it holds. */
+export function claim(text, holds, detail = "") {
+  console.log(`${holds ? "ok  " : "FAIL"} ${text}${holds || detail === "" ? "" : `: ${detail}`}`);
+  if (!holds) failures += 1;
+}
+
+export const failed = () => failures > 0;
+
+/** Opens the page and waits until its model is loaded. */
+export async function open(context, url, query) {
+  const page = await context.newPage();
+  page.on("console", (message) => message.type() === "error" && console.log("console:", message.text()));
+  page.on("pageerror", (error) => console.log("page error:", error.message));
+  await page.goto(`${url}?${query}`);
+  await ready(page);
+  return page;
+}
+
+/** Waits for the model, however long the weights take, but not for a failure. */
+export async function ready(page) {
+  await page.waitForFunction(() => ["ready", "failed"].includes(globalThis.firebrick?.engine.status.state), null, { timeout: 240_000 });
+  const status = await page.evaluate(() => globalThis.firebrick.engine.status);
+  if (status.state !== "ready") throw new Error(`the engine did not come up: ${status.message}`);
+  return status.ready;
+}
+
+/** Answers to several requests at once: `{ tokens, text, reason }` each, and the steps they took. */
+export function ask(page, requests) {
+  return page.evaluate((requests) => {
+    const { engine } = globalThis.firebrick;
+    const one = (request) => new Promise((resolve) => {
+      const answer = { tokens: [], text: "", reason: "", promptTokens: 0, cachedTokens: 0 };
+      engine.add(request, {
+        accepted: (_, promptTokens) => (answer.promptTokens = promptTokens),
+        scheduled: (cached) => (answer.cachedTokens = cached),
+        token: (text, token) => {
+          answer.tokens.push(token);
+          answer.text += text;
+        },
+        finished: (text, reason) => resolve({ ...answer, text: answer.text + text, reason }),
+      });
+    });
+    return Promise.all(requests.map(one));
+  }, requests);
+}
+
+/** Greedy references of the real model. */
+export function references(root) {
+  return JSON.parse(fs.readFileSync(path.join(root, "tests/fixtures/real/smollm2.json"), "utf8")).cases;
+}
+
+/** Where a snapshot contradicts itself: blocks against block tables, counters against both. */
+export function contradictions(engine) {
+  const named = new Map();
+  for (const sequence of engine.sequences) for (const block of sequence.blocks) named.set(block, (named.get(block) ?? 0) + 1);
+  const wrong = engine.blocks.flatMap((block, index) => (block.references === (named.get(index) ?? 0) ? [] : [`block ${index} has ${block.references} references, tables name it ${named.get(index) ?? 0} times`]));
+  const used = engine.blocks.filter((block) => block.references > 0).length;
+  const cached = engine.blocks.filter((block) => block.references === 0 && block.cached).length;
+  if (used !== engine.stats.blocks_used) wrong.push(`${used} blocks are used, the counter says ${engine.stats.blocks_used}`);
+  if (cached !== engine.stats.blocks_cached) wrong.push(`${cached} blocks are cached, the counter says ${engine.stats.blocks_cached}`);
+  return wrong;
+}

@@ -1,0 +1,133 @@
+//! From the bytes of a GGUF file to an idle engine on the browser's device.
+
+use firebrick_checkpoint::{Checkpoint, Dtype, GgufTokenizer, MemoryPlan, ModelConfig, PlanOptions, TokenizerSource};
+use firebrick_engine::{Engine, EngineConfig, SchedulingPolicy};
+use firebrick_executor::{CacheOptions, LocalExecutor};
+use firebrick_model::{LoadOptions, Progress};
+use firebrick_ops::{Backend, open_device_async};
+use firebrick_text::{ChatTemplate, GgufVocabulary, SpecialTokens, Tokenizer};
+
+use crate::messages::{DeviceName, LoadRequest, ModelFacts};
+
+/// A model ready to run.
+pub struct Loaded {
+    /// The idle engine.
+    pub engine: Engine<LocalExecutor>,
+    /// The file's tokenizer.
+    pub tokenizer: Tokenizer,
+    /// The file's chat template.
+    pub chat_template: Option<ChatTemplate>,
+    /// Tokens that end an answer.
+    pub eos_token_ids: Vec<u32>,
+    /// What was loaded.
+    pub facts: ModelFacts,
+}
+
+impl Loaded {
+    /// Reads the file, opens the device and puts the weights there. `progress` is called with bytes as they arrive.
+    pub async fn load(bytes: Vec<u8>, request: &LoadRequest, progress: Progress<'_>) -> Result<Self, String> {
+        let checkpoint = Checkpoint::from_gguf_bytes(&request.name, bytes).map_err(text)?;
+        let config = checkpoint.config().clone();
+        // wgpu widens halves while it reads them. Without a GPU widening costs more than reading.
+        let (backend, dtype) = match request.device {
+            DeviceName::Webgpu => (Backend::Wgpu, Dtype::F16),
+            DeviceName::Cpu => (Backend::Cpu, Dtype::F32),
+        };
+        let trained = u32::try_from(config.max_position_embeddings).unwrap_or(u32::MAX);
+        let max_model_len = request.max_model_len.min(trained);
+        let device = open_device_async(backend).await.map_err(text)?;
+        let load = LoadOptions { dtype, max_model_len: max_model_len as usize };
+        let cache = CacheOptions {
+            num_blocks: request.num_blocks,
+            block_size: request.block_size,
+            max_num_seqs: request.max_num_seqs,
+            cuda_graphs: false,
+        };
+        let executor = LocalExecutor::load(&checkpoint, load, cache, &device, progress).map_err(text)?;
+        let engine = Engine::new(engine_config(request, &config, max_model_len), executor).map_err(text)?;
+        let chat_template = checkpoint.chat_template();
+        let special = checkpoint.special_tokens();
+        let special = SpecialTokens { bos: special.bos, eos: special.eos, pad: special.pad, unk: special.unk };
+        Ok(Self {
+            engine,
+            tokenizer: tokenizer(&checkpoint)?,
+            chat_template: chat_template.map(|source| ChatTemplate::new(&source, special)).transpose().map_err(text)?,
+            eos_token_ids: end_tokens(&checkpoint),
+            facts: facts(&checkpoint, request, dtype, max_model_len),
+        })
+    }
+}
+
+/// Any error as the page shows it.
+pub fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+fn engine_config(request: &LoadRequest, config: &ModelConfig, max_model_len: u32) -> EngineConfig {
+    EngineConfig {
+        block_size: request.block_size,
+        max_model_len,
+        max_num_seqs: request.max_num_seqs,
+        max_num_batched_tokens: request.max_num_batched_tokens,
+        max_waiting: 64,
+        max_choices: 1,
+        vocab_size: u32::try_from(config.vocab_size).unwrap_or(u32::MAX),
+        enable_prefix_caching: request.enable_prefix_caching,
+        enable_chunked_prefill: true,
+        policy: SchedulingPolicy::Fcfs,
+        seed: request.seed,
+        // All requests come from the one who reads the page: there is nobody to hide a prefix from.
+        hash_key: [request.seed, 1],
+    }
+}
+
+fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer, String> {
+    match checkpoint.tokenizer_source() {
+        TokenizerSource::Gguf(vocabulary) => Tokenizer::from_gguf(gguf_vocabulary(vocabulary)).map_err(text),
+        TokenizerSource::Json(_) => Err("the page reads GGUF files, which carry their tokenizer".to_owned()),
+    }
+}
+
+fn gguf_vocabulary(from: GgufTokenizer) -> GgufVocabulary {
+    GgufVocabulary {
+        model: from.model,
+        pre: from.pre,
+        tokens: from.tokens,
+        scores: from.scores,
+        token_types: from.token_types,
+        merges: from.merges,
+        bos: from.bos,
+        eos: from.eos,
+        unknown: from.unknown,
+        add_bos: from.add_bos,
+        add_eos: from.add_eos,
+        add_space_prefix: from.add_space_prefix,
+    }
+}
+
+fn end_tokens(checkpoint: &Checkpoint) -> Vec<u32> {
+    let mut tokens = checkpoint.config().eos_token_ids.clone();
+    tokens.extend(checkpoint.generation_config().eos_token_ids);
+    tokens.sort_unstable();
+    tokens.dedup();
+    tokens
+}
+
+fn facts(checkpoint: &Checkpoint, request: &LoadRequest, dtype: Dtype, max_model_len: u32) -> ModelFacts {
+    let config = checkpoint.config();
+    let options = PlanOptions { dtype, kv_dtype: Dtype::F32, ..PlanOptions::new(config, "browser", u64::MAX >> 8) };
+    let plan = MemoryPlan::new(config, checkpoint.num_parameters(), options);
+    ModelFacts {
+        name: request.name.clone(),
+        architecture: format!("{:?}", config.architecture),
+        device: request.device,
+        dtype: format!("{dtype:?}").to_lowercase(),
+        num_parameters: checkpoint.num_parameters(),
+        num_layers: config.num_layers,
+        vocab_size: config.vocab_size,
+        weight_bytes: checkpoint.num_parameters() * dtype.size() as u64,
+        kv_bytes_per_token: plan.kv_bytes_per_token,
+        max_model_len,
+        has_chat_template: checkpoint.chat_template().is_some(),
+    }
+}
