@@ -190,8 +190,8 @@ def errors_are_the_clients_own_exceptions(client, model):
     assert raised(openai.BadRequestError, messages=[]).param == "messages"
     assert raised(openai.BadRequestError, extra_body={"no_such_parameter": 1}).param == "no_such_parameter"
     assert "maximum context length" in str(raised(openai.BadRequestError, max_tokens=10**9))
-    tool = {"type": "function", "function": {"name": "f", "parameters": {}}}
-    assert raised(openai.BadRequestError, tools=[tool]).param == "tools"
+    tool = {"type": "function", "function": {"name": "f", "parameters": 5}}
+    assert raised(openai.BadRequestError, tools=[tool]).param == "tools[0].function.parameters"
     assert raised(openai.BadRequestError, response_format={"type": "json_object"}).param == "response_format"
 
 

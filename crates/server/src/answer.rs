@@ -4,16 +4,17 @@ use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::Response;
 use futures::stream;
-use serde::Serialize;
 
 use crate::body::json_response;
 use crate::chat_format;
-use crate::choice::{Delta, Finish, ReportedToken};
-use crate::completion_format::{self, TextOffsets};
+use crate::choice::{Finish, ReportedToken};
+use crate::completion_format;
 use crate::error::ApiError;
+use crate::event_frame::EventFrame;
 use crate::generation::Generation;
-use crate::openai::{Field, Usage, VllmStats};
+use crate::message::{CallIds, CollectedMessage};
 use crate::state::unix_seconds;
+use crate::stream_writer::StreamWriter;
 use crate::telemetry::{OpenRequest, Streamed};
 use crate::validate::{StreamOptions, ValidatedRequest};
 
@@ -36,8 +37,12 @@ pub struct AnswerHead {
     pub model: String,
     /// What choices begin with, one per choice; empty without `echo`.
     pub echoes: Vec<String>,
-    format: Format,
-    num_choices: u32,
+    /// The wire format.
+    pub format: Format,
+    /// Choices of all prompts.
+    pub num_choices: u32,
+    /// Ids of tool calls.
+    pub call_ids: CallIds,
 }
 
 /// One whole choice.
@@ -49,6 +54,8 @@ pub struct CollectedChoice {
     pub tokens: Vec<ReportedToken>,
     /// How many tokens it has.
     pub num_tokens: u32,
+    /// The message that the text is, where the answer is one.
+    pub message: CollectedMessage,
     /// Why it is complete.
     pub finish: Option<Finish>,
 }
@@ -71,7 +78,8 @@ impl AnswerHead {
         let echoes = prompts.iter().filter_map(|prompt| prompt.echo.as_ref());
         let echoes = echoes.flat_map(|text| std::iter::repeat_n(text.clone(), request.n() as usize)).collect();
         let num_choices = prompts.len() as u32 * request.n();
-        Self { id: format!("{prefix}-{id}"), created: unix_seconds(), model, echoes, format, num_choices }
+        let call_ids = CallIds::new(request.message().is_some_and(|message| message.short_call_ids));
+        Self { id: format!("{prefix}-{id}"), created: unix_seconds(), model, echoes, format, num_choices, call_ids }
     }
 
     /// Answers when all choices are complete.
@@ -90,8 +98,8 @@ impl AnswerHead {
     /// Answers with events as the choices grow.
     pub fn streamed(self, generation: Generation, options: StreamOptions, mut open: OpenRequest) -> Response {
         open.set_streamed();
-        let offsets = TextOffsets::new(&self.echoes, self.num_choices);
-        let events = EventWriter { head: self, generation, options, offsets, open, begun: false, ended: false };
+        let writer = StreamWriter::new(&self);
+        let events = EventWriter { head: self, generation, options, writer, open, begun: false, ended: false };
         let frames = stream::unfold(events, |mut events| async move {
             let frame = events.next_frame().await?;
             Some((Ok::<_, std::convert::Infallible>(frame), events))
@@ -116,6 +124,7 @@ pub async fn collect(generation: &mut Generation, num_choices: u32) -> Result<Ve
             choice.text.push_str(&delta.text);
             choice.num_tokens += delta.num_tokens;
             choice.tokens.extend(delta.token);
+            delta.events.into_iter().for_each(|event| choice.message.add(event));
             choice.finish = delta.finish.or(choice.finish.take());
         }
     }
@@ -127,7 +136,7 @@ struct EventWriter {
     head: AnswerHead,
     generation: Generation,
     options: StreamOptions,
-    offsets: TextOffsets,
+    writer: StreamWriter,
     open: OpenRequest,
     begun: bool,
     ended: bool,
@@ -140,90 +149,30 @@ impl EventWriter {
             if self.ended {
                 return None;
             }
-            let mut frame = Vec::new();
-            match self.generation.next().await {
-                Some(Ok(deltas)) => self.write_deltas(&mut frame, deltas),
+            let progress = self.generation.next().await;
+            let mut frame = EventFrame::new(&self.head, self.options, &self.generation);
+            match progress {
+                Some(Ok(deltas)) => {
+                    if !deltas.is_empty() && !std::mem::replace(&mut self.begun, true) {
+                        self.writer.begin(&mut frame);
+                    }
+                    deltas.into_iter().for_each(|delta| self.writer.add(&mut frame, delta));
+                }
                 Some(Err(error)) => {
                     self.open.fail(&error);
-                    write_event(&mut frame, &error.body());
-                    self.end(&mut frame);
+                    self.writer.fail(&mut frame, &error);
+                    self.ended = true;
                 }
                 None => {
-                    self.write_last_usage(&mut frame);
+                    self.writer.end(&mut frame);
                     self.open.succeed(&self.generation);
-                    self.end(&mut frame);
+                    self.ended = true;
                 }
             }
-            if !frame.is_empty() {
-                return Some(frame.into());
+            let bytes = frame.into_bytes();
+            if !bytes.is_empty() {
+                return Some(bytes.into());
             }
         }
     }
-
-    fn write_deltas(&mut self, frame: &mut Vec<u8>, deltas: Vec<Delta>) {
-        let usage = self.chunk_usage();
-        if !deltas.is_empty() && !std::mem::replace(&mut self.begun, true) {
-            self.write_opening(frame, &usage);
-        }
-        for delta in deltas {
-            let shows_nothing = delta.text.is_empty() && delta.token.is_none() && delta.finish.is_none();
-            if shows_nothing {
-                continue;
-            }
-            match self.head.format {
-                Format::Chat => write_event(frame, &chat_format::chunk(&self.head, delta, usage.clone())),
-                Format::Completion => {
-                    let chunk = completion_format::chunk(&self.head, delta, &mut self.offsets, usage.clone());
-                    write_event(frame, &chunk);
-                }
-            }
-        }
-    }
-
-    /// What every choice begins with, before its first token.
-    fn write_opening(&self, frame: &mut Vec<u8>, usage: &Field<Usage>) {
-        match self.head.format {
-            Format::Chat => {
-                for index in 0..self.head.num_choices {
-                    write_event(frame, &chat_format::opening(&self.head, index, usage.clone()));
-                }
-            }
-            Format::Completion => {
-                for (index, text) in (0..).zip(&self.head.echoes) {
-                    write_event(frame, &completion_format::opening(&self.head, index, text, usage.clone()));
-                }
-            }
-        }
-    }
-
-    /// The `usage` of a chunk that is not the last: absent, null or the counts so far.
-    fn chunk_usage(&self) -> Field<Usage> {
-        match self.options {
-            StreamOptions { continuous_usage: true, .. } => Some(Some(self.generation.usage())),
-            StreamOptions { include_usage: true, .. } => Some(None),
-            _ => None,
-        }
-    }
-
-    fn write_last_usage(&self, frame: &mut Vec<u8>) {
-        if !self.options.include_usage {
-            return;
-        }
-        let (usage, stats): (Usage, VllmStats) = (self.generation.usage(), self.generation.stats());
-        match self.head.format {
-            Format::Chat => write_event(frame, &chat_format::usage_chunk(&self.head, usage, stats)),
-            Format::Completion => write_event(frame, &completion_format::usage_chunk(&self.head, usage, stats)),
-        }
-    }
-
-    fn end(&mut self, frame: &mut Vec<u8>) {
-        frame.extend_from_slice(b"data: [DONE]\n\n");
-        self.ended = true;
-    }
-}
-
-fn write_event<T: Serialize>(frame: &mut Vec<u8>, value: &T) {
-    frame.extend_from_slice(b"data: ");
-    serde_json::to_writer(&mut *frame, value).expect("response types hold only maps with string keys");
-    frame.extend_from_slice(b"\n\n");
 }

@@ -1,11 +1,17 @@
 //! The wire format of `/v1/chat/completions`.
 
+use firebrick_text::MessageEvent;
+
 use crate::answer::{AnswerHead, CollectedChoice};
 use crate::choice::{Delta, ReportedToken};
+use crate::error::ApiError;
+use crate::event_frame::EventFrame;
 use crate::openai::{
-    ChatChoice, ChatChunk, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatResponse, ChatTokenLogprob, ChatTopLogprob,
-    Field, ReplyMessage, Usage, VllmStats,
+    CallDelta, ChatChoice, ChatChunk, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatResponse, ChatTokenLogprob,
+    ChatTopLogprob, Field, FunctionDelta, ReplyCall, ReplyFunction, ReplyMessage, Usage, VllmStats,
 };
+
+const CALL_PREFIX: &str = "call_";
 
 /// The whole answer.
 pub fn response(head: AnswerHead, choices: Vec<CollectedChoice>, usage: Usage, stats: VllmStats) -> ChatResponse {
@@ -13,43 +19,127 @@ pub fn response(head: AnswerHead, choices: Vec<CollectedChoice>, usage: Usage, s
         index,
         logprobs: logprobs(&collected.tokens),
         finish_reason: collected.finish_reason(),
+        message: reply(&head, index, &collected),
         stop_reason: collected.finish.and_then(|finish| finish.stop_reason),
-        message: ReplyMessage { role: "assistant", content: collected.text },
     };
+    let choices = (0..).zip(choices).map(choice).collect();
     ChatResponse {
         id: head.id,
         object: "chat.completion",
         created: head.created,
         model: head.model,
-        choices: (0..).zip(choices).map(choice).collect(),
+        choices,
         usage,
         vllm_stats: stats,
     }
 }
 
-/// A choice's first chunk.
-pub fn opening(head: &AnswerHead, index: u32, usage: Field<Usage>) -> ChatChunk<'_> {
-    let delta = ChatDelta { role: Some("assistant"), content: Some(String::new()) };
-    let choice = ChatChunkChoice { index, delta, logprobs: None, finish_reason: None, stop_reason: None };
-    chunk_of(head, vec![choice], usage)
-}
-
-/// A chunk that adds to a choice or ends it.
-pub fn chunk(head: &AnswerHead, delta: Delta, usage: Field<Usage>) -> ChatChunk<'_> {
-    let content = (!delta.text.is_empty() || delta.token.is_some()).then_some(delta.text);
-    let choice = ChatChunkChoice {
-        index: delta.index,
-        delta: ChatDelta { role: None, content },
-        logprobs: logprobs(delta.token.as_slice()),
-        finish_reason: delta.finish.as_ref().map(|finish| finish.reason),
-        stop_reason: delta.finish.map(|finish| finish.stop_reason),
+fn reply(head: &AnswerHead, index: u32, collected: &CollectedChoice) -> ReplyMessage {
+    let message = &collected.message;
+    let call = |(number, (name, arguments)): (u32, (&str, &str))| ReplyCall {
+        id: head.call_ids.id(CALL_PREFIX, index, number),
+        r#type: "function",
+        function: ReplyFunction { name: name.to_owned(), arguments: arguments.to_owned() },
     };
-    chunk_of(head, vec![choice], usage)
+    let tool_calls: Vec<_> = (0..).zip(message.calls()).map(call).collect();
+    let (text, reasoning) = (message.text(), message.reasoning());
+    ReplyMessage {
+        role: "assistant",
+        content: Some(text).filter(|text| !text.is_empty() || tool_calls.is_empty()),
+        reasoning_content: reasoning.clone(),
+        reasoning,
+        tool_calls,
+    }
 }
 
-/// The last chunk of a stream whose client asked for usage.
-pub fn usage_chunk(head: &AnswerHead, usage: Usage, stats: VllmStats) -> ChatChunk<'_> {
-    ChatChunk { vllm_stats: Some(stats), ..chunk_of(head, Vec::new(), Some(Some(usage))) }
+/// Writes a streamed chat answer.
+pub struct ChatWriter {
+    /// Calls begun so far, per choice.
+    num_calls: Vec<u32>,
+}
+
+impl ChatWriter {
+    /// Before the first event.
+    pub fn new(head: &AnswerHead) -> Self {
+        Self { num_calls: vec![0; head.num_choices as usize] }
+    }
+
+    /// Every choice's first chunk.
+    pub fn begin(&self, frame: &mut EventFrame) {
+        for index in 0..frame.head.num_choices {
+            let delta = ChatDelta { role: Some("assistant"), content: Some(String::new()), ..ChatDelta::default() };
+            let choice = ChatChunkChoice { index, delta, logprobs: None, finish_reason: None, stop_reason: None };
+            frame.event(&chunk_of(frame.head, vec![choice], frame.chunk_usage()));
+        }
+    }
+
+    /// A chunk that adds to a choice or ends it.
+    pub fn add(&mut self, frame: &mut EventFrame, delta: Delta) {
+        let mut addition = self.addition(frame.head, delta.index, delta.events);
+        let says = addition.content.is_some() || addition.reasoning.is_some() || !addition.tool_calls.is_empty();
+        if !says && delta.token.is_none() && delta.finish.is_none() {
+            return;
+        }
+        if !says && delta.token.is_some() {
+            addition.content = Some(String::new());
+        }
+        let choice = ChatChunkChoice {
+            index: delta.index,
+            delta: addition,
+            logprobs: logprobs(delta.token.as_slice()),
+            finish_reason: delta.finish.as_ref().map(|finish| finish.reason),
+            stop_reason: delta.finish.map(|finish| finish.stop_reason),
+        };
+        frame.event(&chunk_of(frame.head, vec![choice], frame.chunk_usage()));
+    }
+
+    fn addition(&mut self, head: &AnswerHead, index: u32, events: Vec<MessageEvent>) -> ChatDelta {
+        let mut addition = ChatDelta::default();
+        let Some(num_calls) = self.num_calls.get_mut(index as usize) else { return addition };
+        for event in events {
+            match event {
+                MessageEvent::Text(text) => addition.content.get_or_insert_default().push_str(&text),
+                MessageEvent::Reasoning(text) => addition.reasoning.get_or_insert_default().push_str(&text),
+                MessageEvent::CallBegin { name } => {
+                    addition.tool_calls.push(CallDelta {
+                        index: *num_calls,
+                        id: Some(head.call_ids.id(CALL_PREFIX, index, *num_calls)),
+                        r#type: Some("function"),
+                        function: FunctionDelta { name: Some(name), arguments: String::new() },
+                    });
+                    *num_calls += 1;
+                }
+                MessageEvent::CallArguments(arguments) => match addition.tool_calls.last_mut() {
+                    Some(call) => call.function.arguments.push_str(&arguments),
+                    None => addition.tool_calls.push(CallDelta {
+                        index: num_calls.saturating_sub(1),
+                        function: FunctionDelta { name: None, arguments },
+                        ..CallDelta::default()
+                    }),
+                },
+                // What was shown of a broken call cannot be taken back.
+                MessageEvent::CallEnd | MessageEvent::CallBroken { .. } => {}
+            }
+        }
+        addition.reasoning_content.clone_from(&addition.reasoning);
+        addition
+    }
+
+    /// The end of the stream.
+    pub fn end(&self, frame: &mut EventFrame) {
+        if frame.options.include_usage {
+            let usage = Some(Some(frame.generation.usage()));
+            let stats = Some(frame.generation.stats());
+            frame.event(&ChatChunk { vllm_stats: stats, ..chunk_of(frame.head, Vec::new(), usage) });
+        }
+        frame.done();
+    }
+
+    /// The end of a stream that failed.
+    pub fn fail(&self, frame: &mut EventFrame, error: &ApiError) {
+        frame.event(&error.body());
+        frame.done();
+    }
 }
 
 fn chunk_of(head: &AnswerHead, choices: Vec<ChatChunkChoice>, usage: Field<Usage>) -> ChatChunk<'_> {

@@ -1,9 +1,10 @@
 //! One choice of an answer: tokens become text, and stop strings end it.
 
 use firebrick_engine::{EventKind, FinishReason, TokenId, TokenLogprobs};
-use firebrick_text::{Detokenizer, StopMatcher, Tokenizer};
+use firebrick_text::{Detokenizer, MessageEvent, MessageReader, StopMatcher, Tokenizer};
 
 use crate::error::{ApiError, ErrorKind};
+use crate::message::MessageOptions;
 use crate::openai::StopReason;
 use crate::validate::TextOptions;
 
@@ -14,6 +15,10 @@ pub struct Delta {
     pub index: u32,
     /// Text that is certain now; may be empty.
     pub text: String,
+    /// What the text means, where the answer is a message.
+    pub events: Vec<MessageEvent>,
+    /// Tokens of reasoning among `num_tokens`.
+    pub num_reasoning_tokens: u32,
     /// Tokens that the event brought: 0 or 1.
     pub num_tokens: u32,
     /// The token with its log-probabilities, when they were asked for.
@@ -36,10 +41,17 @@ pub struct ReportedToken {
 /// Why a choice is complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finish {
-    /// `stop`, `length` or `abort`.
+    /// `stop`, `length`, `tool_calls` or `abort`.
     pub reason: &'static str,
     /// Which stop token or stop string.
     pub stop_reason: Option<StopReason>,
+}
+
+/// How a choice's text becomes a message.
+struct Message {
+    reader: MessageReader,
+    options: MessageOptions,
+    num_calls: u32,
 }
 
 /// The state of one choice.
@@ -49,6 +61,7 @@ pub struct Choice {
     detokenizer: Detokenizer,
     matcher: StopMatcher,
     options: TextOptions,
+    message: Option<Message>,
     last_token: TokenId,
     finished: bool,
 }
@@ -67,8 +80,19 @@ impl Choice {
             matcher: StopMatcher::new(&options.stops, options.include_stop),
             options: options.clone(),
             last_token: prompt.last().copied().unwrap_or_default(),
+            message: None,
             finished: false,
         }
+    }
+
+    /// Reads the text as a message.
+    #[must_use]
+    pub fn with_message(mut self, options: Option<&MessageOptions>) -> Self {
+        if let Some(options) = options {
+            self.detokenizer.show(options.shown.clone());
+            self.message = Some(Message { reader: options.reader.clone(), options: options.clone(), num_calls: 0 });
+        }
+        self
     }
 
     /// Whether the choice is complete.
@@ -81,11 +105,16 @@ impl Choice {
         if self.finished {
             return Ok(None);
         }
-        match kind {
-            EventKind::Scheduled { .. } => Ok(None),
-            EventKind::Token { token, logprobs, is_stop } => Ok(Some(self.token(token, logprobs, is_stop))),
-            EventKind::Finished { reason } => self.finish(reason).map(Some),
+        let mut delta = match kind {
+            EventKind::Scheduled { .. } => return Ok(None),
+            EventKind::Token { token, logprobs, is_stop } => self.token(token, logprobs, is_stop),
+            EventKind::Finished { reason } => self.finish(reason)?,
+        };
+        if let Some(message) = &mut self.message {
+            message.read(&mut delta);
         }
+        self.finished |= delta.finish.is_some();
+        Ok(Some(delta))
     }
 
     fn token(&mut self, token: TokenId, logprobs: Option<TokenLogprobs>, is_stop: bool) -> Delta {
@@ -139,6 +168,38 @@ impl Choice {
         let mut detokenizer = self.tokenizer.detokenizer(false);
         detokenizer.continue_after(&[self.last_token]);
         detokenizer.push(token) + &detokenizer.finish()
+    }
+}
+
+impl Message {
+    /// Finds out what the text of a delta means.
+    fn read(&mut self, delta: &mut Delta) {
+        let was_reasoning = self.reader.is_reasoning();
+        let mut events = self.reader.push(&delta.text);
+        if was_reasoning {
+            delta.num_reasoning_tokens = delta.num_tokens;
+        }
+        if delta.finish.is_some() {
+            events.extend(self.reader.finish());
+        }
+        if !self.options.include_reasoning {
+            events.retain(|event| !matches!(event, MessageEvent::Reasoning(_)));
+        }
+        if self.options.ends_with_call
+            && let Some(end) = events.iter().position(|event| *event == MessageEvent::CallEnd)
+        {
+            events.truncate(end + 1);
+            delta.finish.get_or_insert(Finish { reason: "stop", stop_reason: None });
+        }
+        self.num_calls += events.iter().filter(|event| **event == MessageEvent::CallEnd).count() as u32;
+        if let Some(finish) = &mut delta.finish
+            && finish.reason == "stop"
+            && self.num_calls > 0
+            && self.options.calls_are_a_reason
+        {
+            finish.reason = "tool_calls";
+        }
+        delta.events = events;
     }
 }
 

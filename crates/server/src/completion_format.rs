@@ -2,16 +2,18 @@
 
 use crate::answer::{AnswerHead, CollectedChoice};
 use crate::choice::{Delta, ReportedToken};
+use crate::error::ApiError;
+use crate::event_frame::EventFrame;
 use crate::openai::{
     CompletionChoice, CompletionChunk, CompletionLogprobs, CompletionResponse, Field, TopLogprobs, Usage, VllmStats,
 };
 
 /// Where the next token's text begins in each choice, in characters.
-pub struct TextOffsets(Vec<usize>);
+struct TextOffsets(Vec<usize>);
 
 impl TextOffsets {
     /// Offsets after the echoed prompts, if any.
-    pub fn new(echoes: &[String], num_choices: u32) -> Self {
+    fn new(echoes: &[String], num_choices: u32) -> Self {
         let echoed = |index: usize| echoes.get(index).map_or(0, |text| text.chars().count());
         Self((0..num_choices as usize).map(echoed).collect())
     }
@@ -27,6 +29,44 @@ impl TextOffsets {
             *offset += token.text.chars().count();
         }
         (!tokens.is_empty()).then_some(logprobs)
+    }
+}
+
+/// Writes a streamed completion.
+pub struct CompletionWriter(TextOffsets);
+
+impl CompletionWriter {
+    /// Before the first event.
+    pub fn new(head: &AnswerHead) -> Self {
+        Self(TextOffsets::new(&head.echoes, head.num_choices))
+    }
+
+    /// What every choice begins with, before its first token.
+    pub fn begin(&self, frame: &mut EventFrame) {
+        for (index, text) in (0..).zip(&frame.head.echoes) {
+            frame.event(&opening(frame.head, index, text, frame.chunk_usage()));
+        }
+    }
+
+    /// More of a choice.
+    pub fn add(&mut self, frame: &mut EventFrame, delta: Delta) {
+        if !delta.text.is_empty() || delta.token.is_some() || delta.finish.is_some() {
+            frame.event(&chunk(frame.head, delta, &mut self.0, frame.chunk_usage()));
+        }
+    }
+
+    /// The end of the stream.
+    pub fn end(&self, frame: &mut EventFrame) {
+        if frame.options.include_usage {
+            frame.event(&usage_chunk(frame.head, frame.generation.usage(), frame.generation.stats()));
+        }
+        frame.done();
+    }
+
+    /// The end of a stream that failed.
+    pub fn fail(&self, frame: &mut EventFrame, error: &ApiError) {
+        frame.event(&error.body());
+        frame.done();
     }
 }
 
@@ -53,14 +93,14 @@ pub fn response(head: AnswerHead, choices: Vec<CollectedChoice>, usage: Usage, s
 }
 
 /// The echoed prompt of a choice.
-pub fn opening<'a>(head: &'a AnswerHead, index: u32, text: &str, usage: Field<Usage>) -> CompletionChunk<'a> {
+fn opening<'a>(head: &'a AnswerHead, index: u32, text: &str, usage: Field<Usage>) -> CompletionChunk<'a> {
     let text = text.to_owned();
     let choice = CompletionChoice { index, text, logprobs: None, finish_reason: None, stop_reason: None };
     chunk_of(head, vec![choice], usage)
 }
 
 /// A chunk that adds to a choice or ends it.
-pub fn chunk<'a>(
+fn chunk<'a>(
     head: &'a AnswerHead,
     delta: Delta,
     offsets: &mut TextOffsets,
@@ -77,7 +117,7 @@ pub fn chunk<'a>(
 }
 
 /// The last chunk of a stream whose client asked for usage.
-pub fn usage_chunk(head: &AnswerHead, usage: Usage, stats: VllmStats) -> CompletionChunk<'_> {
+fn usage_chunk(head: &AnswerHead, usage: Usage, stats: VllmStats) -> CompletionChunk<'_> {
     CompletionChunk { vllm_stats: Some(stats), ..chunk_of(head, Vec::new(), Some(Some(usage))) }
 }
 

@@ -26,6 +26,7 @@ pub struct Generation {
     arrived: Instant,
     prompt_tokens: u64,
     completion_tokens: u64,
+    reasoning_tokens: u64,
     cached_tokens: u64,
     phases: Vec<Arc<Phases>>,
     timeout: Option<Duration>,
@@ -47,6 +48,7 @@ impl Generation {
             arrived,
             prompt_tokens: request.prompt_tokens(),
             completion_tokens: 0,
+            reasoning_tokens: 0,
             cached_tokens: 0,
             phases,
             timeout: None,
@@ -85,6 +87,7 @@ impl Generation {
             Err(error) => return Some(Err(error)),
         };
         self.completion_tokens += progress.deltas.iter().map(|delta| u64::from(delta.num_tokens)).sum::<u64>();
+        self.reasoning_tokens += progress.deltas.iter().map(|delta| u64::from(delta.num_reasoning_tokens)).sum::<u64>();
         self.cached_tokens += progress.cached_tokens;
         Some(Ok(progress.deltas))
     }
@@ -96,7 +99,7 @@ impl Generation {
             total_tokens: self.prompt_tokens + self.completion_tokens,
             completion_tokens: self.completion_tokens,
             prompt_tokens_details: PromptTokensDetails { cached_tokens: self.cached_tokens },
-            completion_tokens_details: CompletionTokensDetails::default(),
+            completion_tokens_details: CompletionTokensDetails { reasoning_tokens: self.reasoning_tokens },
         }
     }
 
@@ -152,7 +155,9 @@ impl PromptStream {
     fn new(number: u32, events: EventStream, model: &Model, request: &ValidatedRequest) -> Self {
         let prompt = &request.prompts()[number as usize].tokens;
         let first = number * request.n();
-        let choice = |index| Choice::new(first + index, &model.tokenizer, request.text(), prompt);
+        let choice = |index| {
+            Choice::new(first + index, &model.tokenizer, request.text(), prompt).with_message(request.message())
+        };
         Self { events, buffer: Vec::new(), choices: (0..request.n()).map(choice).collect(), failed: false }
     }
 

@@ -33,6 +33,8 @@ pub struct Limits {
     pub sequences_max: usize,
     /// Messages in one chat request.
     pub messages_max: usize,
+    /// Tools in one request, and calls in one message.
+    pub tools_max: usize,
     /// Choices (`n`) of one prompt.
     pub choices_max: u32,
     /// Stop strings.
@@ -72,6 +74,7 @@ impl Default for Limits {
             prompts_max: 1024,
             sequences_max: 1024,
             messages_max: 4096,
+            tools_max: 128,
             choices_max: 128,
             stops_max: 16,
             stop_bytes_max: 256,

@@ -1,14 +1,17 @@
 //! What a request continues: messages, texts or tokens, on their way to tokens.
 
 use firebrick_engine::TokenId;
-use firebrick_text::{ContentPart, Message, MessageContent, RenderOptions, TemplateError, Tokenizer};
+use firebrick_text::{Message, RenderOptions, TemplateError, Tokenizer, describe_tools};
 use serde_json::{Map, Value};
 
 use crate::error::{ApiError, ErrorKind};
 use crate::limits::Limits;
-use crate::openai::{self, ChatMessage, Prompt};
+use crate::openai::Prompt;
 use crate::state::{Model, unix_seconds};
-use crate::validate::{at_most, refuse_unless_neutral};
+use crate::validate::at_most;
+
+/// Enough of a prompt's end to tell whether it opens reasoning.
+const ENDING_CHARS: usize = 64;
 
 /// What a request continues, unchecked.
 pub enum Source {
@@ -27,7 +30,9 @@ pub enum Source {
 #[derive(Default)]
 pub struct Conversation {
     /// The messages.
-    pub messages: Vec<ChatMessage>,
+    pub messages: Vec<Message>,
+    /// What the model may call, as templates take it.
+    pub tools: Option<Value>,
     /// Begin the assistant's turn; by default unless the last message is continued.
     pub add_generation_prompt: Option<bool>,
     /// Continue the last message.
@@ -44,6 +49,8 @@ pub struct ValidPrompt {
     pub tokens: Vec<TokenId>,
     /// Its text, when the answer begins with it.
     pub echo: Option<String>,
+    /// The last characters of its text, which say whether an answer begins inside reasoning; empty for tokens.
+    pub ending: String,
 }
 
 impl ValidPrompt {
@@ -104,7 +111,9 @@ fn from_text(text: String, add_special_tokens: bool, echo: bool, model: &Model) 
     if tokens.is_empty() {
         return Err(ApiError::parameter("prompt", "the prompt is empty"));
     }
-    Ok(ValidPrompt { tokens, echo: echo.then_some(text) })
+    let start = text.char_indices().rev().nth(ENDING_CHARS).map_or(0, |(at, _)| at);
+    let ending = text[start..].to_owned();
+    Ok(ValidPrompt { tokens, echo: echo.then_some(text), ending })
 }
 
 fn from_tokens(tokens: Vec<TokenId>, echo: bool, model: &Model) -> Result<ValidPrompt, ApiError> {
@@ -118,10 +127,10 @@ fn from_tokens(tokens: Vec<TokenId>, echo: bool, model: &Model) -> Result<ValidP
     }
     let fits = tokens.len() < model.max_model_len as usize;
     let text = (echo && fits).then(|| model.tokenizer.decode(&tokens, false));
-    Ok(ValidPrompt { tokens, echo: text })
+    Ok(ValidPrompt { tokens, echo: text, ending: String::new() })
 }
 
-fn check_messages(messages: &[ChatMessage], limits: &Limits) -> Result<(), ApiError> {
+fn check_messages(messages: &[Message], limits: &Limits) -> Result<(), ApiError> {
     if messages.is_empty() {
         return Err(ApiError::parameter("messages", "messages must not be empty"));
     }
@@ -136,15 +145,17 @@ fn render(conversation: Conversation, model: &Model) -> Result<String, ApiError>
         return Err(ApiError::new(ErrorKind::BadRequest, message));
     };
     let continue_final_message = conversation.continue_final_message;
+    let messages = match model.dialect.template_takes_tools {
+        true => conversation.messages,
+        false => describe_tools(conversation.messages, conversation.tools.as_ref()),
+    };
     let options = RenderOptions {
         add_generation_prompt: conversation.add_generation_prompt.unwrap_or(!continue_final_message),
         continue_final_message,
-        tools: None,
+        tools: conversation.tools.filter(|_| model.dialect.template_takes_tools),
         kwargs: conversation.template_variables,
         unix_time_s: Some(unix_seconds() as i64),
     };
-    let numbered = conversation.messages.into_iter().enumerate();
-    let messages = numbered.map(|(index, message)| message_of(index, message)).collect::<Result<Vec<_>, _>>()?;
     template.render(&messages, &options).map_err(template_error)
 }
 
@@ -155,47 +166,4 @@ fn template_error(error: TemplateError) -> ApiError {
         }
         _ => ApiError::new(ErrorKind::BadRequest, error.to_string()),
     }
-}
-
-fn message_of(index: usize, message: ChatMessage) -> Result<Message, ApiError> {
-    const ROLE_BYTES_MAX: usize = 64;
-    let name = |field: &str| format!("messages[{index}].{field}");
-    let role = message.role.filter(|role| !role.is_empty() && role.len() <= ROLE_BYTES_MAX);
-    let role = role.ok_or_else(|| {
-        let field = name("role");
-        ApiError::parameter(field.clone(), format!("{field} must be a name such as system, user or assistant"))
-    })?;
-    refuse_unless_neutral(&name("tool_calls"), message.tool_calls)?;
-    refuse_unless_neutral(&name("tool_call_id"), message.tool_call_id)?;
-    refuse_unless_neutral(&name("function_call"), message.function_call)?;
-    let content = match message.content {
-        Some(content) => content_of(content, &name("content"))?,
-        None => {
-            let field = name("content");
-            return Err(ApiError::parameter(field.clone(), format!("{field} is missing")));
-        }
-    };
-    Ok(Message {
-        role,
-        content: Some(content),
-        name: message.name,
-        reasoning_content: message.reasoning.or(message.reasoning_content),
-        tool_calls: None,
-        tool_call_id: None,
-    })
-}
-
-fn content_of(content: openai::MessageContent, name: &str) -> Result<MessageContent, ApiError> {
-    let parts = match content {
-        openai::MessageContent::Text(text) => return Ok(MessageContent::Text(text)),
-        openai::MessageContent::Parts(parts) => parts,
-    };
-    let text_of = |part: openai::ContentPart| match part {
-        openai::ContentPart { r#type, text: Some(text) } if r#type == "text" => Ok(ContentPart::Text { text }),
-        openai::ContentPart { r#type, .. } if r#type == "text" => {
-            Err(ApiError::parameter(name, format!("{name}: a text part needs the field `text`")))
-        }
-        _ => Err(ApiError::parameter(name, format!("{name}: only parts of type text are supported"))),
-    };
-    Ok(MessageContent::Parts(parts.into_iter().map(text_of).collect::<Result<_, _>>()?))
 }

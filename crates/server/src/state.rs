@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use firebrick_engine::TokenId;
-use firebrick_text::{ChatTemplate, Tokenizer};
+use firebrick_text::{ChatTemplate, Dialect, Tokenizer};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::auth::ApiKeys;
@@ -129,6 +129,8 @@ pub struct Model {
     pub tokenizer: Tokenizer,
     /// Messages to a prompt; models without one do not chat.
     pub chat_template: Option<ChatTemplate>,
+    /// How it writes reasoning and tool calls.
+    pub dialect: Dialect,
     /// Of requests that do not say.
     pub defaults: SamplingDefaults,
     /// Tokens that end a text.

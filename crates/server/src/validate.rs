@@ -10,6 +10,7 @@ use firebrick_engine::{Constraint, Request, SamplingParams, SchedulingPolicy, To
 use crate::auth::Caller;
 use crate::error::{ApiError, ErrorKind};
 use crate::limits::Limits;
+use crate::message::{MessageDraft, MessageOptions};
 use crate::openai::{Loose, OneOrMany, SamplingFields};
 use crate::prompt::{Source, ValidPrompt};
 use crate::state::{Model, SamplingDefaults};
@@ -28,6 +29,8 @@ pub struct Draft {
     pub logprobs: Option<i64>,
     /// Begin the text with the prompt.
     pub echo: bool,
+    /// Present when the answer is a message; otherwise it is plain text.
+    pub message: Option<MessageDraft>,
     /// Used when neither the request nor the model's defaults say; `None` fills the model's length.
     pub default_max_tokens: Option<u32>,
 }
@@ -62,6 +65,7 @@ pub struct ValidatedRequest {
     priority: i32,
     cache_salt: Option<String>,
     text: TextOptions,
+    message: Option<MessageOptions>,
     stream: Option<StreamOptions>,
     grammar: Option<AskedGrammar>,
     constraint: Option<Constraint>,
@@ -70,7 +74,7 @@ pub struct ValidatedRequest {
 impl ValidatedRequest {
     /// Checks a request and turns its prompt into tokens. This computes; callers run it off the I/O threads.
     pub fn new(draft: Draft, model: &Model, limits: &Limits) -> Result<Self, ApiError> {
-        let Draft { caller, source, mut sampling, logprobs, echo, default_max_tokens } = draft;
+        let Draft { caller, source, mut sampling, logprobs, echo, message, default_max_tokens } = draft;
         refuse_unsupported(&sampling)?;
         if echo && logprobs.is_some() {
             return Err(ApiError::parameter("echo", "echo together with logprobs is not supported"));
@@ -82,7 +86,8 @@ impl ValidatedRequest {
         let priority = priority(sampling.priority, model)?;
         let cache_salt = caller.cache_salt(cache_salt(sampling.cache_salt.as_deref(), limits)?);
         let common = sampling_params(&sampling, logprobs, model, limits)?;
-        let grammar = asked_grammar(&mut sampling)?;
+        let forced = message.as_ref().and_then(|message| message.tools.grammar());
+        let grammar = either(asked_grammar(&mut sampling)?, forced)?;
         if grammar.is_some() && !common.allowed_token_ids.is_empty() {
             let message = "allowed_token_ids together with structured output is not supported";
             return Err(ApiError::parameter("allowed_token_ids", message));
@@ -92,6 +97,8 @@ impl ValidatedRequest {
         if let Some(kept) = kept_prompt_tokens(&sampling, model)? {
             prompts.iter_mut().for_each(|prompt| prompt.keep_last(kept, echo, &model.tokenizer));
         }
+        let options = |message: &MessageDraft| MessageOptions::new(message, model, prompts.first(), grammar.is_some());
+        let message = message.as_ref().map(options).transpose()?;
         let params = prompts
             .iter()
             .map(|prompt| {
@@ -100,7 +107,7 @@ impl ValidatedRequest {
                 Ok(SamplingParams { max_tokens: Some(max_tokens), min_tokens, ..common.clone() })
             })
             .collect::<Result<_, ApiError>>()?;
-        Ok(Self { prompts, params, n, priority, cache_salt, text, stream, grammar, constraint: None })
+        Ok(Self { prompts, params, n, priority, cache_salt, text, message, stream, grammar, constraint: None })
     }
 
     /// The grammar that was asked for, to be compiled.
@@ -126,6 +133,11 @@ impl ValidatedRequest {
     /// How tokens become text.
     pub fn text(&self) -> &TextOptions {
         &self.text
+    }
+
+    /// How choices become messages; `None` where they are plain text.
+    pub fn message(&self) -> Option<&MessageOptions> {
+        self.message.as_ref()
     }
 
     /// Present when the answer is streamed.
@@ -161,6 +173,17 @@ impl ValidatedRequest {
             constraint: self.constraint.clone(),
         };
         with_params.map(request).collect()
+    }
+}
+
+/// The one grammar of a request. A forced call leaves no text that a `response_format` could apply to.
+fn either(asked: Option<AskedGrammar>, forced: Option<AskedGrammar>) -> Result<Option<AskedGrammar>, ApiError> {
+    match (asked, forced) {
+        (Some(asked), Some(_)) if asked.field != "response_format" => {
+            let message = format!("{} and a forced tool call exclude each other", asked.field);
+            Err(ApiError::parameter(asked.field, message))
+        }
+        (asked, forced) => Ok(forced.or(asked)),
     }
 }
 

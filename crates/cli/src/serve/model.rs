@@ -10,6 +10,7 @@ use firebrick_server::{
     DeviceInfo, DeviceKind, EngineHandle, EngineThreadOptions, Grammars, Model, RecordingFile, SamplingDefaults,
     spawn_engine_recorded, spawn_engine_with,
 };
+use firebrick_text::Dialect;
 use serde_json::Value;
 
 use crate::args::{GenerationConfigSource, ServeArgs};
@@ -86,6 +87,7 @@ impl Plan {
             served_names: self.served_names,
             root: self.name,
             tokenizer,
+            dialect: chat_template.as_ref().map_or_else(Dialect::plain, Dialect::of),
             chat_template,
             defaults: overrides.map_or(own.clone(), |overrides| overrides.over(own)),
             eos_token_ids,

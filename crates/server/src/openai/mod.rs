@@ -4,6 +4,7 @@ mod fields;
 mod request;
 mod response;
 mod structured;
+mod tools;
 
 pub use fields::{Loose, OneOrMany, Prompt};
 pub use request::{ChatMessage, ChatRequest, CompletionRequest, ContentPart, MessageContent, SamplingFields};
@@ -13,3 +14,4 @@ pub use response::{
     PromptTokensDetails, ReplyMessage, StopReason, TopLogprobs, Usage, VllmStats,
 };
 pub use structured::{ResponseFormat, StructureFields, StructuredOutputFields};
+pub use tools::{CallDelta, FunctionDelta, PastCall, ReplyCall, ReplyFunction, Tool, ToolFunction};

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::fields::{Loose, OneOrMany, Prompt};
 use super::structured::{ResponseFormat, StructuredOutputFields};
+use super::tools::{PastCall, Tool};
 
 /// Calls a macro with its arguments and, after them, the fields that every generating endpoint has.
 ///
@@ -169,12 +170,16 @@ with_shared_fields! { request! {
         chat_template_kwargs: serde_json::Map<String, Value>,
         /// Refused: templates come with the model.
         chat_template: Loose,
-        /// Refused unless empty.
-        tools: Loose,
-        /// Refused unless `none`.
-        tool_choice: Loose,
-        /// Without tools it changes nothing.
+        /// What the model may call.
+        tools: Vec<Tool>,
+        /// Whether it must; see `tool_use.rs`.
+        tool_choice: Value,
+        /// Several calls in one answer are allowed.
         parallel_tool_calls: bool,
+        /// Show what the model thinks before it speaks.
+        include_reasoning: bool,
+        /// A variable for the chat template; `none` also asks it not to think.
+        reasoning_effort: String,
         /// Refused unless empty.
         functions: Loose,
         /// Refused unless `none`.
@@ -224,10 +229,10 @@ pub struct ChatMessage {
     pub content: Option<MessageContent>,
     /// The speaker's name.
     pub name: Option<String>,
-    /// Refused unless empty.
-    pub tool_calls: Option<Loose>,
-    /// Refused.
-    pub tool_call_id: Option<Loose>,
+    /// What the assistant called.
+    pub tool_calls: Option<Vec<PastCall>>,
+    /// The call whose result this is.
+    pub tool_call_id: Option<String>,
     /// Refused unless empty.
     pub function_call: Option<Loose>,
     /// What the assistant thought before it spoke.

@@ -4,6 +4,8 @@ use firebrick_engine::TokenId;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
+use super::tools::{CallDelta, ReplyCall};
+
 /// A field that is absent, null or a value.
 pub type Field<T> = Option<Option<T>>;
 
@@ -94,8 +96,17 @@ pub struct ChatChoice {
 pub struct ReplyMessage {
     /// `assistant`.
     pub role: &'static str,
-    /// The text.
-    pub content: String,
+    /// The text; null beside calls without any.
+    pub content: Option<String>,
+    /// What the model thought before it spoke.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<String>,
+    /// The same under its older name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// What it calls.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<ReplyCall>,
 }
 
 /// Log-probabilities of a chat choice.
@@ -172,6 +183,15 @@ pub struct ChatDelta {
     /// More text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<String>,
+    /// More reasoning.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning: Option<String>,
+    /// The same under its older name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    /// More of calls.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tool_calls: Vec<CallDelta>,
 }
 
 /// The answer of `/v1/completions`.

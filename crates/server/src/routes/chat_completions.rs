@@ -5,16 +5,21 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
+use serde_json::{Map, Value};
 
 use crate::answer::Format;
 use crate::auth::Caller;
 use crate::body::read_json;
+use crate::chat_messages::messages_of;
 use crate::error::ApiError;
-use crate::openai::{ChatRequest, Loose, OneOrMany};
+use crate::limits::Limits;
+use crate::message::MessageDraft;
+use crate::openai::{ChatRequest, OneOrMany};
 use crate::prompt::{Conversation, Source};
 use crate::serve_request::serve_request;
 use crate::state::AppState;
 use crate::telemetry::RequestContext;
+use crate::tool_use::{ToolUse, offered_tools, tool_choice};
 use crate::validate::{Draft, refuse_unless_neutral};
 
 /// Answers a conversation.
@@ -25,12 +30,13 @@ pub async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let read = async { draft(caller, read_json(&headers, body, &state.config().limits).await?) };
+    let limits = &state.config().limits;
+    let read = async { draft(caller, read_json(&headers, body, limits).await?, limits) };
     serve_request(&state, context, Format::Chat, read).await
 }
 
-fn draft(caller: Caller, mut body: ChatRequest) -> Result<Draft, ApiError> {
-    refuse_tools(&body)?;
+fn draft(caller: Caller, mut body: ChatRequest, limits: &Limits) -> Result<Draft, ApiError> {
+    refuse_unsupported(&body)?;
     let mut sampling = body.take_sampling();
     sampling.max_tokens = body.max_completion_tokens.or(sampling.max_tokens);
     let logprobs = match (body.logprobs.unwrap_or(false), body.top_logprobs) {
@@ -40,26 +46,50 @@ fn draft(caller: Caller, mut body: ChatRequest) -> Result<Draft, ApiError> {
             return Err(ApiError::parameter("top_logprobs", "top_logprobs is only allowed when logprobs is true"));
         }
     };
+    let parallel = body.parallel_tool_calls.unwrap_or(true);
+    let choice = tool_choice(body.tool_choice.as_ref())?;
+    let tools = ToolUse::new(offered_tools(body.tools.take().unwrap_or_default())?, choice, parallel, limits)?;
+    let messages = body.messages.ok_or_else(|| ApiError::parameter("messages", "`messages` is missing"))?;
+    let mut template_variables = body.chat_template_kwargs.unwrap_or_default();
+    if let Some(effort) = body.reasoning_effort {
+        set_reasoning_effort(&effort, &mut template_variables)?;
+    }
     let conversation = Conversation {
-        messages: body.messages.ok_or_else(|| ApiError::parameter("messages", "`messages` is missing"))?,
+        messages: messages_of(messages, limits)?,
+        tools: tools.for_template(),
         add_generation_prompt: body.add_generation_prompt,
         continue_final_message: body.continue_final_message.unwrap_or(false),
-        template_variables: body.chat_template_kwargs.unwrap_or_default(),
+        template_variables,
         add_special_tokens: body.add_special_tokens.unwrap_or(false),
     };
-    Ok(Draft { caller, source: Source::Chat(conversation), sampling, logprobs, echo: false, default_max_tokens: None })
+    Ok(Draft {
+        caller,
+        source: Source::Chat(conversation),
+        sampling,
+        logprobs,
+        echo: false,
+        message: Some(MessageDraft { tools, include_reasoning: body.include_reasoning.unwrap_or(true) }),
+        default_max_tokens: None,
+    })
 }
 
-fn refuse_tools(body: &ChatRequest) -> Result<(), ApiError> {
-    let auto_without_tools = body.tools.is_none_or(Loose::is_neutral) && body.tool_choice == Some(Loose::Text);
-    let tool_choice = body.tool_choice.filter(|_| !auto_without_tools);
-    let refused = [
-        ("tools", body.tools),
-        ("tool_choice", tool_choice),
-        ("functions", body.functions),
-        ("function_call", body.function_call),
-        ("chat_template", body.chat_template),
-    ];
+/// How long to think is the template's affair; `none` also sets the variable that most templates use to switch it off.
+pub fn set_reasoning_effort(effort: &str, variables: &mut Map<String, Value>) -> Result<(), ApiError> {
+    const EFFORTS: [&str; 6] = ["none", "minimal", "low", "medium", "high", "xhigh"];
+    if !EFFORTS.contains(&effort) {
+        let message = format!("reasoning_effort must be one of {}", EFFORTS.join(", "));
+        return Err(ApiError::parameter("reasoning_effort", message));
+    }
+    variables.entry("reasoning_effort").or_insert_with(|| Value::from(effort));
+    if effort == "none" {
+        variables.entry("enable_thinking").or_insert(Value::Bool(false));
+    }
+    Ok(())
+}
+
+fn refuse_unsupported(body: &ChatRequest) -> Result<(), ApiError> {
+    let refused =
+        [("functions", body.functions), ("function_call", body.function_call), ("chat_template", body.chat_template)];
     for (name, value) in refused {
         refuse_unless_neutral(name, value)?;
     }

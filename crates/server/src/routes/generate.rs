@@ -114,6 +114,7 @@ fn draft(caller: Caller, prompts: Vec<String>, sampling: SamplingFields) -> Draf
         sampling,
         logprobs: None,
         echo: false,
+        message: None,
         default_max_tokens: Some(DEFAULT_MAX_TOKENS),
     }
 }

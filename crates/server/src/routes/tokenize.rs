@@ -8,11 +8,14 @@ use firebrick_engine::TokenId;
 use serde::{Deserialize, Serialize};
 
 use crate::body::{json_response, read_json};
+use crate::chat_messages::messages_of;
 use crate::error::ApiError;
-use crate::openai::{ChatMessage, Prompt};
+use crate::limits::Limits;
+use crate::openai::{ChatMessage, Prompt, Tool};
 use crate::prompt::{Conversation, Source};
 use crate::serve_request::off_thread;
 use crate::state::AppState;
+use crate::tool_use::{ToolUse, offered_tools};
 use crate::validate::at_most;
 
 /// The body of `/tokenize`.
@@ -22,6 +25,7 @@ pub struct TokenizeRequest {
     model: Option<String>,
     prompt: Option<String>,
     messages: Option<Vec<ChatMessage>>,
+    tools: Option<Vec<Tool>>,
     add_special_tokens: Option<bool>,
     add_generation_prompt: Option<bool>,
     continue_final_message: Option<bool>,
@@ -43,7 +47,7 @@ pub async fn tokenize(State(state): State<AppState>, headers: HeaderMap, body: B
     let request: TokenizeRequest = read_json(&headers, body, limits).await?;
     let model = state.model_named(request.model.as_deref())?;
     let with_texts = request.return_token_strs.unwrap_or(false);
-    let source = source(request)?;
+    let source = source(request, limits)?;
     source.check(1, limits)?;
     let body = off_thread(&state, move || {
         let prompts = source.into_prompts(&model, false)?;
@@ -56,14 +60,16 @@ pub async fn tokenize(State(state): State<AppState>, headers: HeaderMap, body: B
     Ok(json_response(StatusCode::OK, &body))
 }
 
-fn source(request: TokenizeRequest) -> Result<Source, ApiError> {
+fn source(request: TokenizeRequest, limits: &Limits) -> Result<Source, ApiError> {
+    let tools = ToolUse::new(offered_tools(request.tools.unwrap_or_default())?, None, true, limits)?;
     match (request.prompt, request.messages) {
         (Some(prompt), None) => {
             let add_special_tokens = request.add_special_tokens.unwrap_or(true);
             Ok(Source::Prompt { prompt: Prompt::Texts(vec![prompt]), add_special_tokens })
         }
         (None, Some(messages)) => Ok(Source::Chat(Conversation {
-            messages,
+            messages: messages_of(messages, limits)?,
+            tools: tools.for_template(),
             add_generation_prompt: request.add_generation_prompt,
             continue_final_message: request.continue_final_message.unwrap_or(false),
             template_variables: request.chat_template_kwargs.unwrap_or_default(),

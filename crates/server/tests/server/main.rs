@@ -9,6 +9,7 @@ mod logging;
 mod openapi;
 mod operations;
 mod structured;
+mod tools;
 mod traces;
 mod transports;
 mod wire;

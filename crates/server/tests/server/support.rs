@@ -8,7 +8,7 @@ use firebrick_server::{
     AppState, DeviceInfo, DeviceKind, EngineHandle, EngineThreadOptions, Grammars, Listener, Model, SamplingDefaults,
     ServerConfig, listen, serve, spawn_engine_with,
 };
-use firebrick_text::{ChatTemplate, SpecialTokens, Tokenizer};
+use firebrick_text::{ChatTemplate, Dialect, SpecialTokens, Tokenizer};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -94,6 +94,7 @@ pub struct Setup {
     pub config: ServerConfig,
     pub defaults: SamplingDefaults,
     pub template: bool,
+    pub dialect: Dialect,
     pub fail_at: Option<u64>,
     pub panic_at: Option<u64>,
     pub prefix_caching: bool,
@@ -113,6 +114,7 @@ impl Default for Setup {
             config: ServerConfig { log_requests: false, ..ServerConfig::default() },
             defaults: SamplingDefaults::default(),
             template: true,
+            dialect: Dialect::plain(),
             fail_at: None,
             panic_at: None,
             prefix_caching: false,
@@ -191,6 +193,7 @@ impl Server {
             root: "/models/tiny".to_owned(),
             tokenizer: tokenizer(),
             chat_template: setup.template.then_some(template),
+            dialect: setup.dialect.clone(),
             defaults: setup.defaults.clone(),
             eos_token_ids: vec![END],
             max_model_len: setup.max_model_len,
