@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A real server on a real port with a real model, asked by curl and by the `openai` package.
+# A real server on a real port with a real model, asked by curl and by the packages `openai` and `anthropic`.
 #
 #   scripts/test-server.sh path/to/firebrick
 set -euo pipefail
@@ -12,9 +12,9 @@ url="http://127.0.0.1:$port"
 log=$(mktemp)
 
 python="$cache/client-venv/bin/python"
-if ! "$python" -c 'import openai' 2>/dev/null; then
+if ! "$python" -c 'import anthropic, openai' 2>/dev/null; then
   python3 -m venv "$cache/client-venv"
-  "$cache/client-venv/bin/pip" install --quiet --disable-pip-version-check openai
+  "$cache/client-venv/bin/pip" install --quiet --disable-pip-version-check anthropic openai
 fi
 
 "$binary" serve "$model" --served-model-name smollm2 --port "$port" --device cpu --max-model-len 2048 >"$log" 2>&1 &
@@ -33,6 +33,7 @@ echo "$answer" | grep -q 'The capital of France is Paris\.' || { echo "unexpecte
 echo "curl: $(echo "$answer" | python3 -c 'import json, sys; print(json.load(sys.stdin)["choices"][0]["message"]["content"])')"
 
 "$python" tests/python/openai_client.py "$url/v1" smollm2
+"$python" tests/python/anthropic_client.py "$url" smollm2
 
 kill -TERM "$server"
 wait "$server" || { cat "$log"; echo "error: the server did not drain and exit with 0" >&2; exit 1; }

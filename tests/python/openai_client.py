@@ -8,6 +8,7 @@ Works with any model; only the shapes and the relations between answers are chec
 
 import json
 import sys
+import time
 import urllib.request
 
 import openai
@@ -173,6 +174,106 @@ def extra_parameters_are_taken(client, model):
         logit_bias={"5": -100}, user="somebody", extra_body=extra,
     )
     assert reply.usage.completion_tokens >= 2
+
+
+WEATHER = {
+    "name": "weather",
+    "description": "Tells the weather.",
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"enum": ["Rome", "Oslo"]}, "tomorrow": {"type": "boolean"}},
+        "required": ["city", "tomorrow"],
+        "additionalProperties": False,
+    },
+}
+
+
+def assert_weather(name, arguments):
+    arguments = json.loads(arguments)
+    assert name == "weather" and arguments["city"] in ("Rome", "Oslo") and isinstance(arguments["tomorrow"], bool)
+
+
+@check
+def forced_tool_calls_follow_their_schema(client, model):
+    tools = [{"type": "function", "function": WEATHER}]
+    parameters = dict(model=model, messages=MESSAGES, tools=tools, max_tokens=200, temperature=0)
+    named = {"type": "function", "function": {"name": "weather"}}
+    for choice, finish in (("required", "tool_calls"), (named, "stop")):
+        forced = dict(tool_choice=choice, parallel_tool_calls=False, **parameters)
+        whole = client.chat.completions.create(**forced).choices[0]
+        assert whole.finish_reason == finish and whole.message.content is None
+        [call] = whole.message.tool_calls
+        assert_weather(call.function.name, call.function.arguments)
+        pieces, ids, names = [], [], []
+        for chunk in client.chat.completions.create(stream=True, **forced):
+            for delta in chunk.choices[0].delta.tool_calls or []:
+                pieces.append(delta.function.arguments or "")
+                ids += [delta.id] if delta.id else []
+                names += [delta.function.name] if delta.function.name else []
+        assert "".join(pieces) == call.function.arguments and names == ["weather"] and len(ids) == 1
+        with client.chat.completions.stream(**forced) as stream:
+            [final] = stream.get_final_completion().choices[0].message.tool_calls
+        assert final.function.arguments == call.function.arguments
+
+
+@check
+def results_of_tools_are_taken(client, model):
+    tools = [{"type": "function", "function": WEATHER}]
+    parameters = dict(model=model, tools=tools, max_tokens=200, temperature=0)
+    first = client.chat.completions.create(messages=MESSAGES, tool_choice="required", **parameters)
+    call = first.choices[0].message.tool_calls[0]
+    result = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
+    turns = MESSAGES + [first.choices[0].message, result]
+    second = client.chat.completions.create(messages=turns, tool_choice="auto", **parameters)
+    assert second.usage.prompt_tokens > first.usage.prompt_tokens
+
+
+@check
+def responses_are_answered_streamed_and_kept(client, model):
+    parameters = dict(model=model, input="Name three colours.", max_output_tokens=24, temperature=0)
+    whole = client.responses.create(instructions="Be brief.", **parameters)
+    assert whole.object == "response" and whole.status in ("completed", "incomplete") and whole.output_text
+    assert whole.usage.total_tokens == whole.usage.input_tokens + whole.usage.output_tokens
+    with client.responses.stream(instructions="Be brief.", **parameters) as stream:
+        text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+        final = stream.get_final_response()
+    assert text == final.output_text == whole.output_text
+    assert client.responses.retrieve(whole.id).output_text == whole.output_text
+    more = client.responses.create(**{**parameters, "input": "And two more?"}, previous_response_id=whole.id)
+    assert more.usage.input_tokens > whole.usage.input_tokens - 10
+    client.responses.delete(whole.id)
+    try:
+        client.responses.retrieve(whole.id)
+        raise AssertionError("the response is still there")
+    except openai.NotFoundError:
+        pass
+
+
+@check
+def responses_call_tools(client, model):
+    parameters = dict(
+        model=model, tools=[{"type": "function", **WEATHER}], tool_choice="required", max_output_tokens=200,
+        parallel_tool_calls=False, temperature=0,
+    )
+    first = client.responses.create(input="The weather in Rome?", **parameters)
+    [call] = first.output
+    assert call.type == "function_call"
+    assert_weather(call.name, call.arguments)
+    with client.responses.stream(input="The weather in Rome?", **parameters) as stream:
+        pieces = [event.delta for event in stream if event.type == "response.function_call_arguments.delta"]
+    assert "".join(pieces) == call.arguments
+    result = {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}
+    second = client.responses.create(input=[result], previous_response_id=first.id, **parameters)
+    assert second.output[0].type == "function_call"
+
+
+@check
+def background_responses_can_be_polled(client, model):
+    response = client.responses.create(model=model, input="Count.", max_output_tokens=8, background=True)
+    while response.status in ("queued", "in_progress"):
+        time.sleep(0.1)
+        response = client.responses.retrieve(response.id)
+    assert response.status in ("completed", "incomplete") and response.usage.output_tokens > 0
 
 
 @check

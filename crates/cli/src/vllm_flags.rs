@@ -48,7 +48,6 @@ const ONE_DEVICE: &str = "this version runs a model on one device";
 const NO_LORA: &str = "LoRA adapters are not supported yet; merge the adapter into the model";
 const NO_SPECULATION: &str = "speculative decoding is not supported";
 const NO_KV_TRANSFER: &str = "the KV cache stays on its device";
-const NO_PARSERS: &str = "tool calls and reasoning are not parsed; they arrive as plain text";
 
 #[rustfmt::skip]
 const FOREIGN: &[Foreign] = {
@@ -76,6 +75,7 @@ const FOREIGN: &[Foreign] = {
         ignored("disable-custom-all-reduce", Nothing, ONE_PROCESS),
         ignored("disable-frontend-multiprocessing", Nothing, ONE_PROCESS),
         ignored("api-server-count", Value, ONE_PROCESS),
+        ignored("enable-auto-tool-choice", Nothing, "tool calls are parsed wherever a request offers tools"),
         ignored("uvicorn-log-level", Value, NO_PYTHON_SERVER),
         ignored("disable-uvicorn-access-log", Nothing, NO_PYTHON_SERVER),
         ignored("h11-max-incomplete-event-size", Value, NO_PYTHON_SERVER),
@@ -127,10 +127,7 @@ const FOREIGN: &[Foreign] = {
         refused("kv-transfer-config", Value, OFF, NO_KV_TRANSFER),
         refused("kv-events-config", Value, OFF, NO_KV_TRANSFER),
         refused("kv-offloading-size", Value, &["0"], NO_KV_TRANSFER),
-        refused("enable-auto-tool-choice", Nothing, OFF, NO_PARSERS),
-        refused("tool-call-parser", Value, OFF, NO_PARSERS),
-        refused("tool-parser-plugin", Value, OFF, NO_PARSERS),
-        refused("reasoning-parser", Value, OFF, NO_PARSERS),
+        refused("tool-parser-plugin", Value, OFF, "there is no Python to run it; --tool-call-parser lists what is built in"),
         refused("chat-template-content-format", Value, &["auto", "string"], "message parts are joined to one text"),
         refused("default-chat-template-kwargs", Value, &["{}"], "requests give chat_template_kwargs themselves"),
         refused("trust-request-chat-template", Nothing, OFF, "templates from clients are never run"),

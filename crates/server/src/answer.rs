@@ -2,29 +2,34 @@
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use futures::stream;
 
+use crate::anthropic::message_object;
 use crate::body::json_response;
 use crate::chat_format;
 use crate::choice::{Finish, ReportedToken};
 use crate::completion_format;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorKind};
 use crate::event_frame::EventFrame;
 use crate::generation::Generation;
 use crate::message::{CallIds, CollectedMessage};
+use crate::responses::ResponseFormat;
 use crate::state::unix_seconds;
 use crate::stream_writer::StreamWriter;
 use crate::telemetry::{OpenRequest, Streamed};
 use crate::validate::{StreamOptions, ValidatedRequest};
 
 /// Which endpoint's wire format an answer has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// `/v1/chat/completions`.
     Chat,
     /// `/v1/completions`.
     Completion,
+    /// `/v1/responses`.
+    Response(Box<ResponseFormat>),
+    /// Anthropic's `/v1/messages`.
+    Messages,
 }
 
 /// What all parts of one answer share.
@@ -71,15 +76,17 @@ impl AnswerHead {
     /// The head of the answer to `request`.
     pub fn new(format: Format, id: &str, model: String, request: &ValidatedRequest) -> Self {
         let prefix = match format {
-            Format::Chat => "chatcmpl",
-            Format::Completion => "cmpl",
+            Format::Chat => "chatcmpl-",
+            Format::Completion => "cmpl-",
+            Format::Response(_) => "resp_",
+            Format::Messages => "msg_",
         };
         let prompts = request.prompts();
         let echoes = prompts.iter().filter_map(|prompt| prompt.echo.as_ref());
         let echoes = echoes.flat_map(|text| std::iter::repeat_n(text.clone(), request.n() as usize)).collect();
         let num_choices = prompts.len() as u32 * request.n();
         let call_ids = CallIds::new(request.message().is_some_and(|message| message.short_call_ids));
-        Self { id: format!("{prefix}-{id}"), created: unix_seconds(), model, echoes, format, num_choices, call_ids }
+        Self { id: format!("{prefix}{id}"), created: unix_seconds(), model, echoes, format, num_choices, call_ids }
     }
 
     /// Answers when all choices are complete.
@@ -88,11 +95,51 @@ impl AnswerHead {
         open.succeed(&generation);
         let (usage, stats) = (generation.usage(), generation.stats());
         Ok(match self.format {
+            Format::Response(ref format) => json_response(StatusCode::OK, &format.whole(&self, choices, &usage)),
+            Format::Messages => json_response(StatusCode::OK, &message_object(&self, choices, &usage)),
             Format::Chat => json_response(StatusCode::OK, &chat_format::response(self, choices, usage, stats)),
             Format::Completion => {
                 json_response(StatusCode::OK, &completion_format::response(self, choices, usage, stats))
             }
         })
+    }
+
+    /// Whether the answer is given before it is generated.
+    pub fn is_background(&self) -> bool {
+        matches!(&self.format, Format::Response(format) if format.background)
+    }
+
+    /// Answers at once and generates behind; the outcome is kept.
+    pub fn behind(self, mut generation: Generation, mut open: OpenRequest) -> Response {
+        let Format::Response(format) = &self.format else {
+            return ApiError::new(ErrorKind::Internal, "only responses are generated behind").into_response();
+        };
+        let format = format.clone();
+        let queued = format.object(&self, "queued", Vec::new(), None);
+        let running = format.clone();
+        let head = std::sync::Arc::new(self);
+        let (begin, begun) = tokio::sync::oneshot::channel::<()>();
+        let generated = head.clone();
+        let task = tokio::spawn(async move {
+            // The response is kept before its outcome can be.
+            let _ = begun.await;
+            match collect(&mut generation, 1).await {
+                Ok(choices) => {
+                    running.whole(&generated, choices, &generation.usage());
+                    open.succeed(&generation);
+                }
+                Err(error) => {
+                    open.fail(&error);
+                    let object = running.failed(&generated, Vec::new(), &error);
+                    running.store(&generated, object, &CollectedMessage::default());
+                }
+            }
+        });
+        let in_progress = format.object(&head, "in_progress", Vec::new(), None);
+        format.begin(&head, in_progress, task.abort_handle());
+        // The task waits for this word; it cannot have ended.
+        let _ = begin.send(());
+        json_response(StatusCode::OK, &queued)
     }
 
     /// Answers with events as the choices grow.

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use siphasher::sip128::{Hasher128, SipHasher24};
 
+use crate::anthropic::AnthropicErrorBody;
 use crate::body::json_response;
 use crate::state::AppState;
 
@@ -51,7 +52,7 @@ impl ApiKeys {
         if !self.is_required() {
             return Some(Caller { number: 0, is_only: true });
         }
-        let number = self.find(bearer(headers)?)?;
+        let number = self.find(bearer(headers).or_else(|| headers.get("x-api-key").map(HeaderValue::as_bytes))?)?;
         Some(Caller { number, is_only: self.hashes.len() == 1 })
     }
 
@@ -114,6 +115,10 @@ pub async fn require_key(State(state): State<AppState>, mut request: Request, ne
     if let Some(caller) = state.config().api_keys.identify(request.headers()) {
         request.extensions_mut().insert(caller);
         return next.run(request).await;
+    }
+    if request.uri().path().starts_with("/v1/messages") {
+        let body = AnthropicErrorBody::new("authentication_error", "invalid x-api-key");
+        return json_response(StatusCode::UNAUTHORIZED, &body);
     }
     unauthorized()
 }

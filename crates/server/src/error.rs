@@ -126,7 +126,8 @@ impl IntoResponse for ApiError {
     }
 }
 
-fn with_retry_after(kind: ErrorKind, mut response: Response) -> Response {
+/// Says when to try again, where that may help.
+pub(crate) fn with_retry_after(kind: ErrorKind, mut response: Response) -> Response {
     let seconds = match kind {
         ErrorKind::Unavailable => 5,
         ErrorKind::RateLimited { retry_after } => retry_after,

@@ -31,6 +31,14 @@ impl<'a> EventFrame<'a> {
         self.bytes.extend_from_slice(b"\n\n");
     }
 
+    /// An event with a name.
+    pub fn named_event<T: Serialize>(&mut self, name: &str, value: &T) {
+        self.bytes.extend_from_slice(b"event: ");
+        self.bytes.extend_from_slice(name.as_bytes());
+        self.bytes.push(b'\n');
+        self.event(value);
+    }
+
     /// The word that ends OpenAI's streams.
     pub fn done(&mut self) {
         self.bytes.extend_from_slice(b"data: [DONE]\n\n");

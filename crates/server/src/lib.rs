@@ -5,6 +5,7 @@
 //! the answer, because the client left, aborts the request.
 
 mod answer;
+mod anthropic;
 mod auth;
 mod body;
 mod chat_format;
@@ -39,6 +40,7 @@ mod recording;
 mod request_id;
 mod request_timing;
 mod request_trace;
+mod responses;
 mod routes;
 mod serve_request;
 mod shutdown;

@@ -33,6 +33,10 @@ pub struct Limits {
     pub sequences_max: usize,
     /// Messages in one chat request.
     pub messages_max: usize,
+    /// Responses that are kept in memory.
+    pub responses_max: usize,
+    /// Bytes of all kept responses and their conversations.
+    pub response_bytes_max: usize,
     /// Tools in one request, and calls in one message.
     pub tools_max: usize,
     /// Choices (`n`) of one prompt.
@@ -74,6 +78,8 @@ impl Default for Limits {
             prompts_max: 1024,
             sequences_max: 1024,
             messages_max: 4096,
+            responses_max: 1024,
+            response_bytes_max: 64 << 20,
             tools_max: 128,
             choices_max: 128,
             stops_max: 16,

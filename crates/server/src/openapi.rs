@@ -19,6 +19,11 @@ pub fn shows(summary: &'static str) -> Operation {
     Operation { method: "get", summary, body: None, contents: &["application/json"] }
 }
 
+/// A DELETE that answers JSON.
+pub fn removes(summary: &'static str) -> Operation {
+    Operation { method: "delete", ..shows(summary) }
+}
+
 /// A POST without a body that answers JSON.
 pub fn acts(summary: &'static str) -> Operation {
     Operation { method: "post", ..shows(summary) }

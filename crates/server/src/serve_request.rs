@@ -14,24 +14,23 @@ use crate::state::{AppState, Model};
 use crate::telemetry::{OpenRequest, RequestContext};
 use crate::validate::{Draft, ValidatedRequest};
 
-/// Answers in OpenAI's format, streamed or whole.
+/// Answers in the format that the request was read in, streamed, whole, or behind.
 pub async fn serve_request(
     state: &AppState,
     context: RequestContext,
-    format: Format,
-    read: impl Future<Output = Result<Draft, ApiError>>,
+    kind: &'static str,
+    read: impl Future<Output = Result<(Format, Draft), ApiError>>,
 ) -> Result<Response, ApiError> {
     let mut open = OpenRequest::new(state, context);
-    let kind = match format {
-        Format::Chat => "chat completion",
-        Format::Completion => "completion",
-    };
-    let started = match begin(state, &mut open, kind, read).await {
+    let (format, started) = match begin(state, &mut open, kind, read).await {
         Ok(started) => started,
         Err(error) => return Err(failed(&mut open, error)),
     };
     let Started { request, model_name, generation } = started;
     let head = AnswerHead::new(format, &open.context().id, model_name, &request);
+    if head.is_background() {
+        return Ok(head.behind(generation, open));
+    }
     match request.stream() {
         Some(options) => Ok(head.streamed(generation, options, open)),
         None => head.whole(generation, &mut open).await.map_err(|error| failed(&mut open, error)),
@@ -45,8 +44,9 @@ pub async fn collect_request(
     read: impl Future<Output = Result<Draft, ApiError>>,
 ) -> Result<Vec<CollectedChoice>, ApiError> {
     let mut open = OpenRequest::new(state, context);
+    let read = async { Ok(((), read.await?)) };
     let mut started = match begin(state, &mut open, "generate", read).await {
-        Ok(started) => started,
+        Ok(((), started)) => started,
         Err(error) => return Err(failed(&mut open, error)),
     };
     let num_choices = started.request.prompts().len() as u32 * started.request.n();
@@ -66,13 +66,13 @@ struct Started {
     generation: Generation,
 }
 
-/// From the first byte to the engine, within the request's time.
-async fn begin(
+/// From the first byte to the engine, with what was read along the way, within the request's time.
+async fn begin<F>(
     state: &AppState,
     open: &mut OpenRequest,
     kind: &'static str,
-    read: impl Future<Output = Result<Draft, ApiError>>,
-) -> Result<Started, ApiError> {
+    read: impl Future<Output = Result<(F, Draft), ApiError>>,
+) -> Result<(F, Started), ApiError> {
     let Some(timeout) = state.config().limits.request_timeout else {
         return begin_untimed(state, open, kind, read).await;
     };
@@ -81,16 +81,16 @@ async fn begin(
     begun.unwrap_or_else(|_| Err(timed_out(timeout)))
 }
 
-async fn begin_untimed(
+async fn begin_untimed<F>(
     state: &AppState,
     open: &mut OpenRequest,
     kind: &'static str,
-    read: impl Future<Output = Result<Draft, ApiError>>,
-) -> Result<Started, ApiError> {
+    read: impl Future<Output = Result<(F, Draft), ApiError>>,
+) -> Result<(F, Started), ApiError> {
     // Refused before its body is read, so that a slow sender cannot hold up a drain.
     state.refuse_while_draining()?;
     state.planted_fault().before_request();
-    let draft = read.await?;
+    let (format, draft) = read.await?;
     open.admit()?;
     let charge = state.accounts().admit(draft.caller, Instant::now())?;
     let model = state.model_named(draft.sampling.model.as_deref())?;
@@ -105,7 +105,7 @@ async fn begin_untimed(
     generation.set_timeout(state.config().limits.request_timeout);
     generation.set_charge(charge);
     open.set_trace(&model_name, &request, &generation);
-    Ok(Started { request, model_name, generation })
+    Ok((format, Started { request, model_name, generation }))
 }
 
 async fn validate(state: &AppState, model: Arc<Model>, draft: Draft) -> Result<ValidatedRequest, ApiError> {

@@ -21,6 +21,7 @@ use crate::otlp::{TraceConfig, Tracer};
 use crate::planted_fault::PlantedFault;
 use crate::quota::{Accounts, Quota};
 use crate::request_id::IdSource;
+use crate::responses::{ResponseStore, StoreLimits};
 
 /// What the command line decides about the server.
 #[derive(Clone)]
@@ -181,6 +182,7 @@ struct Inner {
     accounts: Accounts,
     tracer: Option<Tracer>,
     open_requests: OpenRequests,
+    responses: ResponseStore,
     ids: IdSource,
     processors: Semaphore,
     fault: PlantedFault,
@@ -189,6 +191,8 @@ struct Inner {
 impl AppState {
     /// A server whose model is still loading.
     pub fn new(config: ServerConfig) -> Self {
+        let Limits { responses_max, response_bytes_max, .. } = config.limits;
+        let responses = ResponseStore::new(StoreLimits { responses_max, bytes_max: response_bytes_max });
         let accounts = Accounts::new(config.quota, config.api_keys.count());
         let tracer = config.traces.clone().map(|traces| Tracer::start(traces, config.version));
         Self(Arc::new(Inner {
@@ -203,6 +207,7 @@ impl AppState {
             accounts,
             tracer,
             open_requests: OpenRequests::default(),
+            responses,
             ids: IdSource::new(),
             processors: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
             fault: PlantedFault::from_environment(),
@@ -280,6 +285,11 @@ impl AppState {
     /// The way to the collector of traces.
     pub(crate) fn tracer(&self) -> Option<&Tracer> {
         self.0.tracer.as_ref()
+    }
+
+    /// Kept responses.
+    pub(crate) fn responses(&self) -> &ResponseStore {
+        &self.0.responses
     }
 
     /// What each key has used.

@@ -1,11 +1,13 @@
 //! Streams in every wire format: the one place that lists them.
 
 use crate::answer::{AnswerHead, Format};
+use crate::anthropic::MessagesWriter;
 use crate::chat_format::ChatWriter;
 use crate::choice::Delta;
 use crate::completion_format::CompletionWriter;
 use crate::error::ApiError;
 use crate::event_frame::EventFrame;
+use crate::responses::ResponseWriter;
 
 /// Writes one stream.
 pub enum StreamWriter {
@@ -13,14 +15,20 @@ pub enum StreamWriter {
     Chat(ChatWriter),
     /// `/v1/completions`.
     Completion(CompletionWriter),
+    /// `/v1/responses`.
+    Response(Box<ResponseWriter>),
+    /// Anthropic's `/v1/messages`.
+    Messages(MessagesWriter),
 }
 
 impl StreamWriter {
     /// Before the first event.
     pub fn new(head: &AnswerHead) -> Self {
-        match head.format {
+        match &head.format {
             Format::Chat => Self::Chat(ChatWriter::new(head)),
             Format::Completion => Self::Completion(CompletionWriter::new(head)),
+            Format::Response(format) => Self::Response(Box::new(ResponseWriter::new((**format).clone()))),
+            Format::Messages => Self::Messages(MessagesWriter::default()),
         }
     }
 
@@ -29,6 +37,8 @@ impl StreamWriter {
         match self {
             Self::Chat(writer) => writer.begin(frame),
             Self::Completion(writer) => writer.begin(frame),
+            Self::Response(writer) => writer.begin(frame),
+            Self::Messages(writer) => writer.begin(frame),
         }
     }
 
@@ -37,6 +47,8 @@ impl StreamWriter {
         match self {
             Self::Chat(writer) => writer.add(frame, delta),
             Self::Completion(writer) => writer.add(frame, delta),
+            Self::Response(writer) => writer.add(frame, delta),
+            Self::Messages(writer) => writer.add(frame, delta),
         }
     }
 
@@ -45,6 +57,8 @@ impl StreamWriter {
         match self {
             Self::Chat(writer) => writer.end(frame),
             Self::Completion(writer) => writer.end(frame),
+            Self::Response(writer) => writer.end(frame),
+            Self::Messages(writer) => writer.end(frame),
         }
     }
 
@@ -53,6 +67,8 @@ impl StreamWriter {
         match self {
             Self::Chat(writer) => writer.fail(frame, error),
             Self::Completion(writer) => writer.fail(frame, error),
+            Self::Response(writer) => writer.fail(frame, error),
+            Self::Messages(writer) => writer.fail(frame, error),
         }
     }
 }

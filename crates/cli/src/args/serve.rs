@@ -6,7 +6,7 @@ use clap::{ArgAction, Args, ValueEnum};
 
 use super::model::{DeviceArgs, ModelArgs, SchedulingArgs};
 use super::operations::OperationsArgs;
-use super::values::{quantity, switch};
+use super::values::{quantity, reasoning_parser, switch, tool_call_parser};
 use crate::vllm_flags;
 
 const EXAMPLES: &str = "\
@@ -52,6 +52,14 @@ pub struct ServeArgs {
     /// JSON that replaces single sampling defaults, such as '{"temperature": 0.5}'
     #[arg(long, value_name = "JSON", help_heading = "Model")]
     pub override_generation_config: Option<String>,
+
+    /// How the model writes tool calls: auto (seen from its chat template), none, or a name such as hermes or mistral
+    #[arg(long, value_name = "NAME", default_value = "auto", value_parser = tool_call_parser, help_heading = "Model")]
+    pub tool_call_parser: String,
+
+    /// How the model marks reasoning: auto (seen from its chat template), none, or a name such as qwen3 or deepseek_r1
+    #[arg(long, value_name = "NAME", default_value = "auto", value_parser = reasoning_parser, help_heading = "Model")]
+    pub reasoning_parser: String,
 
     /// Address to listen on [env: HOST] [default: 127.0.0.1; 0.0.0.0 where an API key is set]
     #[arg(long, value_name = "ADDRESS", help_heading = "Server")]

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use firebrick_text::Dialect;
+
 /// `--max-model-len`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ModelLen {
@@ -20,6 +22,18 @@ impl std::str::FromStr for ModelLen {
             _ => quantity(text).map(Self::Tokens),
         }
     }
+}
+
+/// `--tool-call-parser`: a name that is known.
+pub fn tool_call_parser(name: &str) -> Result<String, String> {
+    let known = Dialect::plain().with_tool_parser(name);
+    known.map(|_| name.to_owned()).map_err(|error| error.to_string())
+}
+
+/// `--reasoning-parser`: a name that is known.
+pub fn reasoning_parser(name: &str) -> Result<String, String> {
+    let known = Dialect::plain().with_reasoning_parser(name);
+    known.map(|_| name.to_owned()).map_err(|error| error.to_string())
 }
 
 /// A whole number, perhaps with a suffix: k, m, g are powers of 1000; K, M, G of 1024. `25.6k` is 25,600.

@@ -28,6 +28,8 @@ pub struct Plan {
     generation_config: GenerationConfigSource,
     overrides: Option<String>,
     record: Option<PathBuf>,
+    tool_call_parser: String,
+    reasoning_parser: String,
 }
 
 /// What the log says once the model is there.
@@ -54,6 +56,8 @@ impl Plan {
             generation_config: args.generation_config,
             overrides: args.override_generation_config.clone(),
             record: args.record.clone(),
+            tool_call_parser: args.tool_call_parser.clone(),
+            reasoning_parser: args.reasoning_parser.clone(),
         }
     }
 
@@ -78,6 +82,10 @@ impl Plan {
             GenerationConfigSource::Vllm => SamplingDefaults::default(),
         };
         let Loaded { engine, tokenizer, chat_template, eos_token_ids, report, .. } = loaded;
+        let dialect = chat_template.as_ref().map_or_else(Dialect::plain, Dialect::of);
+        let dialect = dialect.with_tool_parser(&self.tool_call_parser);
+        let dialect = dialect.and_then(|dialect| dialect.with_reasoning_parser(&self.reasoning_parser));
+        let dialect = dialect.map_err(|error| Failure::Usage(error.to_string()))?;
         let threads = EngineThreadOptions::default();
         let engine = match recording {
             Some(file) => spawn_engine_recorded(engine, threads, file),
@@ -87,7 +95,7 @@ impl Plan {
             served_names: self.served_names,
             root: self.name,
             tokenizer,
-            dialect: chat_template.as_ref().map_or_else(Dialect::plain, Dialect::of),
+            dialect,
             chat_template,
             defaults: overrides.map_or(own.clone(), |overrides| overrides.over(own)),
             eos_token_ids,

@@ -13,5 +13,5 @@ pub use response::{
     CompletionChoice, CompletionChunk, CompletionLogprobs, CompletionResponse, CompletionTokensDetails, Field,
     PromptTokensDetails, ReplyMessage, StopReason, TopLogprobs, Usage, VllmStats,
 };
-pub use structured::{ResponseFormat, StructureFields, StructuredOutputFields};
+pub use structured::{JsonSchemaFormat, ResponseFormat, StructureFields, StructuredOutputFields};
 pub use tools::{CallDelta, FunctionDelta, PastCall, ReplyCall, ReplyFunction, Tool, ToolFunction};

@@ -31,8 +31,8 @@ pub async fn create(
     body: Body,
 ) -> Result<Response, ApiError> {
     let limits = &state.config().limits;
-    let read = async { draft(caller, read_json(&headers, body, limits).await?, limits) };
-    serve_request(&state, context, Format::Chat, read).await
+    let read = async { Ok((Format::Chat, draft(caller, read_json(&headers, body, limits).await?, limits)?)) };
+    serve_request(&state, context, "chat completion", read).await
 }
 
 fn draft(caller: Caller, mut body: ChatRequest, limits: &Limits) -> Result<Draft, ApiError> {

@@ -28,8 +28,11 @@ pub async fn create(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, ApiError> {
-    let read = async { draft(caller, read_json(&headers, body, &state.config().limits).await?) };
-    serve_request(&state, context, Format::Completion, read).await
+    let read = async {
+        let body = read_json(&headers, body, &state.config().limits).await?;
+        Ok((Format::Completion, draft(caller, body)?))
+    };
+    serve_request(&state, context, "completion", read).await
 }
 
 fn draft(caller: Caller, mut body: CompletionRequest) -> Result<Draft, ApiError> {

@@ -7,11 +7,15 @@ mod docs;
 mod generate;
 mod health;
 mod load;
+mod messages;
 mod metrics;
 mod model_info;
 mod models;
+mod responses;
 mod tokenize;
 mod version;
+
+pub(crate) use chat_completions::set_reasoning_effort;
 
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, Method};
@@ -19,10 +23,12 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{MethodRouter, get, post};
 use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 
+use crate::anthropic::{CountTokensRequest, MessagesRequest};
 use crate::auth::{require_admin_key, require_key};
 use crate::error::{ApiError, ErrorKind};
 use crate::openai::{ChatRequest, CompletionRequest};
-use crate::openapi::{Described, Operation, acts, shows, takes};
+use crate::openapi::{Described, Operation, acts, removes, shows, takes};
+use crate::responses::ResponsesRequest;
 use crate::state::{AppState, CorsConfig};
 use crate::telemetry::trace;
 
@@ -60,6 +66,11 @@ fn table() -> Vec<Route> {
     vec![
         route("/v1/chat/completions", Key, post(chat_completions::create), [takes::<ChatRequest>("Answer a conversation.").answers(STREAM)]),
         route("/v1/completions", Key, post(completions::create), [takes::<CompletionRequest>("Continue a text.").answers(STREAM)]),
+        route("/v1/responses", Key, post(responses::create), [takes::<ResponsesRequest>("Answer a text or items, and keep the response.").answers(STREAM)]),
+        route("/v1/responses/{response_id}", Key, get(responses::retrieve).delete(responses::delete), [shows("Show a kept response."), removes("Forget a kept response.")]),
+        route("/v1/responses/{response_id}/cancel", Key, post(responses::cancel), [acts("End a response that is generated in the background.")]),
+        route("/v1/messages", Key, post(messages::create), [takes::<MessagesRequest>("Answer a conversation, in Anthropic's format.").answers(STREAM)]),
+        route("/v1/messages/count_tokens", Key, post(messages::count_tokens), [takes::<CountTokensRequest>("Count the tokens of a conversation.")]),
         route("/v1/models", Key, get(models::list), [shows("List the served models.")]),
         route("/v1/models/{*model}", Key, get(models::retrieve), [shows("Show a served model.")]),
         route("/tokenize", Key, post(tokenize::tokenize), [takes::<tokenize::TokenizeRequest>("Turn a text or a conversation into tokens.")]),

@@ -324,6 +324,20 @@ impl Reply {
         data.map(|data| serde_json::from_str(data).unwrap_or_else(|_| json!(data))).collect()
     }
 
+    /// The events of a stream whose events have names, which their data repeats.
+    pub fn named_events(&self) -> Vec<Value> {
+        assert_eq!(self.header("content-type"), Some("text/event-stream; charset=utf-8"), "{}", self.text());
+        let text = self.text();
+        let events = text.strip_suffix("\n\n").expect("a blank line ends the stream").split("\n\n");
+        let event = |event: &str| {
+            let (name, data) = event.split_once('\n').expect("a name and data");
+            let data: Value = serde_json::from_str(data.strip_prefix("data: ").expect("data")).expect("JSON");
+            assert_eq!(name.strip_prefix("event: "), data["type"].as_str());
+            data
+        };
+        events.map(event).collect()
+    }
+
     /// The text that a chat stream adds up to.
     pub fn streamed_text(&self) -> String {
         let events = self.events();
