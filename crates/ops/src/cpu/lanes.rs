@@ -95,17 +95,6 @@ pub(crate) mod x86 {
     // SAFETY of every block below: `with_simd` chooses these types only after detecting the instruction sets that the
     // block uses, and loads and stores touch exactly the array behind the reference, unaligned.
 
-    impl Avx512 {
-        /// Lanes 8 apart added.
-        #[inline(always)]
-        fn halves(self) -> __m256 {
-            unsafe {
-                let high = _mm256_castpd_ps(_mm512_extractf64x4_pd::<1>(_mm512_castps_pd(self.0)));
-                _mm256_add_ps(_mm512_castps512_ps256(self.0), high)
-            }
-        }
-    }
-
     /// Lanes 4 apart added.
     #[inline(always)]
     fn quarters(vector: __m256) -> __m128 {
@@ -152,8 +141,23 @@ pub(crate) mod x86 {
         }
         #[inline(always)]
         fn sums(vectors: [Self; 4]) -> [f32; 4] {
-            let [a, b, c, d] = vectors;
-            sums_of_halves(a.halves(), b.halves(), c.halves(), d.halves())
+            let [Self(a), Self(b), Self(c), Self(d)] = vectors;
+            let mut sums = [0.0; 4];
+            unsafe {
+                // Two vectors' halves added side by side, then all four vectors' quarters, then pairs and neighbours.
+                let low = _mm512_shuffle_f32x4::<0b01_00_01_00>(a, b);
+                let ab = _mm512_add_ps(low, _mm512_shuffle_f32x4::<0b11_10_11_10>(a, b));
+                let low = _mm512_shuffle_f32x4::<0b01_00_01_00>(c, d);
+                let cd = _mm512_add_ps(low, _mm512_shuffle_f32x4::<0b11_10_11_10>(c, d));
+                let even = _mm512_shuffle_f32x4::<0b10_00_10_00>(ab, cd);
+                let quarters = _mm512_add_ps(even, _mm512_shuffle_f32x4::<0b11_01_11_01>(ab, cd));
+                let pairs = _mm512_add_ps(quarters, _mm512_permute_ps::<0b01_00_11_10>(quarters));
+                let all = _mm512_add_ps(pairs, _mm512_permute_ps::<0b10_11_00_01>(pairs));
+                let firsts = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+                let packed = _mm512_castps512_ps128(_mm512_permutexvar_ps(firsts, all));
+                _mm_storeu_ps(sums.as_mut_ptr(), packed);
+            }
+            sums
         }
         #[inline(always)]
         fn widen_f16(values: &[f16; LANES]) -> Self {

@@ -66,11 +66,21 @@ pub(super) fn dot_tile<L: Lanes, const M: usize, const N: usize, W: Element>(
     w: [&[W]; N],
 ) -> [[f32; N]; M] {
     let length = x[0].len();
-    let x_chunks = x.map(|row| row[..length].as_chunks::<LANES>());
-    let w_chunks = w.map(|row| row[..length].as_chunks::<LANES>());
+    let mut x_chunks = [(&[][..], &[][..]); M];
+    for m in 0..M {
+        x_chunks[m] = x[m][..length].as_chunks::<LANES>();
+    }
+    let mut w_chunks = [(&[][..], &[][..]); N];
+    for n in 0..N {
+        w_chunks[n] = w[n][..length].as_chunks::<LANES>();
+    }
     let mut sums = [[L::zero(); N]; M];
     for chunk in 0..length / LANES {
-        let x: [L; M] = std::array::from_fn(|m| L::load(&x_chunks[m].0[chunk]));
+        // No closures around vectors: they would not inherit the caller's instruction set.
+        let mut x = [L::zero(); M];
+        for m in 0..M {
+            x[m] = L::load(&x_chunks[m].0[chunk]);
+        }
         for n in 0..N {
             let w: L = W::widen_lanes(&w_chunks[n].0[chunk]);
             for m in 0..M {
@@ -79,7 +89,10 @@ pub(super) fn dot_tile<L: Lanes, const M: usize, const N: usize, W: Element>(
         }
     }
     if !length.is_multiple_of(LANES) {
-        let x = x_chunks.map(|(_, rest)| L::load(&padded(rest)));
+        let mut x = [L::zero(); M];
+        for m in 0..M {
+            x[m] = L::load(&padded(x_chunks[m].1));
+        }
         for n in 0..N {
             let w = L::load(&padded(w_chunks[n].1));
             for m in 0..M {

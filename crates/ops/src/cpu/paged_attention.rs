@@ -3,6 +3,8 @@
 //! Scores of the whole context are computed first, then turned into weights, then the values are summed in order of
 //! position: the order of every sum is that of the context alone.
 
+#![allow(clippy::needless_range_loop, reason = "closures around vectors would not inherit the instruction set")]
+
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
@@ -71,36 +73,90 @@ impl SimdTask for Group<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<L: Lanes>(self) {
-        let head_dim = self.options.heads.head_dim;
+    fn run<L: Lanes>(mut self) {
         let first = self.options.sliding_window.map_or(0, |window| (self.position + 1).saturating_sub(window));
-        let length = self.position + 1 - first;
-        let rows: Vec<usize> = (first..=self.position).map(|at| self.row(at)).collect();
-        let mut weights = vec![0.0f32; length];
-        for (query, out) in self.query.chunks_exact(head_dim).zip(self.out.chunks_exact_mut(head_dim)) {
-            scores::<L>(query, self.keys, &rows, &mut weights);
-            let largest = scaled(&mut weights, self.options);
-            for weight in weights.iter_mut() {
-                *weight = exp(*weight - largest);
-            }
-            let total = sum_by(&weights, |weight| weight);
-            weighted_sum::<L>(&weights, self.values, &rows, out);
-            out.iter_mut().for_each(|value| *value /= total);
+        let mut rows = Vec::with_capacity(self.position + 1 - first);
+        for at in first..=self.position {
+            rows.push(self.row(at));
+        }
+        let head_dim = self.options.heads.head_dim;
+        let mut weights = vec![0.0f32; HEADS_AT_ONCE * rows.len()];
+        let num_heads = self.query.len() / head_dim;
+        let mut done = 0;
+        while done < num_heads {
+            let part = done * head_dim..;
+            let (query, out) = (&self.query[part.clone()], &mut self.out[part]);
+            let heads = Heads { query, out, keys: self.keys, values: self.values, rows: &rows, options: self.options };
+            done += match num_heads - done {
+                1 => heads.attend::<L, 1>(&mut weights),
+                2 => heads.attend::<L, 2>(&mut weights),
+                3 => heads.attend::<L, 3>(&mut weights),
+                _ => heads.attend::<L, 4>(&mut weights),
+            };
         }
     }
 }
 
-/// `weights[i] = query · keys[rows[i]..]`, four keys at a time.
+/// Query heads that are computed together, sharing what is read of the cache.
+const HEADS_AT_ONCE: usize = 4;
+
+/// Some query heads of one KV head and the rows of the cache that they attend to.
+struct Heads<'a> {
+    query: &'a [f32],
+    out: &'a mut [f32],
+    keys: &'a [f32],
+    values: &'a [f32],
+    rows: &'a [usize],
+    options: AttentionOptions,
+}
+
+impl Heads<'_> {
+    /// Computes the first `G` heads; returns `G`.
+    #[inline(always)]
+    fn attend<L: Lanes, const G: usize>(self, weights: &mut [f32]) -> usize {
+        let (head_dim, length) = (self.options.heads.head_dim, self.rows.len());
+        let mut queries = [&self.query[..0]; G];
+        for g in 0..G {
+            queries[g] = &self.query[g * head_dim..(g + 1) * head_dim];
+        }
+        scores::<L, G>(queries, self.keys, self.rows, weights);
+        let mut totals = [0.0; G];
+        for g in 0..G {
+            let weights = &mut weights[g * length..(g + 1) * length];
+            let largest = scaled(weights, self.options);
+            for weight in weights.iter_mut() {
+                *weight = exp(*weight - largest);
+            }
+            totals[g] = sum_by(weights, |weight| weight);
+        }
+        weighted_sum::<L, G>(weights, self.values, self.rows, head_dim, self.out);
+        for g in 0..G {
+            for value in &mut self.out[g * head_dim..(g + 1) * head_dim] {
+                *value /= totals[g];
+            }
+        }
+        G
+    }
+}
+
+/// `weights[g][i] = queries[g] · keys[rows[i]..]`, four keys at a time.
 #[inline(always)]
-fn scores<L: Lanes>(query: &[f32], keys: &[f32], rows: &[usize], weights: &mut [f32]) {
-    let key = |row: usize| &keys[row..row + query.len()];
+fn scores<L: Lanes, const G: usize>(queries: [&[f32]; G], keys: &[f32], rows: &[usize], weights: &mut [f32]) {
+    let head_dim = queries[0].len();
     let (quads, rest) = rows.as_chunks::<4>();
-    for (quad, weights) in quads.iter().zip(weights.chunks_exact_mut(4)) {
-        weights.copy_from_slice(&dot_tile::<L, 1, 4, f32>([query], quad.map(key))[0]);
+    for (index, &[a, b, c, d]) in quads.iter().enumerate() {
+        let four = [&keys[a..a + head_dim], &keys[b..b + head_dim], &keys[c..c + head_dim], &keys[d..d + head_dim]];
+        let products = dot_tile::<L, G, 4, f32>(queries, four);
+        for g in 0..G {
+            weights[g * rows.len() + 4 * index..][..4].copy_from_slice(&products[g]);
+        }
     }
     let done = rows.len() - rest.len();
-    for (&row, weight) in rest.iter().zip(&mut weights[done..]) {
-        *weight = dot_tile::<L, 1, 1, f32>([query], [key(row)])[0][0];
+    for (index, &row) in rest.iter().enumerate() {
+        let products = dot_tile::<L, G, 1, f32>(queries, [&keys[row..row + head_dim]]);
+        for g in 0..G {
+            weights[g * rows.len() + done + index] = products[g][0];
+        }
     }
 }
 
@@ -118,31 +174,51 @@ fn scaled(weights: &mut [f32], options: AttentionOptions) -> f32 {
     largest
 }
 
-/// `out = Σ weights[i] · values[rows[i]..]`, in order of `i` for each element; four lanes' widths at a time.
+/// `out[g] = Σ weights[g][i] · values[rows[i]..]`, in order of `i` for each element; four lanes' widths at a time.
 #[inline(always)]
-fn weighted_sum<L: Lanes>(weights: &[f32], values: &[f32], rows: &[usize], out: &mut [f32]) {
+fn weighted_sum<L: Lanes, const G: usize>(
+    weights: &[f32],
+    values: &[f32],
+    rows: &[usize],
+    head_dim: usize,
+    out: &mut [f32],
+) {
     const PARTS: usize = 4;
-    let (wide, rest) = out.as_chunks_mut::<{ PARTS * LANES }>();
-    let done = wide.len() * PARTS * LANES;
-    for (index, out) in wide.iter_mut().enumerate() {
-        let mut sums = [L::zero(); PARTS];
-        for (&weight, &row) in weights.iter().zip(rows) {
-            let (value, _) = values[row + index * PARTS * LANES..].as_chunks::<LANES>();
-            for part in 0..PARTS {
-                sums[part] = L::splat(weight).mul_add(L::load(&value[part]), sums[part]);
+    let mut start = 0;
+    while start + PARTS * LANES <= head_dim {
+        let mut sums = [[L::zero(); PARTS]; G];
+        for (index, &row) in rows.iter().enumerate() {
+            let (value, _) = values[row + start..].as_chunks::<LANES>();
+            let value = [L::load(&value[0]), L::load(&value[1]), L::load(&value[2]), L::load(&value[3])];
+            for g in 0..G {
+                let weight = L::splat(weights[g * rows.len() + index]);
+                for part in 0..PARTS {
+                    sums[g][part] = weight.mul_add(value[part], sums[g][part]);
+                }
             }
         }
-        for (out, sum) in out.chunks_exact_mut(LANES).zip(sums) {
-            out.copy_from_slice(&sum.to_array());
+        for g in 0..G {
+            for part in 0..PARTS {
+                let place = g * head_dim + start + part * LANES;
+                out[place..place + LANES].copy_from_slice(&sums[g][part].to_array());
+            }
         }
+        start += PARTS * LANES;
     }
-    for (index, out) in rest.chunks_mut(LANES).enumerate() {
-        let mut sum = L::zero();
-        for (&weight, &row) in weights.iter().zip(rows) {
+    while start < head_dim {
+        let width = LANES.min(head_dim - start);
+        let mut sums = [L::zero(); G];
+        for (index, &row) in rows.iter().enumerate() {
             let mut value = [0.0; LANES];
-            value[..out.len()].copy_from_slice(&values[row + done + index * LANES..][..out.len()]);
-            sum = L::splat(weight).mul_add(L::load(&value), sum);
+            value[..width].copy_from_slice(&values[row + start..][..width]);
+            let value = L::load(&value);
+            for g in 0..G {
+                sums[g] = L::splat(weights[g * rows.len() + index]).mul_add(value, sums[g]);
+            }
         }
-        out.copy_from_slice(&sum.to_array()[..out.len()]);
+        for g in 0..G {
+            out[g * head_dim + start..][..width].copy_from_slice(&sums[g].to_array()[..width]);
+        }
+        start += width;
     }
 }
