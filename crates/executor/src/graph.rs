@@ -9,10 +9,13 @@ use std::sync::{Arc, Mutex};
 
 use burn::tensor::{Device, Int, Tensor};
 use firebrick_engine::Batch;
-use firebrick_ops::{CapturedGraph, int_tensor, overwrite};
+use firebrick_ops::{
+    CapturedGraph, SECTION_ALIGNMENT, SampleOptions, SamplePlan, Sampled, int_tensor, overwrite, sample, section,
+};
 
 use crate::inputs::{Longest, SpareBlock, StepShape, pack, unpack};
-use crate::local::Model;
+use crate::local::{Model, Output};
+use crate::sampler;
 
 /// Sequences of a decode step.
 const DECODE_BUCKETS: [usize; 16] = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024];
@@ -31,6 +34,26 @@ struct Key {
     shape: StepShape,
     /// Every sequence has one token.
     decode: bool,
+    /// The choice of tokens that is part of it; `None`: it ends with the logits.
+    sampling: Option<Choice>,
+}
+
+/// A choice of tokens that can be recorded: without lists, whose lengths change from step to step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Choice {
+    has_filters: bool,
+}
+
+impl Choice {
+    /// What can be recorded of a plan for all rows of a shape.
+    fn of(plan: &SamplePlan) -> Option<Self> {
+        let SampleOptions { has_filters, .. } = plan.options;
+        plan.is_uniform().then_some(Self { has_filters })
+    }
+
+    fn options(self, rows: usize) -> SampleOptions {
+        SampleOptions { rows, has_edits: false, has_filters: self.has_filters, logprobs_max: None }
+    }
 }
 
 /// The graphs of one model.
@@ -39,6 +62,7 @@ pub(crate) struct StepGraphs {
     device: Device,
     spare: SpareBlock,
     blocks_per_row_max: usize,
+    vocab_size: usize,
     /// `None`: it could not be recorded.
     graphs: HashMap<Key, Option<StepGraph>>,
     num_failures: usize,
@@ -46,8 +70,14 @@ pub(crate) struct StepGraphs {
 
 /// One recorded step and the buffer that it reads.
 struct StepGraph {
-    indices: Tensor<1, Int>,
-    graph: CapturedGraph,
+    words: Tensor<1, Int>,
+    graph: CapturedGraph<Recorded>,
+}
+
+#[derive(Clone)]
+enum Recorded {
+    Logits(Tensor<2>),
+    Sampled(Sampled),
 }
 
 impl StepGraphs {
@@ -56,50 +86,59 @@ impl StepGraphs {
         model: Arc<Mutex<Model>>,
         device: &Device,
         spare: SpareBlock,
-        (max_model_len, max_num_seqs): (usize, usize),
+        (max_model_len, max_num_seqs, vocab_size): (usize, usize, usize),
     ) -> Self {
-        let blocks_per_row_max = max_model_len.div_ceil(spare.block_size as usize);
-        let mut graphs =
-            Self { model, device: device.clone(), spare, blocks_per_row_max, graphs: HashMap::new(), num_failures: 0 };
+        let mut graphs = Self {
+            model,
+            device: device.clone(),
+            spare,
+            blocks_per_row_max: max_model_len.div_ceil(spare.block_size as usize),
+            vocab_size,
+            graphs: HashMap::new(),
+            num_failures: 0,
+        };
         let largest = bucket(&DECODE_BUCKETS, max_num_seqs).unwrap_or(usize::MAX);
         for sequences in DECODE_BUCKETS.into_iter().rev().filter(|&sequences| sequences <= largest) {
-            let key = Key { shape: graphs.decode_shape(sequences, 1), decode: true };
             let nothing = Batch { query_starts: vec![0], ..Batch::default() };
-            let values = pack(&nothing, key.shape, spare);
-            graphs.record(key, values);
+            let shape = graphs.decode_shape(sequences, 1);
+            let plan = sampler::plan(&[], shape.samples, vocab_size);
+            let key = Key { shape, decode: true, sampling: Choice::of(&plan) };
+            graphs.record(key, words(&nothing, shape, spare, &plan));
         }
         graphs
     }
 
-    /// Logits of a step, one row per sample and perhaps more; `None` when no graph covers the batch.
-    pub(crate) fn run(&mut self, batch: &Batch) -> Option<Tensor<2>> {
-        let key = self.key(batch)?;
-        let values = pack(batch, key.shape, self.spare);
+    /// Runs a step; `None` when no graph covers the batch.
+    pub(crate) fn run(&mut self, batch: &Batch) -> Option<Output> {
+        let (shape, decode) = self.shape(batch)?;
+        let plan = sampler::plan(&batch.samples, shape.samples, self.vocab_size);
+        let key = Key { shape, decode, sampling: Choice::of(&plan) };
+        let words = words(batch, shape, self.spare, &plan);
         if let Some(graph) = self.graphs.get_mut(&key) {
             let graph = graph.as_mut()?;
             // Written in place: the result is the same tensor.
-            drop(overwrite(graph.indices.clone(), values));
-            return Some(graph.graph.replay());
+            drop(overwrite(graph.words.clone(), words));
+        } else if self.num_failures < FAILURES_MAX {
+            // Recording runs the step on these very words; a replay computes the same keys and values again.
+            self.record(key, words)?;
         }
-        if self.num_failures >= FAILURES_MAX {
-            return None;
-        }
-        // Recording has run the step on these very indices; a replay computes the same keys and values again.
-        self.record(key, values)?;
-        self.graphs.get_mut(&key)?.as_mut().map(|graph| graph.graph.replay())
+        let recorded = self.graphs.get_mut(&key)?.as_mut()?.graph.replay();
+        Some(match recorded {
+            Recorded::Logits(logits) => Output::Logits(logits),
+            Recorded::Sampled(sampled) => Output::Sampled(sampled),
+        })
     }
 
-    /// The shape to which a batch is padded; `None` when it is too large.
-    fn key(&self, batch: &Batch) -> Option<Key> {
+    /// The shape to which a batch is padded, and whether it is a decode step; `None` when it is too large.
+    fn shape(&self, batch: &Batch) -> Option<(StepShape, bool)> {
         let (tokens, sequences) = (batch.num_tokens(), batch.num_sequences());
         if tokens == sequences {
-            let sequences = bucket(&DECODE_BUCKETS, sequences)?;
-            return Some(Key { shape: self.decode_shape(sequences, batch.blocks_per_row), decode: true });
+            return Some((self.decode_shape(bucket(&DECODE_BUCKETS, sequences)?, batch.blocks_per_row), true));
         }
         let tokens = bucket(&MIXED_TOKEN_BUCKETS, tokens)?;
         let sequences = bucket(&MIXED_SEQUENCE_BUCKETS, sequences + 1)?;
         let blocks_per_row = self.width(batch.blocks_per_row);
-        Some(Key { shape: StepShape { tokens, sequences, samples: sequences, blocks_per_row }, decode: false })
+        Some((StepShape { tokens, sequences, samples: sequences, blocks_per_row }, false))
     }
 
     fn decode_shape(&self, sequences: usize, blocks_per_row: usize) -> StepShape {
@@ -116,29 +155,48 @@ impl StepGraphs {
         width.min(self.blocks_per_row_max)
     }
 
-    /// Records a step on a buffer that holds `values` now.
-    fn record(&mut self, key: Key, values: Vec<i32>) -> Option<()> {
-        let Key { shape, decode } = key;
-        let length = values.len();
-        let indices = int_tensor(values, [length], &self.device);
+    /// Records a step on a buffer that holds `words` now.
+    fn record(&mut self, key: Key, words: Vec<i32>) -> Option<()> {
+        let Key { shape, decode, sampling } = key;
+        let length = words.len();
+        let words = int_tensor(words, [length], &self.device);
         let longest = Longest {
             query: if decode { 1 } else { shape.tokens },
             context: shape.blocks_per_row * self.spare.block_size as usize,
         };
-        let input = unpack(&indices, shape, longest);
+        let input = unpack(&words, shape, longest);
+        let choice = sampling.map(|choice| {
+            let start = shape.buffer_len();
+            (section(&words, start, length - start), choice.options(shape.samples))
+        });
         let model = Arc::clone(&self.model);
         let recorded = CapturedGraph::record(&self.device, move || {
-            model.lock().expect("a forward pass does not panic while it holds the model").forward(&input)
+            let mut model = model.lock().expect("a forward pass does not panic while it holds the model");
+            let logits = model.forward(&input);
+            match &choice {
+                Some((plan, options)) => Recorded::Sampled(sample(&logits, plan, *options)),
+                None => Recorded::Logits(logits),
+            }
         });
         if recorded.is_none() {
             tracing::warn!(?shape, "a step could not be recorded as a CUDA graph; such steps are launched one by one");
             self.num_failures += 1;
         }
-        let graph = recorded.map(|graph| StepGraph { indices, graph });
+        let graph = recorded.map(|graph| StepGraph { words, graph });
         let recorded = graph.is_some().then_some(());
         self.graphs.insert(key, graph);
         recorded
     }
+}
+
+/// The index arrays of a step and, where it can be recorded, the choice of its tokens.
+fn words(batch: &Batch, shape: StepShape, spare: SpareBlock, plan: &SamplePlan) -> Vec<i32> {
+    let mut words = pack(batch, shape, spare);
+    debug_assert!(words.len() == shape.buffer_len() && words.len().is_multiple_of(SECTION_ALIGNMENT));
+    if plan.is_uniform() {
+        words.extend(&plan.words);
+    }
+    words
 }
 
 /// The smallest bucket that holds `count`.

@@ -42,6 +42,12 @@ impl StepShape {
         }
     }
 
+    /// Elements of the buffer that [`pack`] fills.
+    #[cfg(any(feature = "cuda", test))]
+    pub(crate) fn buffer_len(&self) -> usize {
+        self.lengths().iter().map(|length| length.next_multiple_of(SECTION_ALIGNMENT)).sum()
+    }
+
     /// Elements of each array, in the order of the buffer.
     fn lengths(&self) -> [usize; 8] {
         let Self { tokens, sequences, samples, blocks_per_row } = *self;
@@ -179,6 +185,7 @@ mod tests {
     fn padding_is_sequences_of_its_own_in_the_spare_block() {
         let shape = StepShape { tokens: 7, sequences: 4, samples: 4, blocks_per_row: 4 };
         let values = pack(&batch(), shape, SpareBlock { block: 9, block_size: 4 });
+        assert_eq!(values.len(), shape.buffer_len());
         let expected: [&[i32]; 8] = [
             &[5, 6, 7, 8, 0, 0, 0],
             &[0, 1, 2, 9, 0, 1, 0],

@@ -7,12 +7,16 @@ use burn::tensor::{Device, Tensor};
 use firebrick_checkpoint::{Checkpoint, Dtype};
 use firebrick_engine::{Batch, ExecuteError, Executor, SampleOutcome};
 use firebrick_model::{CausalLm, ForwardInput, KvCache, LoadError, LoadOptions, Progress};
+#[cfg(feature = "cuda")]
+use firebrick_ops::Sampled;
 use firebrick_ops::{Backend, WorkStream, backend_of};
 
 #[cfg(feature = "cuda")]
 use crate::graph::StepGraphs;
 #[cfg(feature = "cuda")]
 use crate::inputs::SpareBlock;
+#[cfg(feature = "cuda")]
+use crate::sampler::Sampling;
 use crate::{forward_input, sampler};
 
 /// Weights and cache: what a forward pass needs besides its input.
@@ -74,6 +78,8 @@ impl LocalExecutor {
         let dtype: Dtype = options.dtype;
         #[cfg(feature = "cuda")]
         let max_model_len = options.max_model_len;
+        #[cfg(feature = "cuda")]
+        let vocab_size = checkpoint.config().vocab_size;
         let CacheOptions { num_blocks, block_size, .. } = cache;
         let model = firebrick_model::load(checkpoint, options, device, progress)?;
         let replays = cfg!(feature = "cuda") && backend_of(device) == Backend::Cuda && cache.cuda_graphs;
@@ -84,7 +90,7 @@ impl LocalExecutor {
         #[cfg(feature = "cuda")]
         let graphs = replays.then(|| {
             let spare = SpareBlock { block: num_blocks, block_size };
-            StepGraphs::new(Arc::clone(&model), device, spare, (max_model_len, cache.max_num_seqs as usize))
+            StepGraphs::new(Arc::clone(&model), device, spare, (max_model_len, cache.max_num_seqs as usize, vocab_size))
         });
         Ok(Self {
             #[cfg(feature = "cuda")]
@@ -96,15 +102,24 @@ impl LocalExecutor {
         })
     }
 
-    /// Logits with one row per sample, in the order of `batch.samples`, and perhaps more.
-    fn forward(&mut self, batch: &Batch) -> Tensor<2> {
+    /// Enqueues a step.
+    fn run(&mut self, batch: &Batch) -> Output {
         #[cfg(feature = "cuda")]
-        if let Some(logits) = self.graphs.as_mut().and_then(|graphs| graphs.run(batch)) {
-            return logits;
+        if let Some(output) = self.graphs.as_mut().and_then(|graphs| graphs.run(batch)) {
+            return output;
         }
         let input = forward_input(batch, &self.device);
-        self.model.lock().expect("a forward pass does not panic while it holds the model").forward(&input)
+        let mut model = self.model.lock().expect("a forward pass does not panic while it holds the model");
+        Output::Logits(model.forward(&input))
     }
+}
+
+/// What a step leaves on the device, one row per sample in the order of `batch.samples`, and perhaps more.
+pub(crate) enum Output {
+    Logits(Tensor<2>),
+    /// Tokens, chosen as part of the step.
+    #[cfg(feature = "cuda")]
+    Sampled(Sampled),
 }
 
 impl Executor for LocalExecutor {
@@ -115,8 +130,12 @@ impl Executor for LocalExecutor {
     fn execute(&mut self, batch: &Batch) -> impl Future<Output = Result<Vec<SampleOutcome>, ExecuteError>> + 'static {
         let stream = self.stream;
         let sampling = stream.enter(|| {
-            let logits = self.forward(batch);
-            (!batch.samples.is_empty()).then(|| sampler::start(logits, &batch.samples))
+            let output = self.run(batch);
+            (!batch.samples.is_empty()).then(|| match output {
+                Output::Logits(logits) => sampler::start(logits, &batch.samples),
+                #[cfg(feature = "cuda")]
+                Output::Sampled(sampled) => Sampling::of(sampled, &batch.samples),
+            })
         });
         stream.attach(async move {
             match sampling {

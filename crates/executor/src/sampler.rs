@@ -19,21 +19,35 @@ enum Chosen {
     OnHost(Tensor<2>, SamplePlan),
 }
 
+/// How the tokens of `samples` are chosen, from the first rows of logits, with rows without effect up to `rows_max`.
+pub(crate) fn plan(samples: &[SampleRow], rows_max: usize, vocab_size: usize) -> SamplePlan {
+    let rows: Vec<RowParams> = (0..).zip(samples).map(|(row, sample)| row_params(sample, row, vocab_size)).collect();
+    SamplePlan::new(&rows, rows_max, vocab_size)
+}
+
 /// Enqueues the choice. The first rows of `logits` are those of `samples`, of which there is at least one.
 pub(crate) fn start(logits: Tensor<2>, samples: &[SampleRow]) -> Sampling {
     let [_, vocab_size] = logits.dims();
-    let rows: Vec<RowParams> = (0..).zip(samples).map(|(row, sample)| row_params(sample, row, vocab_size)).collect();
-    let plan = SamplePlan::new(&rows, rows.len(), vocab_size);
-    let wanted = samples.iter().map(|sample| sample.params.logprobs.map(|count| count as usize)).collect();
+    let plan = plan(samples, samples.len(), vocab_size);
     if plan.options.logprobs_max.is_some_and(|count| count > SAMPLE_LOGPROBS_MAX) {
-        return Sampling { chosen: Chosen::OnHost(logits, plan), wanted };
+        return Sampling { chosen: Chosen::OnHost(logits, plan), wanted: wanted(samples) };
     }
     let length = plan.words.len();
     let words = int_tensor(plan.words, [length], &logits.device());
-    Sampling { chosen: Chosen::OnDevice(sample(&logits, &words, plan.options)), wanted }
+    Sampling { chosen: Chosen::OnDevice(sample(&logits, &words, plan.options)), wanted: wanted(samples) }
+}
+
+fn wanted(samples: &[SampleRow]) -> Vec<Option<usize>> {
+    samples.iter().map(|sample| sample.params.logprobs.map(|count| count as usize)).collect()
 }
 
 impl Sampling {
+    /// A choice that is part of the step itself.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn of(sampled: Sampled, samples: &[SampleRow]) -> Self {
+        Self { chosen: Chosen::OnDevice(sampled), wanted: wanted(samples) }
+    }
+
     /// The tokens, once the device has chosen them.
     pub(crate) async fn finish(self) -> Result<Vec<SampleOutcome>, ExecuteError> {
         let failed = |error| ExecuteError(format!("{error:?}"));

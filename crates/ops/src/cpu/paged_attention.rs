@@ -73,7 +73,7 @@ impl SimdTask for Group<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<L: Lanes>(mut self) {
+    fn run<L: Lanes>(self) {
         let first = self.options.sliding_window.map_or(0, |window| (self.position + 1).saturating_sub(window));
         let mut rows = Vec::with_capacity(self.position + 1 - first);
         for at in first..=self.position {

@@ -118,6 +118,14 @@ impl SamplePlan {
     }
 }
 
+impl SamplePlan {
+    /// Whether its words are as many, and launched alike, as those of any other uniform plan of as many rows with or
+    /// without filters: there are no edits, masks or log-probabilities.
+    pub fn is_uniform(&self) -> bool {
+        self.words.len() == self.options.rows * ROW_WORDS && self.options.logprobs_max.is_none()
+    }
+}
+
 impl RowParams {
     /// The most likely token of a row of the logits.
     pub fn greedy(logits_row: u32) -> Self {
