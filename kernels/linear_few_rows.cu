@@ -100,6 +100,21 @@ struct Stream {
     int tile, chunk, tiles, chunks;
     unsigned int slot, ring, slot_bytes;
 
+    __device__ __forceinline__ void start(unsigned int memory, int bytes, const ELEMENT* weight, const Shape& shape) {
+        int warp = threadIdx.x / WARP;
+        tiles = (shape.pairs + PAIRS - 1) / PAIRS;
+        chunks = (shape.inputs + CHUNK - 1) / CHUNK;
+        chunk = warp;
+        tile = warp < chunks ? blockIdx.x : tiles;
+        slot_bytes = bytes;
+        ring = slot = memory + warp * STAGES * bytes;
+        start_tile(weight, shape);
+    }
+
+    __device__ __forceinline__ unsigned int next(unsigned int slot) const {
+        return slot + slot_bytes == ring + STAGES * slot_bytes ? ring : slot + slot_bytes;
+    }
+
     __device__ __forceinline__ void start_tile(const ELEMENT* weight, const Shape& shape) {
         int group = threadIdx.x % WARP / 4;
 #pragma unroll
@@ -143,8 +158,7 @@ struct Stream {
     }
 
     __device__ __forceinline__ void advance(const ELEMENT* weight, const Shape& shape) {
-        slot += slot_bytes;
-        if (slot == ring + STAGES * slot_bytes) slot = ring;
+        slot = next(slot);
         chunk += WARPS;
         if (chunk >= chunks) {
             chunk = threadIdx.x / WARP;
@@ -272,6 +286,68 @@ struct Result {
     }
 };
 
+// Starts copies of the norm's weight, and of its bias after it.
+__device__ __forceinline__ void copy_vectors(float* vectors, const Operands& operands, const Shape& shape) {
+    unsigned int to = (unsigned int)__cvta_generic_to_shared(vectors);
+    for (int i = threadIdx.x * 8; i < shape.inputs; i += THREADS * 8) {
+#pragma unroll
+        for (int v = 0; v < 8; v += 4) {
+            copy_16_bytes(to + (i + v) * 4, operands.norm_weight + i + v, true);
+            if (NORM == LAYER_NORM) copy_16_bytes(to + (shape.inputs + i + v) * 4, operands.norm_bias + i + v, true);
+        }
+    }
+    commit_copies();
+}
+
+// What a lane multiplies of one chunk: 8 inputs of its outputs' weights and of its rows of x.
+struct Chunk {
+    uint4 weight[PASSES][2], x[TILES];
+
+    // `kept` is the chunk of the normalised row.
+    __device__ __forceinline__ void read(unsigned int slot, unsigned int kept, int rows) {
+        int lane = threadIdx.x % WARP;
+#pragma unroll
+        for (int pass = 0; pass < PASSES; pass++) {
+            weight[pass][0] = read_shared(slot + (pass * 2 * WARP + lane) * 16);
+            weight[pass][1] = read_shared(slot + ((pass * 2 + 1) * WARP + lane) * 16);
+        }
+#pragma unroll
+        for (int t = 0; t < TILES; t++) {
+            x[t] = make_uint4(0, 0, 0, 0);
+            if (t * 8 + lane / 4 >= rows) continue;
+            x[t] = read_shared(NORM == NO_NORM ? slot + WEIGHT_BYTES + (t * WARP + lane) * 16 : kept + lane % 4 * 16);
+        }
+    }
+
+    __device__ __forceinline__ void add_products(float (&sum)[PASSES][TILES][4]) const {
+#pragma unroll
+        for (int pass = 0; pass < PASSES; pass++) {
+#pragma unroll
+            for (int t = 0; t < TILES; t++) {
+                uint4 u = weight[pass][0], w = weight[pass][1], v = x[t];
+                multiply(sum[pass][t], u.x, w.x, u.y, w.y, v.x, v.y);
+                multiply(sum[pass][t], u.z, w.z, u.w, w.w, v.z, v.w);
+            }
+        }
+    }
+};
+
+// A warp's sums, where the threads that add up the warps' find them.
+__device__ __forceinline__ void keep_sums(const float (&sum)[PASSES][TILES][4], float* partial) {
+    int warp = threadIdx.x / WARP, group = threadIdx.x % WARP / 4, quad = threadIdx.x % 4;
+#pragma unroll
+    for (int pass = 0; pass < PASSES; pass++) {
+#pragma unroll
+        for (int t = 0; t < TILES; t++) {
+            float* at = partial + (warp * ROWS + t * 8 + quad * 2) * PARTIAL_STRIDE + pass * 16 + group;
+            at[0] = sum[pass][t][0];
+            at[PARTIAL_STRIDE] = sum[pass][t][1];
+            at[8] = sum[pass][t][2];
+            at[PARTIAL_STRIDE + 8] = sum[pass][t][3];
+        }
+    }
+}
+
 // Shared memory: the ring of every warp, partial sums, then what a norm needs: its vectors and the normalised row.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     linear_few_rows(const ELEMENT* x, const ELEMENT* weight, const ELEMENT* residual, const float* norm_weight,
@@ -280,33 +356,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     extern __shared__ __align__(16) char memory[];
     start_next_kernel();
     Operands operands = {x, weight, residual, norm_weight, norm_bias, bias, table, positions, slots, keys, values, out};
-    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP;
     int slot_bytes = WEIGHT_BYTES + (NORM == NO_NORM ? shape.rows * CHUNK * 2 : 0);
     float* partial_sums = reinterpret_cast<float*>(memory + WARPS * STAGES * slot_bytes);
     float* vectors = partial_sums + 2 * PARTIAL_FLOATS;
     uint4* kept = reinterpret_cast<uint4*>(vectors + NORM_VECTORS * shape.inputs);
 
+    // Weights and vectors of the norm are on their way before the results of the kernel before this one are there.
     Stream stream;
-    stream.tiles = (shape.pairs + PAIRS - 1) / PAIRS;
-    stream.chunks = (shape.inputs + CHUNK - 1) / CHUNK;
-    stream.tile = blockIdx.x;
-    stream.chunk = warp;
-    stream.slot_bytes = slot_bytes;
-    stream.ring = stream.slot = (unsigned int)__cvta_generic_to_shared(memory) + warp * STAGES * slot_bytes;
-    if (warp >= stream.chunks) stream.tile = stream.tiles;
-    stream.start_tile(weight, shape);
-
-    if constexpr (NORM != NO_NORM) {
-        unsigned int to = (unsigned int)__cvta_generic_to_shared(vectors);
-        for (int i = threadIdx.x * 8; i < shape.inputs; i += THREADS * 8) {
-#pragma unroll
-            for (int v = 0; v < 8; v += 4) {
-                copy_16_bytes(to + (i + v) * 4, norm_weight + i + v, true);
-                if (NORM == LAYER_NORM) copy_16_bytes(to + (shape.inputs + i + v) * 4, norm_bias + i + v, true);
-            }
-        }
-        commit_copies();
-    }
+    stream.start((unsigned int)__cvta_generic_to_shared(memory), slot_bytes, weight, shape);
+    if constexpr (NORM != NO_NORM) copy_vectors(vectors, operands, shape);
     Stream beginning = stream;
 #pragma unroll
     for (int s = 0; s < STAGES - 1; s++) {
@@ -318,7 +376,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     Result results[RESULTS];
 #pragma unroll
     for (int i = 0; i < RESULTS; i++) results[i].prepare(i * THREADS + threadIdx.x, blockIdx.x, operands, shape);
-    unsigned int kept_at = 0;
     if constexpr (NORM == NO_NORM) {
 #pragma unroll
         for (int s = 0; s < STAGES - 1; s++) {
@@ -328,10 +385,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
         }
     } else {
         keep_normalised(x, kept, vectors, shape);
-        kept_at = (unsigned int)__cvta_generic_to_shared(kept) + lane % 4 * 16;
     }
 
-    unsigned int slot = stream.ring;
+    unsigned int slot = stream.ring, kept_at = (unsigned int)__cvta_generic_to_shared(kept);
     int buffer = 0;
     for (int tile = blockIdx.x; tile < stream.tiles; tile += gridDim.x) {
 #pragma unroll
@@ -340,55 +396,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
             results[i].prepare_rotation(operands, shape);
         }
         float sum[PASSES][TILES][4] = {};
-        for (int chunk = warp; chunk < stream.chunks; chunk += WARPS) {
+        for (int index = threadIdx.x / WARP; index < stream.chunks; index += WARPS) {
             wait_for_copies<STAGES - 2>();
-            uint4 a[PASSES][2], b[TILES];
-#pragma unroll
-            for (int pass = 0; pass < PASSES; pass++) {
-                a[pass][0] = read_shared(slot + (pass * 2 * WARP + lane) * 16);
-                a[pass][1] = read_shared(slot + ((pass * 2 + 1) * WARP + lane) * 16);
-            }
-#pragma unroll
-            for (int t = 0; t < TILES; t++) {
-                b[t] = make_uint4(0, 0, 0, 0);
-                if (t * 8 + lane / 4 >= shape.rows) continue;
-                if constexpr (NORM == NO_NORM) {
-                    b[t] = read_shared(slot + WEIGHT_BYTES + (t * WARP + lane) * 16);
-                } else {
-                    b[t] = read_shared(kept_at + chunk * CHUNK * 2);
-                }
-            }
+            Chunk chunk;
+            chunk.read(slot, kept_at + index * CHUNK * 2, shape.rows);
             // Into the slot that the chunk before this one was read from.
             stream.copy_weights(shape);
             if constexpr (NORM == NO_NORM) stream.copy_x(x, shape);
             commit_copies();
             stream.advance(weight, shape);
-#pragma unroll
-            for (int pass = 0; pass < PASSES; pass++) {
-#pragma unroll
-                for (int t = 0; t < TILES; t++) {
-                    uint4 u = a[pass][0], w = a[pass][1], v = b[t];
-                    multiply(sum[pass][t], u.x, w.x, u.y, w.y, v.x, v.y);
-                    multiply(sum[pass][t], u.z, w.z, u.w, w.w, v.z, v.w);
-                }
-            }
-            slot += slot_bytes;
-            if (slot == stream.ring + STAGES * slot_bytes) slot = stream.ring;
+            chunk.add_products(sum);
+            slot = stream.next(slot);
         }
         float* partial = partial_sums + buffer * PARTIAL_FLOATS;
         buffer ^= 1;
-        int group = lane / 4, quad = lane % 4;
-#pragma unroll
-        for (int pass = 0; pass < PASSES; pass++) {
-#pragma unroll
-            for (int t = 0; t < TILES; t++) {
-                float* at = partial + (warp * ROWS + t * 8 + quad * 2) * PARTIAL_STRIDE + pass * 16 + group;
-                at[0] = sum[pass][t][0];
-                at[PARTIAL_STRIDE] = sum[pass][t][1];
-                at[8] = sum[pass][t][2];
-                at[PARTIAL_STRIDE + 8] = sum[pass][t][3];
-            }
-        }
+        keep_sums(sum, partial);
         __syncthreads();
 #pragma unroll
         for (int i = 0; i < RESULTS; i++) results[i].finish(partial, operands, shape);
