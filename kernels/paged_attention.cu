@@ -217,6 +217,8 @@ __device__ __forceinline__ float merged(float sum, float largest, float other, f
 extern "C" __global__ void __launch_bounds__(THREADS)
     attend_whole(const ELEMENT* qkv, const CACHE* keys, const CACHE* values, const int* positions, const int* sequences,
                  const int* tables, ELEMENT* out, const __grid_constant__ Shape shape) {
+    start_next_kernel();
+    wait_for_previous_kernel();
     extern __shared__ __align__(16) char memory[];
     Shared& shared = *reinterpret_cast<Shared*>(memory);
     Work work = work_of_block(positions, sequences, tables, shape);
@@ -258,6 +260,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 extern "C" __global__ void __launch_bounds__(THREADS)
     attend_chunk(const ELEMENT* qkv, const CACHE* keys, const CACHE* values, const int* positions, const int* sequences,
                  const int* tables, float* sums, float* scales, const __grid_constant__ Shape shape) {
+    start_next_kernel();
+    wait_for_previous_kernel();
     extern __shared__ __align__(16) char memory[];
     Shared& shared = *reinterpret_cast<Shared*>(memory);
     Work work = work_of_block(positions, sequences, tables, shape);
@@ -284,6 +288,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 extern "C" __global__ void __launch_bounds__(THREADS)
     merge_chunks(const float* sums, const float* scales, const int* positions, ELEMENT* out,
                  const __grid_constant__ Shape shape) {
+    start_next_kernel();
+    wait_for_previous_kernel();
     int last = positions[blockIdx.x];
     int first = shape.window > 0 ? max(0, last + 1 - shape.window) : 0;
     long long index = (long long)blockIdx.x * shape.num_heads + blockIdx.y;
