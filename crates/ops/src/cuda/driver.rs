@@ -95,7 +95,8 @@ struct Function {
 /// What a source calls, in every entry, when its kernels may be started early.
 const WAITS: &str = "wait_for_previous_kernel();";
 
-/// The percentage of a multiprocessor's memory that is to be shared memory, for kernels that run beside each other.
+/// The percentage of a multiprocessor's memory that is to be shared memory: the same for all kernels, because those that
+/// divide it differently cannot be on a multiprocessor together, and changing the division takes time.
 const SHARED_MEMORY_PERCENT: i32 = 100;
 
 /// The state of one device's thread.
@@ -206,7 +207,7 @@ impl Driver {
         check("cuModuleGetFunction", unsafe { sys::cuModuleGetFunction(&mut raw, module, name.as_ptr()) })
             .map_err(|error| format!("entry {} of {}.cu: {error}", kernel.entry, kernel.module.source.name))?;
         let starts_early = self.target.major >= 9 && kernel.module.source.text.contains(WAITS);
-        if starts_early {
+        if self.target.major >= 9 {
             let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
             // SAFETY: the function was just loaded and stays so.
             let result = unsafe { sys::cuFuncSetAttribute(raw, attribute, SHARED_MEMORY_PERCENT) };
