@@ -228,7 +228,7 @@ impl Scheduler {
             FinishReason::Stop(_) => stop,
             FinishReason::Length => length,
             FinishReason::Abort => abort,
-            FinishReason::Error(_) => error,
+            FinishReason::Error(_) | FinishReason::Impossible => error,
         } += 1;
         self.tell(id, EventKind::Finished { reason });
     }

@@ -236,8 +236,20 @@ impl Sequence {
         suppressed
     }
 
+    /// Whether a draw from a limited set gave what it must not: then the set was empty.
+    fn had_no_choice(&mut self, token: TokenId) -> bool {
+        let constrained = self.constraint.as_mut().map(|constraint| constraint.allowed());
+        let Some(allowed) = constrained.or_else(|| self.facts.allowed.clone()) else { return false };
+        // A constraint that can be followed no further has nothing to say but its error.
+        let is_empty = allowed.iter().all(|&word| word == 0);
+        !is_empty && (!allowed.allows(token) || self.suppressed().binary_search(&token).is_ok())
+    }
+
     /// Adds a token and says how it ends the sequence, if it does.
     pub(crate) fn append(&mut self, token: TokenId) -> Appended {
+        if self.had_no_choice(token) {
+            return Appended::Refused(FinishReason::Impossible);
+        }
         let mut stop = if self.suppresses_stops() { None } else { self.facts.stops.reason(token) };
         if let Some(constraint) = &mut self.constraint {
             let progress = match &stop {

@@ -118,7 +118,7 @@ fn an_abandoned_step_asks_the_state_again_and_changes_nothing() {
 }
 
 #[test]
-fn a_stop_token_that_the_constraint_does_not_allow_ends_with_an_error() {
+fn a_request_that_contradicts_itself_ends_as_impossible() {
     // The only token that is allowed is suppressed, so the executor has nothing right to choose.
     let mut request = Request { constraint: climb(1, 3), ..request(1, 4, 9) };
     request.params.bad_words = vec![vec![2]];
@@ -126,7 +126,12 @@ fn a_stop_token_that_the_constraint_does_not_allow_ends_with_an_error() {
     let id = engine.add_request(request).expect("accepted");
     let (tokens, end) = outputs(&finish(&mut engine))[&(id, 0)].clone();
     assert_eq!(tokens, [1]);
-    assert!(matches!(end, Some(FinishReason::Error(message)) if message.contains("does not follow 1")));
+    assert_eq!(end, Some(FinishReason::Impossible));
+    let mut request = self::request(1, 4, 9);
+    request.params.allowed_token_ids = vec![7, 8];
+    request.params.bad_words = vec![vec![7], vec![8]];
+    let id = engine.add_request(request).expect("accepted");
+    assert_eq!(outputs(&finish(&mut engine))[&(id, 0)], (vec![], Some(FinishReason::Impossible)));
 }
 
 #[test]

@@ -143,6 +143,7 @@ impl Choice {
             FinishReason::Stop(token) => Finish { reason: "stop", stop_reason: token.map(StopReason::Token) },
             FinishReason::Length => Finish { reason: "length", stop_reason: None },
             FinishReason::Abort => Finish { reason: "abort", stop_reason: None },
+            FinishReason::Impossible => return Err(impossible()),
             FinishReason::Error(message) => return Err(ApiError::new(ErrorKind::Internal, message)),
         };
         let output = self.matcher.push(&self.detokenizer.finish());
@@ -206,4 +207,10 @@ impl Message {
 /// JSON has no infinity; an impossible token is shown as very unlikely.
 fn finite(logprob: f32) -> f32 {
     logprob.max(-9999.0)
+}
+/// The request contradicts itself, which shows only when the contradiction is reached.
+fn impossible() -> ApiError {
+    let message = "no token is possible here: what the text must follow (a grammar, a schema, choices, \
+                   allowed_token_ids) leaves only tokens that bad_words or min_tokens exclude";
+    ApiError::new(ErrorKind::BadRequest, message)
 }

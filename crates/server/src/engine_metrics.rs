@@ -40,7 +40,7 @@ impl From<&FinishReason> for Ended {
             FinishReason::Stop(_) => Self::Stop,
             FinishReason::Length => Self::Length,
             FinishReason::Abort => Self::Abort,
-            FinishReason::Error(_) => Self::Error,
+            FinishReason::Error(_) | FinishReason::Impossible => Self::Error,
         }
     }
 }

@@ -202,6 +202,10 @@ fn render_process(out: &mut Exposition, state: &AppState) {
         out.family("process_cpu_seconds_total", "counter", "Processor time used.");
         out.sample("process_cpu_seconds_total", &[], process.cpu_seconds);
     }
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        let tasks = runtime.metrics().num_alive_tasks();
+        out.gauge("firebrick_tasks", "Tasks of connections and requests that are alive.", &[], tasks as f64);
+    }
     if let Some(tracer) = state.tracer() {
         let counts = tracer.counts();
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);

@@ -106,6 +106,7 @@ impl Source {
 }
 
 fn from_text(text: String, add_special_tokens: bool, echo: bool, model: &Model) -> Result<ValidPrompt, ApiError> {
+    refuse_hopeless(&text, model)?;
     let encoded = model.tokenizer.try_encode(&text, add_special_tokens);
     let tokens = encoded.map_err(|error| ApiError::parameter("prompt", error.to_string()))?;
     if tokens.is_empty() {
@@ -114,6 +115,21 @@ fn from_text(text: String, add_special_tokens: bool, echo: bool, model: &Model) 
     let start = text.char_indices().rev().nth(ENDING_CHARS).map_or(0, |(at, _)| at);
     let ending = text[start..].to_owned();
     Ok(ValidPrompt { tokens, echo: echo.then_some(text), ending })
+}
+
+/// Refuses a text that no tokenizer could make short enough before seconds are spent on finding that out.
+fn refuse_hopeless(text: &str, model: &Model) -> Result<(), ApiError> {
+    let num_tokens_min = text.len() / model.tokenizer.token_bytes_max();
+    let longest = model.max_model_len as usize;
+    if num_tokens_min <= longest {
+        return Ok(());
+    }
+    let message = format!(
+        "This model's maximum context length is {longest} tokens. However, the prompt has {} bytes, which are at least \
+         {num_tokens_min} tokens. Please reduce the length of the input.",
+        text.len()
+    );
+    Err(ApiError::parameter("prompt", message))
 }
 
 fn from_tokens(tokens: Vec<TokenId>, echo: bool, model: &Model) -> Result<ValidPrompt, ApiError> {

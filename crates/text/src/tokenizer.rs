@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -25,6 +25,7 @@ struct Shared {
     tokenizer: tokenizers::Tokenizer,
     vocabulary: Vocabulary,
     piece_rule: PieceRule,
+    token_bytes_max: OnceLock<usize>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -66,7 +67,7 @@ impl Tokenizer {
     }
 
     fn new(tokenizer: tokenizers::Tokenizer, vocabulary: Vocabulary, piece_rule: PieceRule) -> Self {
-        Self { shared: Arc::new(Shared { tokenizer, vocabulary, piece_rule }) }
+        Self { shared: Arc::new(Shared { tokenizer, vocabulary, piece_rule, token_bytes_max: OnceLock::new() }) }
     }
 
     /// The tokens of `text`. With `add_special_tokens`, the tokenizer adds what it puts around a whole text (for example
@@ -127,6 +128,14 @@ impl Tokenizer {
     /// One more than the largest token number.
     pub fn vocab_size(&self) -> usize {
         self.shared.vocabulary.size()
+    }
+
+    /// An upper bound of the bytes that one token stands for: its spelling is never shorter. At least 1.
+    pub fn token_bytes_max(&self) -> usize {
+        *self.shared.token_bytes_max.get_or_init(|| {
+            let spellings = (0..self.vocab_size()).filter_map(|id| self.shared.vocabulary.text(id as TokenId));
+            spellings.map(str::len).max().unwrap_or(1).max(1)
+        })
     }
 
     /// A detokenizer at the beginning of a text.

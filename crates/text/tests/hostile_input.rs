@@ -21,6 +21,7 @@ fn a_truncation_rule_in_the_file_does_not_cut_prompts() {
     assert_eq!(tokenizer.encode("ababab<s>ab", false), [2, 2, 2, 3, 2]);
     assert_eq!(tokenizer.decode(&[2, 3, 0], true), "aba");
     assert_eq!((tokenizer.vocab_size(), tokenizer.is_special(3), tokenizer.token_id("ab")), (4, true, Some(2)));
+    assert_eq!(tokenizer.token_bytes_max(), 3);
 }
 
 #[test]

@@ -212,4 +212,40 @@ mod tests {
             assert!(error.contains(part), "{error}");
         }
     }
+
+    /// `FIREBRICK_FUZZ_ROUNDS=100` runs a hundred times as many.
+    #[test]
+    fn damaged_streams_end_in_a_value_or_an_error() {
+        let sound = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\ndata: {\"choices\":[{\"text\":\"b\"}]}\n\n\
+            : ping\n\ndata: {\"choices\":[],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":3}}\n\ndata: [DONE]\n\n";
+        let pieces: [&[u8]; 10] = [
+            b"\n",
+            b"\r\n",
+            b"data:",
+            b"data: {}\n\n",
+            b"null",
+            b"-1",
+            b"\xff",
+            b"\0",
+            b"[[[[",
+            b"18446744073709551616",
+        ];
+        let rounds = std::env::var("FIREBRICK_FUZZ_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+        let mut state = 1_u64;
+        let mut below = |bound: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % bound
+        };
+        let (mut whole, mut broken) = (0, 0);
+        for _ in 0..3000 * rounds {
+            let mut bytes = sound.as_bytes().to_vec();
+            for _ in 0..1 + below(3) {
+                let at = below(bytes.len());
+                let end = (at + below(8)).min(bytes.len());
+                drop(bytes.splice(at..end, pieces[below(pieces.len())].iter().copied()));
+            }
+            *(if read_events(bytes.as_slice(), Instant::now()).is_ok() { &mut whole } else { &mut broken }) += 1;
+        }
+        assert!(whole > 50 && broken > 500, "{whole} whole, {broken} broken");
+    }
 }

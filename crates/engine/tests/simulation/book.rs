@@ -227,7 +227,7 @@ impl Book {
             FinishReason::Stop(_) => &mut finished.stop,
             FinishReason::Length => &mut finished.length,
             FinishReason::Abort => &mut finished.abort,
-            FinishReason::Error(_) => &mut finished.error,
+            FinishReason::Error(_) | FinishReason::Impossible => &mut finished.error,
         } += 1;
         choice.due_end = Some(reason);
         self.num_due += 1;

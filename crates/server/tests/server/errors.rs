@@ -150,6 +150,17 @@ async fn an_overlong_prompt_is_recognisable() {
 }
 
 #[tokio::test]
+async fn a_hopelessly_long_text_is_refused_before_it_is_tokenized() {
+    let server = Server::start(Setup { max_model_len: 32, ..Setup::default() }).await;
+    let begun = Instant::now();
+    let reply = server.post("/v1/completions", &json!({"prompt": "x".repeat(7 << 20)})).await;
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    let (message, parameter) = reply.error();
+    assert_eq!((reply.status, parameter.as_deref()), (400, Some("prompt")));
+    assert!(message.contains("maximum context length is 32 tokens") && message.contains("bytes"), "{message}");
+}
+
+#[tokio::test]
 async fn a_request_larger_than_the_pool_is_refused() {
     let server = Server::start(Setup { blocks: 4, ..Setup::default() }).await;
     let reply = server.post("/v1/completions", &completion(json!({"max_tokens": 1000}))).await;

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Real clients against the real binary: installs them into ~/.cache/firebrick/clients, once, and runs each.
+#
+#   scripts/test-clients.sh path/to/firebrick [client ...]
+#
+# Needs root or sudo for nginx and prometheus, where they are not there.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+binary="$1"
+shift
+folder="${XDG_CACHE_HOME:-$HOME/.cache}/firebrick/clients"
+mkdir -p "$folder/node"
+
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+
+packages=()
+command -v nginx >/dev/null || packages+=(nginx-light)
+command -v prometheus >/dev/null || packages+=(prometheus)
+command -v node >/dev/null || packages+=(nodejs npm)
+command -v curl >/dev/null || packages+=(curl)
+if [ "${#packages[@]}" -gt 0 ]; then
+  as_root apt-get update -qq
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+fi
+
+# Installed again only when the list of packages changes.
+installed() { cmp --silent "$1" "$folder/$(basename "$1").installed"; }
+done_with() { cp "$1" "$folder/$(basename "$1").installed"; }
+
+if ! installed tests/clients/requirements.txt; then
+  [ -x "$folder/python/bin/python" ] || python3 -m venv "$folder/python"
+  "$folder/python/bin/pip" install --quiet --disable-pip-version-check --requirement tests/clients/requirements.txt
+  # guidellm pins versions that others do not take.
+  [ -x "$folder/guidellm/bin/python" ] || python3 -m venv "$folder/guidellm"
+  "$folder/guidellm/bin/pip" install --quiet --disable-pip-version-check guidellm
+  done_with tests/clients/requirements.txt
+fi
+if ! installed tests/clients/package.json; then
+  cp tests/clients/package.json "$folder/node/"
+  npm install --prefix "$folder/node" --silent --no-audit --no-fund
+  done_with tests/clients/package.json
+fi
+
+python3 tests/clients/run.py "$binary" "$folder" "$@"
