@@ -180,6 +180,11 @@ impl<E: Executor> Engine<E> {
         (self.scheduler.batch.num_tokens() > 0).then_some(&self.scheduler.batch)
     }
 
+    /// The requests whose sequences the last plan preempted, once per sequence; some of them may have ended since.
+    pub fn last_preempted(&self) -> &[RequestId] {
+        &self.scheduler.preempted
+    }
+
     /// Counters and gauges, without scanning anything.
     pub fn stats(&self) -> EngineStats {
         self.scheduler.stats()

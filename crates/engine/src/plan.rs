@@ -27,6 +27,7 @@ impl Scheduler {
     pub(crate) fn schedule(&mut self) -> bool {
         assert!(self.in_flight.is_none(), "one step is in flight at a time");
         self.batch.clear();
+        self.preempted.clear();
         let mut rows = Vec::with_capacity(self.running.len() + 1);
         let mut budget = self.config.max_num_batched_tokens;
         let preempted = self.plan_running(&mut rows, &mut budget);
@@ -82,6 +83,8 @@ impl Scheduler {
         self.release_blocks(key);
         self.waiting.insert(order, key);
         self.counters.preemptions += 1;
+        let id = self.sequences[key].id().request;
+        self.preempted.push(id);
         key
     }
 

@@ -52,6 +52,8 @@ pub(crate) struct Scheduler {
     pub(crate) deferred_choice_aborts: Vec<SequenceId>,
     /// The last plan; its buffers are reused.
     pub(crate) batch: Batch,
+    /// Whose sequences the last plan preempted, once per sequence.
+    pub(crate) preempted: Vec<RequestId>,
     /// What has happened and was not told yet.
     pub(crate) events: Vec<TokenEvent>,
     /// Counters; the gauges in it are filled in by [`stats`](Self::stats).
@@ -78,6 +80,7 @@ impl Scheduler {
             deferred_aborts: Vec::new(),
             deferred_choice_aborts: Vec::new(),
             batch: Batch::default(),
+            preempted: Vec::new(),
             events: Vec::new(),
             counters: EngineStats::default(),
             num_unstarted: 0,

@@ -231,6 +231,11 @@ impl<E: Executor> Driver<E> {
                     let at = if matches!(event.kind, EventKind::Scheduled { .. }) { begun } else { now };
                     self.deliver(event, at);
                 }
+                for id in self.engine.last_preempted() {
+                    if let Some(live) = self.live.get_mut(id) {
+                        live.timing.preempted();
+                    }
+                }
                 self.shared.metrics.step_tokens.observe(self.engine.stats().last_step_tokens.into());
                 self.publish();
             }

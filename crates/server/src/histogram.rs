@@ -18,6 +18,8 @@ pub const TOKEN_SECONDS: &[f64] =
 /// Buckets of tokens in one step.
 pub const STEP_TOKENS: &[f64] =
     &[1.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0, 16384.0];
+/// Buckets of how often a request was preempted.
+pub const PREEMPTIONS: &[f64] = &[0.0, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0];
 /// Buckets of `n`.
 pub const CHOICES: &[f64] = &[1.0, 2.0, 5.0, 10.0, 20.0];
 

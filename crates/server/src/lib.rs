@@ -30,6 +30,7 @@ mod metrics;
 mod open_requests;
 mod openai;
 mod openapi;
+mod orca;
 mod otlp;
 mod patient_stream;
 mod planted_fault;

@@ -153,7 +153,7 @@ fn labelled<const N: usize>(
 }
 
 fn render_histograms(out: &mut Exposition, labels: Labels, metrics: &EngineMetrics) {
-    let histograms: [(&str, &str, &Histogram); 16] = [
+    let histograms: [(&str, &str, &Histogram); 17] = [
         ("time_to_first_token_seconds", "Time to the first token.", &metrics.first_token_seconds),
         ("inter_token_latency_seconds", "Time between tokens.", &metrics.inter_token_seconds),
         ("time_per_output_token_seconds", "Older name of inter_token_latency.", &metrics.inter_token_seconds),
@@ -167,6 +167,7 @@ fn render_histograms(out: &mut Exposition, labels: Labels, metrics: &EngineMetri
         ("request_generation_tokens", "Tokens of a sequence.", &metrics.request_generation_tokens),
         ("request_max_num_generation_tokens", "Longest sequence of a request.", &metrics.request_max_generation_tokens),
         ("request_prefill_kv_computed_tokens", "Prompt tokens computed.", &metrics.prefill_kv_computed_tokens),
+        ("request_num_preemptions", "Times that sequences of a request were preempted.", &metrics.num_preemptions),
         ("request_params_n", "The parameter n.", &metrics.params_n),
         ("request_params_max_tokens", "The parameter max_tokens.", &metrics.params_max_tokens),
         ("iteration_tokens_total", "Tokens in a step.", &metrics.step_tokens),

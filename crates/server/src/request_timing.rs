@@ -18,6 +18,7 @@ pub(crate) struct RequestTiming {
     max_tokens: Option<u32>,
     choices: Vec<ChoiceTiming>,
     phases: Arc<Phases>,
+    num_preemptions: u32,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -38,7 +39,13 @@ impl RequestTiming {
             max_tokens: request.params.max_tokens,
             choices: vec![ChoiceTiming::default(); request.n as usize],
             phases,
+            num_preemptions: 0,
         }
+    }
+
+    /// One of its sequences lost its blocks and will begin again.
+    pub fn preempted(&mut self) {
+        self.num_preemptions += 1;
     }
 
     /// Whether every choice has ended.
@@ -130,6 +137,7 @@ impl RequestTiming {
     fn on_all_finished(&self, now: Instant, metrics: &EngineMetrics) {
         metrics.e2e_seconds.observe(seconds(self.arrived, now));
         metrics.request_prompt_tokens.observe(self.prompt_tokens.into());
+        metrics.num_preemptions.observe(self.num_preemptions.into());
         metrics.params_n.observe(self.choices.len() as f64);
         if let Some(max_tokens) = self.max_tokens {
             metrics.params_max_tokens.observe(max_tokens.into());

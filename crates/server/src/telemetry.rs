@@ -16,6 +16,7 @@ use crate::error::{ApiError, ErrorKind};
 use crate::generation::Generation;
 use crate::keep_alive::keep_alive;
 use crate::metrics::Outcome;
+use crate::orca::LoadFormat;
 use crate::request_trace::{EndedTrace, RequestTrace, TraceParent};
 use crate::state::{ActiveGuard, AppState};
 use crate::validate::ValidatedRequest;
@@ -42,6 +43,7 @@ pub async fn trace(State(state): State<AppState>, mut request: Request, next: Ne
     let parent = state.tracer().and_then(|_| TraceParent::read(request.headers()));
     let context = RequestContext { id: state.ids().next().into(), arrived: Instant::now(), parent };
     let echoed = client_id(request.headers());
+    let load_format = LoadFormat::wanted(request.headers());
     let quiet = !state.config().log_requests || request.method() == axum::http::Method::GET;
     if !quiet {
         tracing::info!("[{}] {} {}", context.id, request.method(), request.uri().path().escape_debug());
@@ -56,6 +58,9 @@ pub async fn trace(State(state): State<AppState>, mut request: Request, next: Ne
         Some(interval) => keep_alive(response, interval),
         None => response,
     };
+    if let Some(format) = load_format {
+        format.insert(&state, response.headers_mut());
+    }
     let id = echoed.or_else(|| HeaderValue::from_str(&context.id).ok());
     if let Some(id) = id {
         response.headers_mut().insert(REQUEST_ID, id);

@@ -210,3 +210,37 @@ async fn a_root_path_is_found_with_and_without_its_prefix() {
         assert_eq!(server.get(path).await.status, 404, "{path}");
     }
 }
+
+#[tokio::test]
+async fn a_balancer_that_asks_is_told_the_load() {
+    let server = Server::start(Setup::default()).await;
+    let asked = async |format: &str| {
+        let reply = server.send("GET", "/health", &[("endpoint-load-metrics-format", format)], b"").await;
+        reply.header("endpoint-load-metrics").map(str::to_owned)
+    };
+    let text = "TEXT named_metrics.kv_cache_usage_perc=0, named_metrics.num_requests_waiting=0";
+    assert_eq!(asked("TEXT").await.as_deref(), Some(text));
+    let json = asked("json").await.expect("a header");
+    let load: Value = serde_json::from_str(json.strip_prefix("JSON ").expect("JSON")).expect("JSON");
+    assert_eq!(load["named_metrics"]["num_requests_waiting"], 0);
+    assert_eq!(asked("BIN").await, None);
+    assert_eq!(server.get("/health").await.header("endpoint-load-metrics"), None);
+}
+
+#[tokio::test]
+async fn preemptions_and_numbers_that_are_not_finite_are_counted_per_request() {
+    let pool = Setup { script: repeats(b'x'), blocks: 8, max_model_len: 128, step_ms: 1, ..Setup::default() };
+    let server = Server::start(pool).await;
+    let bodies: Vec<Value> = (0..4).map(|seed| completion(json!({"max_tokens": 100, "seed": seed}))).collect();
+    let replies = bodies.iter().map(|body| server.post("/v1/completions", body));
+    for reply in futures::future::join_all(replies).await {
+        assert_eq!(reply.status, 200);
+    }
+    let preempted = server.metric("vllm:num_preemptions_total").await;
+    assert!(preempted >= 1.0, "four sequences of 104 tokens do not fit into 128");
+    assert_eq!(server.metric("vllm:request_num_preemptions_sum").await, preempted);
+    assert_eq!(server.metric("vllm:request_num_preemptions_count").await, 4.0);
+    let broken = Server::start(Setup { script: repeats(b'x'), not_finite_one_in: Some(3), ..Setup::default() }).await;
+    assert_eq!(broken.post("/v1/completions", &completion(json!({"max_tokens": 100}))).await.status, 500);
+    assert_eq!(broken.metric("vllm:corrupted_requests_total").await, 1.0);
+}

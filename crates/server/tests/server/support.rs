@@ -97,6 +97,7 @@ pub struct Setup {
     pub dialect: Dialect,
     pub fail_at: Option<u64>,
     pub panic_at: Option<u64>,
+    pub not_finite_one_in: Option<u64>,
     pub prefix_caching: bool,
     pub policy: SchedulingPolicy,
 }
@@ -117,6 +118,7 @@ impl Default for Setup {
             dialect: Dialect::plain(),
             fail_at: None,
             panic_at: None,
+            not_finite_one_in: None,
             prefix_caching: false,
             policy: SchedulingPolicy::Fcfs,
         }
@@ -142,6 +144,9 @@ impl Setup {
         let mut inner = ScriptedExecutor::new(self.blocks, 16, self.script.clone());
         if let Some(step) = self.fail_at {
             inner = inner.failing_at(step);
+        }
+        if let Some(one_in) = self.not_finite_one_in {
+            inner = inner.with_not_finite(one_in);
         }
         let executor = PacedExecutor { inner, step_ms: self.step_ms, panic_at: self.panic_at, steps: 0 };
         let engine = Engine::new(config, executor).expect("the test configuration is valid");
