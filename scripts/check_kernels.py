@@ -30,6 +30,12 @@ def variants(source):
     return [sum(choice, []) for choice in itertools.product(*groups)]
 
 
+def needed(source, kernels):
+    """The text that a source says comes between common.cuh and itself: `// Needs: ...`."""
+    line = re.search(r"^// Needs: (.*)$", source, re.MULTILINE)
+    return open(os.path.join(kernels, line.group(1))).read() if line else ""
+
+
 def targets(source):
     """The architectures that a source is for: all, unless it says `// Targets: ...`."""
     line = re.search(r"^// Targets: (.*)$", source, re.MULTILINE)
@@ -106,7 +112,7 @@ def main():
             macros = "".join(f"#define {macro} {value}\n" for macro, value in definitions)
             label = " ".join(f"{macro}={value}" for macro, value in definitions)
             for architecture in targets(source):
-                tasks.append((name, label, macros + common + source, architecture, folder, cache))
+                tasks.append((name, label, macros + common + needed(source, kernels) + source, architecture, folder, cache))
     failures = 0
     print(f"{'kernel':34} {'variant':46} {'target':7} registers  shared  spilled  stack")
     with multiprocessing.Pool(os.cpu_count()) as pool:

@@ -8,7 +8,7 @@ use burn::backend::{
 use burn::tensor::Tensor;
 
 use crate::activation::Activation;
-use crate::attention::AttentionOptions;
+use crate::attention::{AttentionOptions, QueryLens};
 use crate::rope_and_store_kv::QkvOptions;
 use crate::sample::SampleOptions;
 
@@ -91,6 +91,9 @@ pub trait FusedOps: Backend {
         positions: IntTensor<Self>,
         sequence_of_token: IntTensor<Self>,
         block_tables: IntTensor<Self>,
+        query_starts: IntTensor<Self>,
+        context_lens: IntTensor<Self>,
+        query_lens: QueryLens,
         options: AttentionOptions,
     ) -> FloatTensor<Self>;
     /// See [`sample`](crate::sample). The result is `SampleOptions::result_words` integers.

@@ -5,7 +5,7 @@ use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
 use crate::activation::Activation;
-use crate::attention::AttentionOptions;
+use crate::attention::{AttentionOptions, QueryLens};
 use crate::backend::{FusedOps, Optional};
 #[cfg(feature = "cuda")]
 use crate::backend::{FusedProjections, ProjectionInputs};
@@ -34,7 +34,9 @@ pub(crate) struct QkvInputs {
     pub target: QkvTarget,
 }
 
-/// The operands of [`paged_attention`](crate::paged_attention).
+/// The operands of [`paged_attention`](crate::paged_attention). Kernels that take a token at a time read where it stands
+/// from `positions` and `sequence_of_token`, those that take a sequence's tokens together from the others.
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
 pub(crate) struct AttentionInputs {
     pub qkv: CubeTensor,
     pub key_cache: CubeTensor,
@@ -42,6 +44,9 @@ pub(crate) struct AttentionInputs {
     pub positions: CubeTensor,
     pub sequence_of_token: CubeTensor,
     pub block_tables: CubeTensor,
+    pub query_starts: CubeTensor,
+    pub context_lens: CubeTensor,
+    pub query_lens: QueryLens,
     pub options: AttentionOptions,
 }
 
@@ -119,10 +124,23 @@ impl FusedOps for CubeBackend {
         positions: IntTensor<Self>,
         sequence_of_token: IntTensor<Self>,
         block_tables: IntTensor<Self>,
+        query_starts: IntTensor<Self>,
+        context_lens: IntTensor<Self>,
+        query_lens: QueryLens,
         options: AttentionOptions,
     ) -> FloatTensor<Self> {
-        let inputs =
-            AttentionInputs { qkv, key_cache, value_cache, positions, sequence_of_token, block_tables, options };
+        let inputs = AttentionInputs {
+            qkv,
+            key_cache,
+            value_cache,
+            positions,
+            sequence_of_token,
+            block_tables,
+            query_starts,
+            context_lens,
+            query_lens,
+            options,
+        };
         on_runtime_of!(inputs.qkv, paged_attention(inputs))
     }
     fn sample(logits: FloatTensor<Self>, plan: IntTensor<Self>, options: SampleOptions) -> IntTensor<Self> {

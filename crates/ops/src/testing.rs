@@ -125,6 +125,17 @@ impl AttentionCase {
         Self { sequences, tables: self.tables.clone(), ..*self }
     }
 
+    /// One sequence's tokens at `positions` as a batch of their own.
+    pub fn only(&self, sequence: usize, positions: std::ops::Range<usize>) -> Self {
+        let sequences = vec![(positions.len(), positions.end)];
+        Self { sequences, tables: vec![self.tables[sequence].clone()], ..*self }
+    }
+
+    /// Tokens per block.
+    pub fn block_size(&self) -> usize {
+        self.block_size
+    }
+
     /// Tokens in the batch.
     pub fn num_tokens(&self) -> usize {
         self.sequences.iter().map(|(query, _)| query).sum()

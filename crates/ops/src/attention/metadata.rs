@@ -2,6 +2,15 @@
 
 use burn::tensor::{Int, Tensor};
 
+/// How many tokens the sequences of a batch have in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueryLens {
+    /// Each has one: all of them decode.
+    Single,
+    /// At least one has several; others may have one.
+    Several,
+}
+
 /// The index tensors that attention needs, 32-bit integers, for `S` sequences and `T` tokens.
 #[derive(Clone, Debug)]
 pub struct AttentionMetadata {
@@ -21,4 +30,11 @@ pub struct AttentionMetadata {
     pub query_len_max: usize,
     /// Longest context in this batch.
     pub context_len_max: usize,
+}
+
+impl AttentionMetadata {
+    /// How many tokens the sequences have in this batch.
+    pub(crate) fn query_lens(&self) -> QueryLens {
+        if self.query_len_max <= 1 { QueryLens::Single } else { QueryLens::Several }
+    }
 }

@@ -5,5 +5,5 @@ mod metadata;
 mod paged_attention;
 
 pub use kv_layer::KvLayer;
-pub use metadata::AttentionMetadata;
+pub use metadata::{AttentionMetadata, QueryLens};
 pub use paged_attention::{AttentionOptions, paged_attention, reference};

@@ -19,7 +19,7 @@ use burn::tensor::{DType, Shape, TensorData};
 use burn_flex::{Flex, FlexTensor};
 
 use crate::activation::Activation;
-use crate::attention::AttentionOptions;
+use crate::attention::{AttentionOptions, QueryLens};
 use crate::backend::{FusedOps, Optional};
 use crate::rope_and_store_kv::QkvOptions;
 use crate::sample::SampleOptions;
@@ -82,6 +82,9 @@ impl FusedOps for Flex {
         positions: IntTensor<Self>,
         sequence_of_token: IntTensor<Self>,
         block_tables: IntTensor<Self>,
+        _query_starts: IntTensor<Self>,
+        _context_lens: IntTensor<Self>,
+        _query_lens: QueryLens,
         options: AttentionOptions,
     ) -> FloatTensor<Self> {
         paged_attention::paged_attention(

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::hash::{Hash, Hasher};
 
-use cudarc::driver::sys::{self, CUdevice_attribute, CUfunction, CUfunction_attribute, CUmodule, CUresult, CUstream};
+use cudarc::driver::sys::{
+    self, CUdevice_attribute, CUdeviceptr, CUfunction, CUfunction_attribute, CUmodule, CUresult, CUstream,
+};
 
 use super::cublaslt::Blas;
 use super::launch::Grid;
@@ -13,6 +15,9 @@ use super::{COMMON, Source};
 
 /// Dynamic shared memory that a kernel may use without asking.
 const SHARED_BYTES_DEFAULT: usize = 48 * 1024;
+
+/// Numbers with which blocks of a launch count each other.
+pub(super) const COUNTERS: usize = 4096;
 
 /// The value of a macro that a source is compiled with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,7 +58,7 @@ impl Module {
                 Definition::Number(number) => text.push_str(&format!("#define {name} {number}\n")),
             }
         }
-        text + COMMON + self.source.text
+        text + COMMON + self.source.needs + self.source.text
     }
 }
 
@@ -106,6 +111,7 @@ pub(super) struct Driver {
     modules: HashMap<Module, CUmodule>,
     functions: HashMap<Kernel, Function>,
     blas: Option<Blas>,
+    counters: Option<CUdeviceptr>,
 }
 
 impl Driver {
@@ -124,7 +130,7 @@ impl Driver {
             major: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
             minor: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         };
-        Ok(Self { target, modules: HashMap::new(), functions: HashMap::new(), blas: None })
+        Ok(Self { target, modules: HashMap::new(), functions: HashMap::new(), blas: None, counters: None })
     }
 
     /// The matrix library, opened at the first use.
@@ -133,6 +139,20 @@ impl Driver {
             self.blas = Some(Blas::new(self.target)?);
         }
         Ok(self.blas.as_mut().expect("opened above"))
+    }
+
+    /// The address of [`COUNTERS`] 32-bit zeros, which every launch that counts with them leaves zero. Allocated once.
+    pub(super) fn counters(&mut self, stream: CUstream) -> Result<CUdeviceptr, String> {
+        if self.counters.is_none() {
+            let mut address = 0;
+            // SAFETY: a context is current; the address is written to a live variable, and the memory is never freed.
+            let allocated = unsafe { sys::cuMemAlloc_v2(&mut address, COUNTERS * size_of::<u32>()) };
+            check("cuMemAlloc", allocated)?;
+            // SAFETY: the memory was just allocated with this size, and the stream is the runtime's.
+            check("cuMemsetD32Async", unsafe { sys::cuMemsetD32Async(address, 0, COUNTERS, stream) })?;
+            self.counters = Some(address);
+        }
+        Ok(self.counters.expect("allocated above"))
     }
 
     /// Enqueues a kernel. The first use compiles it, or finds it compiled on disk.

@@ -15,6 +15,7 @@ use cudarc::driver::sys::CUstream;
 
 use super::driver::{Driver, Kernel};
 use super::stream;
+use super::tensor_map::TensorMap;
 
 /// The runtime's state on the device's thread.
 pub(super) type CudaServer = <cubecl::cuda::CudaRuntime as Runtime>::Server;
@@ -112,6 +113,10 @@ fn failure(reason: String) -> ServerError {
 pub(super) enum Argument {
     /// The address of an operand, by its index.
     Address(usize),
+    /// A description of an operand, by its index, for the bulk copy engine.
+    Mapped(usize, TensorMap),
+    /// The address of [`COUNTERS`](super::driver::COUNTERS) numbers that are zero between launches.
+    Counters,
     /// No address.
     Null,
     /// Anything of up to 8 bytes, in its low bytes.
@@ -176,6 +181,12 @@ impl Launch {
         self.value(Argument::Address(index))
     }
 
+    /// The next argument: a description of a tensor that is read.
+    pub(super) fn read_mapped(mut self, tensor: &CubeTensor, map: TensorMap) -> Self {
+        let index = self.operands.read(tensor);
+        self.value(Argument::Mapped(index, map))
+    }
+
     /// The next argument: a tensor that is written.
     pub(super) fn write(mut self, tensor: &CubeTensor) -> Self {
         let index = self.operands.write(tensor);
@@ -198,16 +209,21 @@ impl Launch {
 impl Session<'_> {
     /// Enqueues one kernel.
     pub(super) fn launch(&mut self, kernel: &Kernel, grid: Grid, arguments: &[Argument]) -> Result<(), String> {
-        self.driver.launch(kernel, grid, self.stream, &self.words(arguments))
+        let words = self.words(arguments)?;
+        self.driver.launch(kernel, grid, self.stream, &words)
     }
 
     /// The arguments as the kernel sees them.
-    fn words(&self, arguments: &[Argument]) -> Vec<Vec<u64>> {
-        let words = |argument: &Argument| match argument {
-            Argument::Address(index) => vec![self.addresses[*index]],
-            Argument::Null => vec![0],
-            Argument::Word(word) => vec![*word],
-            Argument::Structure(words) => words.clone(),
+    fn words(&mut self, arguments: &[Argument]) -> Result<Vec<Vec<u64>>, String> {
+        let words = |argument: &Argument| {
+            Ok(match argument {
+                Argument::Address(index) => vec![self.addresses[*index]],
+                Argument::Mapped(index, map) => map.encode(self.addresses[*index])?,
+                Argument::Counters => vec![self.driver.counters(self.stream)?],
+                Argument::Null => vec![0],
+                Argument::Word(word) => vec![*word],
+                Argument::Structure(words) => words.clone(),
+            })
         };
         arguments.iter().map(words).collect()
     }

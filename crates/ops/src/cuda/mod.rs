@@ -8,9 +8,12 @@
 //! A launch that fails leaves its results marked: reading one back, or anything computed from it, returns the error.
 
 mod activation;
+#[cfg(test)]
+mod attention_tests;
 mod cublaslt;
 mod driver;
 mod gather_rows;
+mod gpu;
 mod graph;
 mod launch;
 mod layer_norm;
@@ -26,6 +29,7 @@ mod rms_norm;
 mod rope_and_store_kv;
 mod sample;
 mod stream;
+mod tensor_map;
 #[cfg(test)]
 mod tests;
 
@@ -49,16 +53,32 @@ use burn::tensor::DType;
 pub(crate) struct Source {
     /// File name without its extension.
     name: &'static str,
+    /// What it needs besides [`COMMON`].
+    needs: &'static str,
     text: &'static str,
 }
 
 /// What comes before every source.
 const COMMON: &str = include_str!("../../../../kernels/common.cuh");
+/// What comes before the tensor-core kernels of attention.
+const ATTENTION: &str = include_str!("../../../../kernels/attention.cuh");
+
+macro_rules! needs {
+    () => {
+        ""
+    };
+    ($needs:ident) => {
+        $needs
+    };
+}
 
 macro_rules! sources {
-    ($($constant:ident = $name:literal),* $(,)?) => {
-        $(const $constant: Source =
-            Source { name: $name, text: include_str!(concat!("../../../../kernels/", $name, ".cu")) };)*
+    ($($constant:ident = $name:literal $(needs $needs:ident)?),* $(,)?) => {
+        $(const $constant: Source = Source {
+            name: $name,
+            needs: needs!($($needs)?),
+            text: include_str!(concat!("../../../../kernels/", $name, ".cu")),
+        };)*
         /// Every kernel source.
         #[cfg(test)]
         const SOURCES: &[Source] = &[$($constant),*];
@@ -72,6 +92,9 @@ sources! {
     LINEAR = "linear",
     LINEAR_FEW_ROWS = "linear_few_rows",
     PAGED_ATTENTION = "paged_attention",
+    PAGED_ATTENTION_DECODE = "paged_attention_decode" needs ATTENTION,
+    PAGED_ATTENTION_TILES = "paged_attention_tiles" needs ATTENTION,
+    PAGED_ATTENTION_WGMMA = "paged_attention_wgmma" needs ATTENTION,
     RMS_NORM = "rms_norm",
     ROPE_AND_STORE_KV = "rope_and_store_kv",
     SAMPLE = "sample",

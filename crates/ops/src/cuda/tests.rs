@@ -8,13 +8,13 @@ use super::launch::{Grid, Launch};
 use super::{CapturedGraph, FEW_ROWS, GATHER_ROWS, RMS_NORM, SOURCES};
 use crate::testing::{AttentionCase, Seeded, assert_close, for_each_device, moved, reference_device};
 use crate::{
-    Activation, AttentionOptions, Backend, HeadLayout, KvLayer, Projection, QkvOptions, QkvProjection, RopeTable,
-    RowNorm, Then, Weight, activation, add_rms_norm, backend_of, gated_activation, gather_rows, layer_norm, linear,
-    linear_add, paged_attention, project, project_qkv, reference, rms_norm, rope_and_store_kv,
+    Activation, Backend, HeadLayout, KvLayer, Projection, QkvOptions, QkvProjection, RopeTable, RowNorm, Then, Weight,
+    activation, add_rms_norm, backend_of, gated_activation, gather_rows, layer_norm, linear, linear_add, project,
+    project_qkv, reference, rms_norm, rope_and_store_kv,
 };
 
 /// Runs a test on the CUDA device, if there is one, in both 16-bit dtypes, with the error of one rounding.
-fn for_both_dtypes(test: impl Fn(&Device, DType, f32)) {
+pub(super) fn for_both_dtypes(test: impl Fn(&Device, DType, f32)) {
     for_each_device(|device| {
         if backend_of(device) == Backend::Cuda {
             test(device, DType::F16, 1.0 / 2048.0);
@@ -24,7 +24,7 @@ fn for_both_dtypes(test: impl Fn(&Device, DType, f32)) {
 }
 
 /// Random values rounded to `dtype`: in 32 bits on the host, and on the device.
-fn pair<const D: usize>(
+pub(super) fn pair<const D: usize>(
     seeded: &mut Seeded,
     shape: [usize; D],
     (device, dtype): (&Device, DType),
@@ -270,63 +270,6 @@ fn sixteen_bit_activations_and_lookups_equal_the_reference() {
         let got = gather_rows(&device_table, &crate::int_tensor(ids, [5], device));
         assert_eq!(got.dtype(), dtype);
         assert_close(got, reference::gather_rows(&table, &host_ids), 0.0);
-    });
-}
-
-/// A cache filled with the whole contexts of `case`, and the keys and values rounded as it holds them, on the host.
-fn filled(seeded: &mut Seeded, case: &AttentionCase, heads: HeadLayout, on: (&Device, DType)) -> [KvLayer; 2] {
-    let everything = case.whole_contexts();
-    let options = QkvOptions { heads, rotary_dim: 0, norm_eps: None };
-    let (past, device_past) = pair(seeded, [everything.num_tokens(), heads.row_len()], on);
-    let host = reference_device(on.0);
-    let mut host_layer = KvLayer::new(case.num_blocks, 16, heads, &host);
-    rope_and_store_kv(past, None, None, &everything.metadata(&host), (&mut host_layer, options));
-    let mut layer = KvLayer::with_dtype(case.num_blocks, 16, heads, on);
-    rope_and_store_kv(device_past, None, None, &everything.metadata(on.0), (&mut layer, options));
-    [host_layer, layer]
-}
-
-#[test]
-fn sixteen_bit_attention_equals_the_reference_over_several_chunks() {
-    for_both_dtypes(|device, dtype, rounding| {
-        let mut seeded = Seeded::new(24);
-        let host = reference_device(device);
-        for (num_heads, num_kv_heads, head_dim) in [(9, 3, 64), (32, 8, 128), (8, 1, 256), (20, 1, 80), (2, 1, 10)] {
-            let heads = HeadLayout { num_heads, num_kv_heads, head_dim };
-            let case = AttentionCase::new(&[(1, 700), (3, 257), (1, 1), (5, 256)], 16, &mut seeded, device);
-            let [host_layer, layer] = filled(&mut seeded, &case, heads, (device, dtype));
-            let (qkv, device_qkv) = pair(&mut seeded, [case.num_tokens(), heads.row_len()], (device, dtype));
-            for (window, softcap) in [(None, None), (Some(300), None), (None, Some(2.0))] {
-                let scale = (head_dim as f32).powf(-0.5);
-                let options = AttentionOptions { heads, block_size: 16, scale, sliding_window: window, softcap };
-                let expected = reference::paged_attention(qkv.clone(), &host_layer, &case.metadata(&host), options);
-                let got = paged_attention(device_qkv.clone(), &layer, &case.metadata(device), options);
-                assert_close(got, expected, rounding);
-            }
-        }
-    });
-}
-
-#[test]
-fn a_token_attends_with_the_same_bits_alone_and_in_a_large_batch() {
-    for_both_dtypes(|device, dtype, _| {
-        let mut seeded = Seeded::new(25);
-        let heads = HeadLayout { num_heads: 8, num_kv_heads: 2, head_dim: 64 };
-        // One token of 2 KV heads is split over its context; 600 of them are not.
-        let case = AttentionCase::new(&[(600, 900)], 16, &mut seeded, device);
-        let [_, layer] = filled(&mut seeded, &case, heads, (device, dtype));
-        let (_, qkv) = pair(&mut seeded, [600, heads.row_len()], (device, dtype));
-        let options =
-            AttentionOptions { heads, block_size: 16, scale: 0.125, sliding_window: Some(800), softcap: None };
-        let metadata = case.metadata(device);
-        let together = paged_attention(qkv.clone(), &layer, &metadata, options);
-        for token in [0, 123, 599] {
-            let mut alone = metadata.clone();
-            alone.positions = metadata.positions.clone().narrow(0, token, 1);
-            alone.sequence_of_token = metadata.sequence_of_token.clone().narrow(0, token, 1);
-            let got = paged_attention(qkv.clone().narrow(0, token, 1), &layer, &alone, options);
-            assert_close(got, together.clone().narrow(0, token, 1), 0.0);
-        }
     });
 }
 

@@ -1,4 +1,4 @@
-//! Attention over the paged cache: a block per token, KV head and group of query heads that share it.
+//! Attention in any dtype, without tensor cores: a block per token, KV head and group of query heads that share it.
 //!
 //! A context is taken in chunks of a fixed length. Where tokens and heads alone occupy the GPU, a block takes all chunks
 //! of its token; otherwise each chunk has its own block and a second kernel merges them. Both do the same operations in
@@ -8,13 +8,13 @@ use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 use bytemuck::{Pod, Zeroable};
 
-use super::driver::Kernel;
-use super::launch::{Argument, Grid, Launch};
-use super::matrix::{Matrix, dense, empty, on_16_bytes, widest};
-use super::rope_and_store_kv::cache_strides;
-use super::{PAGED_ATTENTION, element};
+use super::Attention;
 use crate::attention::AttentionOptions;
-use crate::cube::AttentionInputs;
+use crate::cuda::driver::Kernel;
+use crate::cuda::launch::{Argument, Grid, Launch};
+use crate::cuda::matrix::{empty, on_16_bytes, widest};
+use crate::cuda::rope_and_store_kv::cache_strides;
+use crate::cuda::{PAGED_ATTENTION, element};
 
 /// Positions of a chunk and threads of a block in `paged_attention.cu`.
 const CHUNK: usize = 256;
@@ -43,72 +43,51 @@ struct Shape {
     softcap: f32,
 }
 
-/// The operands as the kernels take them.
-struct Attention {
-    qkv: Matrix,
-    keys: CubeTensor,
-    values: CubeTensor,
-    positions: CubeTensor,
-    sequences: CubeTensor,
-    tables: Matrix,
-    options: AttentionOptions,
+/// A call, and how its kernel is compiled.
+struct Whole<'a> {
+    attention: &'a Attention,
     /// Query heads that a block takes.
     group: usize,
     wide: bool,
 }
 
-pub(crate) fn paged_attention(inputs: AttentionInputs) -> CubeTensor {
-    let attention = Attention::new(inputs);
-    let heads = attention.options.heads;
-    let out = attention.qkv.like(heads.output_len());
-    if attention.splits_contexts() {
-        attention.attend_by_chunk(&out);
+pub(super) fn attend_any_dtype(attention: &Attention, out: &CubeTensor) {
+    let whole = Whole::new(attention);
+    if whole.splits_contexts() {
+        whole.attend_by_chunk(out);
     } else {
-        attention.attend_whole(&out);
+        whole.attend_whole(out);
     }
-    out
 }
 
-impl Attention {
-    fn new(inputs: AttentionInputs) -> Self {
-        let heads = inputs.options.heads;
-        let (keys, values) = (inputs.key_cache, inputs.value_cache);
-        let [slot_stride, head_stride] = cache_strides(&keys, &values);
+impl<'a> Whole<'a> {
+    fn new(attention: &'a Attention) -> Self {
+        let (keys, values) = (&attention.keys, &attention.values);
+        let [slot_stride, head_stride] = cache_strides(keys, values);
         let width = widest(keys.dtype);
-        let wide = [slot_stride, head_stride, heads.head_dim].iter().all(|stride| stride.is_multiple_of(width))
-            && on_16_bytes(&keys)
-            && on_16_bytes(&values);
-        Self {
-            qkv: Matrix::of(inputs.qkv),
-            positions: dense(inputs.positions),
-            sequences: dense(inputs.sequence_of_token),
-            tables: Matrix::of(inputs.block_tables),
-            options: inputs.options,
-            group: (heads.num_heads / heads.num_kv_heads).min(GROUP_MAX),
-            keys,
-            values,
-            wide,
-        }
+        let strides = [slot_stride, head_stride, attention.options.heads.head_dim];
+        let wide =
+            strides.iter().all(|stride| stride.is_multiple_of(width)) && on_16_bytes(keys) && on_16_bytes(values);
+        Self { attention, group: attention.group().min(GROUP_MAX), wide }
     }
 
     /// Blocks per token.
     fn blocks_per_token(&self) -> usize {
-        let heads = self.options.heads;
-        heads.num_kv_heads * (heads.num_heads / heads.num_kv_heads).div_ceil(self.group)
+        self.attention.options.heads.num_kv_heads * self.attention.group().div_ceil(self.group)
     }
 
     /// Chunks of the longest context that the block tables have room for.
     fn chunks_max(&self) -> usize {
-        (self.tables.columns * self.options.block_size).div_ceil(CHUNK)
+        self.attention.context_max().div_ceil(CHUNK)
     }
 
     /// Whether chunks are worth a block each: more than one of them, a GPU that would otherwise wait, and the memory.
     fn splits_contexts(&self) -> bool {
-        let multiprocessors =
-            self.keys.client.properties().hardware.num_streaming_multiprocessors.unwrap_or(1) as usize;
-        let sums_bytes = self.qkv.rows * self.options.heads.output_len() * self.chunks_max() * size_of::<f32>();
+        let multiprocessors = self.attention.gpu.multiprocessors;
+        let sums_bytes =
+            self.attention.qkv.rows * self.attention.options.heads.output_len() * self.chunks_max() * size_of::<f32>();
         self.chunks_max() > 1
-            && self.qkv.rows * self.blocks_per_token() < BLOCKS_PER_MULTIPROCESSOR * multiprocessors
+            && self.attention.qkv.rows * self.blocks_per_token() < BLOCKS_PER_MULTIPROCESSOR * multiprocessors
             && sums_bytes <= SUMS_BYTES_MAX
     }
 
@@ -118,8 +97,8 @@ impl Attention {
     }
 
     fn attend_by_chunk(&self, out: &CubeTensor) {
-        let heads = self.options.heads;
-        let (tokens, chunks) = (self.qkv.rows, self.chunks_max());
+        let heads = self.attention.options.heads;
+        let (tokens, chunks) = (self.attention.qkv.rows, self.chunks_max());
         let sums = empty(out, [tokens * heads.num_heads * chunks, heads.head_dim], DType::F32);
         let scales = empty(out, [tokens * heads.num_heads * chunks, 2], DType::F32);
         let grid = self.grid(chunks);
@@ -127,7 +106,7 @@ impl Attention {
         Launch::new(self.kernel("merge_chunks"), Grid::new([tokens, heads.num_heads, 1], THREADS))
             .read(&sums)
             .read(&scales)
-            .read(&self.positions)
+            .read(&self.attention.positions)
             .write(out)
             .value(self.shape())
             .submit(out);
@@ -135,48 +114,48 @@ impl Attention {
 
     fn with_inputs(&self, entry: &'static str, grid: Grid) -> Launch {
         Launch::new(self.kernel(entry), grid)
-            .read(&self.qkv.tensor)
-            .read(&self.keys)
-            .read(&self.values)
-            .read(&self.positions)
-            .read(&self.sequences)
-            .read(&self.tables.tensor)
+            .read(&self.attention.qkv.tensor)
+            .read(&self.attention.keys)
+            .read(&self.attention.values)
+            .read(&self.attention.positions)
+            .read(&self.attention.sequences)
+            .read(&self.attention.tables.tensor)
     }
 
     fn kernel(&self, entry: &'static str) -> Kernel {
         Kernel::new(&PAGED_ATTENTION, entry)
-            .word("ELEMENT", element(self.qkv.tensor.dtype))
-            .word("CACHE", element(self.keys.dtype))
-            .number("HEAD_DIM", self.options.heads.head_dim)
+            .word("ELEMENT", element(self.attention.qkv.tensor.dtype))
+            .word("CACHE", element(self.attention.keys.dtype))
+            .number("HEAD_DIM", self.attention.options.heads.head_dim)
             .number("GROUP", self.group)
             .number("WIDE", self.wide.into())
     }
 
     fn grid(&self, chunks: usize) -> Grid {
         let shared_bytes = self.shared_words() * size_of::<f32>();
-        Grid { blocks: [self.qkv.rows, self.blocks_per_token(), chunks], threads: THREADS, shared_bytes }
+        Grid { blocks: [self.attention.qkv.rows, self.blocks_per_token(), chunks], threads: THREADS, shared_bytes }
     }
 
     /// The size of `Shared` in the source, in words of 4 bytes.
     fn shared_words(&self) -> usize {
-        let (group, head_dim) = (self.group, self.options.heads.head_dim);
-        let width = if self.wide { widest(self.keys.dtype) } else { 1 };
+        let (group, head_dim) = (self.group, self.attention.options.heads.head_dim);
+        let width = if self.wide { widest(self.attention.keys.dtype) } else { 1 };
         let shares = (THREADS / (head_dim / width)).max(1);
         let query = group * head_dim;
         query + shares * query + group * CHUNK + 4 * group + CHUNK
     }
 
     fn shape(&self) -> Argument {
-        let AttentionOptions { heads, block_size, scale, sliding_window, softcap } = self.options;
-        let [slot_stride, head_stride] = cache_strides(&self.keys, &self.values);
+        let AttentionOptions { heads, block_size, scale, sliding_window, softcap } = self.attention.options;
+        let [slot_stride, head_stride] = cache_strides(&self.attention.keys, &self.attention.values);
         Argument::structure(&Shape {
             num_heads: heads.num_heads as i32,
             num_kv_heads: heads.num_kv_heads as i32,
             block_size: block_size as i32,
-            blocks_per_row: self.tables.stride as i32,
+            blocks_per_row: self.attention.tables.stride as i32,
             window: sliding_window.unwrap_or(0) as i32,
             chunks_max: self.chunks_max() as i32,
-            row_stride: self.qkv.stride as i64,
+            row_stride: self.attention.qkv.stride as i64,
             slot_stride: slot_stride as i64,
             head_stride: head_stride as i64,
             scale,

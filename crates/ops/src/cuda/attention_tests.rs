@@ -1,0 +1,185 @@
+//! What attention on CUDA promises: the reference's numbers on every path, and bits that do not depend on the batch.
+
+use burn::tensor::{DType, Device, Tensor};
+
+use super::gpu::limited::with_capability;
+use super::tests::{for_both_dtypes, pair};
+use crate::testing::{AttentionCase, Seeded, assert_close, reference_device};
+use crate::{AttentionOptions, HeadLayout, KvLayer, QkvOptions, paged_attention, reference, rope_and_store_kv};
+
+/// Compute capabilities whose kernels differ.
+const CAPABILITIES: [u32; 4] = [75, 80, 86, 90];
+
+/// A cache filled with the whole contexts of `case`, and the keys and values rounded as it holds them, on the host.
+fn filled(seeded: &mut Seeded, case: &AttentionCase, heads: HeadLayout, on: (&Device, DType)) -> [KvLayer; 2] {
+    let everything = case.whole_contexts();
+    let options = QkvOptions { heads, rotary_dim: 0, norm_eps: None };
+    let (past, device_past) = pair(seeded, [everything.num_tokens(), heads.row_len()], on);
+    let host = reference_device(on.0);
+    let mut host_layer = KvLayer::new(case.num_blocks, case.block_size(), heads, &host);
+    rope_and_store_kv(past, None, None, &everything.metadata(&host), (&mut host_layer, options));
+    let mut layer = KvLayer::with_dtype(case.num_blocks, case.block_size(), heads, on);
+    rope_and_store_kv(device_past, None, None, &everything.metadata(on.0), (&mut layer, options));
+    [host_layer, layer]
+}
+
+fn options(heads: HeadLayout, block_size: usize) -> AttentionOptions {
+    let scale = (heads.head_dim as f32).powf(-0.5);
+    AttentionOptions { heads, block_size, scale, sliding_window: None, softcap: None }
+}
+
+/// Compares every kernel with the reference on prompts, chunks behind long prefixes and decoding tokens in one batch.
+fn check(heads: HeadLayout, block_size: usize, seed: u64) {
+    for_both_dtypes(|device, dtype, rounding| {
+        let mut seeded = Seeded::new(seed);
+        let sequences = [(1, 700), (3, 257), (1, 1), (5, 256), (40, 300), (70, 70), (1, 2300), (2, 2), (1, 257)];
+        let case = AttentionCase::new(&sequences, block_size, &mut seeded, device);
+        let [host_layer, layer] = filled(&mut seeded, &case, heads, (device, dtype));
+        let (qkv, device_qkv) = pair(&mut seeded, [case.num_tokens(), heads.row_len()], (device, dtype));
+        let (host_metadata, metadata) = (case.metadata(&reference_device(device)), case.metadata(device));
+        for (sliding_window, softcap) in [(None, None), (Some(300), None), (Some(7), None), (None, Some(2.0))] {
+            let options = AttentionOptions { sliding_window, softcap, ..options(heads, block_size) };
+            let expected = reference::paged_attention(qkv.clone(), &host_layer, &host_metadata, options);
+            for capability in CAPABILITIES {
+                with_capability(capability, || {
+                    let got = paged_attention(device_qkv.clone(), &layer, &metadata, options);
+                    assert_close(got, expected.clone(), rounding);
+                });
+            }
+        }
+    });
+}
+
+#[test]
+fn equals_the_reference_with_three_query_heads_per_kv_head() {
+    check(HeadLayout { num_heads: 9, num_kv_heads: 3, head_dim: 64 }, 16, 40);
+}
+
+#[test]
+fn equals_the_reference_with_a_head_of_128() {
+    check(HeadLayout { num_heads: 8, num_kv_heads: 2, head_dim: 128 }, 32, 41);
+}
+
+#[test]
+fn equals_the_reference_with_a_head_of_256_and_odd_blocks() {
+    check(HeadLayout { num_heads: 8, num_kv_heads: 1, head_dim: 256 }, 48, 42);
+}
+
+#[test]
+fn equals_the_reference_with_more_query_heads_than_a_block_takes() {
+    check(HeadLayout { num_heads: 20, num_kv_heads: 1, head_dim: 80 }, 16, 43);
+}
+
+#[test]
+fn equals_the_reference_without_groups() {
+    check(HeadLayout { num_heads: 4, num_kv_heads: 4, head_dim: 96 }, 16, 44);
+    check(HeadLayout { num_heads: 2, num_kv_heads: 2, head_dim: 64 }, 20, 45);
+}
+
+#[test]
+fn equals_the_reference_with_heads_that_tensor_cores_do_not_take() {
+    check(HeadLayout { num_heads: 4, num_kv_heads: 2, head_dim: 10 }, 16, 46);
+}
+
+#[test]
+fn equals_the_reference_with_more_parts_than_the_gpu_runs_at_a_time() {
+    for_both_dtypes(|device, dtype, rounding| {
+        let mut seeded = Seeded::new(47);
+        let heads = HeadLayout { num_heads: 8, num_kv_heads: 8, head_dim: 128 };
+        let sequences: Vec<(usize, usize)> = (0..70).map(|index| (1, 1 + index * 37 % 900)).collect();
+        let case = AttentionCase::new(&sequences, 16, &mut seeded, device);
+        let [host_layer, layer] = filled(&mut seeded, &case, heads, (device, dtype));
+        let (qkv, device_qkv) = pair(&mut seeded, [case.num_tokens(), heads.row_len()], (device, dtype));
+        let metadata = case.metadata(&reference_device(device));
+        let expected = reference::paged_attention(qkv, &host_layer, &metadata, options(heads, 16));
+        let got = paged_attention(device_qkv, &layer, &case.metadata(device), options(heads, 16));
+        assert_close(got, expected, rounding);
+    });
+}
+
+/// Sequences that prefill and decode, their cache, and the result of all of them together.
+fn together(
+    device: &Device,
+    dtype: DType,
+    options: AttentionOptions,
+) -> (AttentionCase, KvLayer, Tensor<2>, Tensor<2>) {
+    let mut seeded = Seeded::new(48);
+    let mut sequences = vec![(600, 900), (1, 900), (1, 30)];
+    sequences.extend(vec![(1, 500); 90]);
+    let case = AttentionCase::new(&sequences, 16, &mut seeded, device);
+    let [_, layer] = filled(&mut seeded, &case, options.heads, (device, dtype));
+    let (_, qkv) = pair(&mut seeded, [case.num_tokens(), options.heads.row_len()], (device, dtype));
+    let result = paged_attention(qkv.clone(), &layer, &case.metadata(device), options);
+    (case, layer, qkv, result)
+}
+
+#[test]
+fn a_prompt_has_the_same_bits_whole_and_in_chunks_of_any_length() {
+    for_both_dtypes(|device, dtype, _| {
+        for head_dim in [64, 128] {
+            let heads = HeadLayout { num_heads: 8, num_kv_heads: 2, head_dim };
+            for sliding_window in [None, Some(333)] {
+                let options = AttentionOptions { sliding_window, ..options(heads, 16) };
+                for capability in CAPABILITIES {
+                    with_capability(capability, || {
+                        let (case, layer, qkv, whole) = together(device, dtype, options);
+                        for (first, end) in [(0, 2), (2, 133), (133, 389), (389, 600)] {
+                            let chunk = case.only(0, 300 + first..300 + end).metadata(device);
+                            let query = qkv.clone().narrow(0, first, end - first);
+                            let got = paged_attention(query, &layer, &chunk, options);
+                            assert_close(got, whole.clone().narrow(0, first, end - first), 0.0);
+                        }
+                    });
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn a_decoding_token_has_the_same_bits_alone_and_in_a_large_batch() {
+    for_both_dtypes(|device, dtype, _| {
+        for head_dim in [64, 128] {
+            let heads = HeadLayout { num_heads: 8, num_kv_heads: 2, head_dim };
+            for capability in CAPABILITIES {
+                with_capability(capability, || {
+                    let options = options(heads, 16);
+                    let (case, layer, qkv, batch) = together(device, dtype, options);
+                    for (sequence, position) in [(1, 899), (2, 29), (50, 499)] {
+                        let alone = case.only(sequence, position..position + 1).metadata(device);
+                        let token = 599 + sequence;
+                        let got = paged_attention(qkv.clone().narrow(0, token, 1), &layer, &alone, options);
+                        assert_close(got, batch.clone().narrow(0, token, 1), 0.0);
+                    }
+                });
+            }
+        }
+    });
+}
+
+#[test]
+fn what_the_cache_holds_beyond_a_context_does_not_show() {
+    for_both_dtypes(|device, dtype, _| {
+        let heads = HeadLayout { num_heads: 8, num_kv_heads: 2, head_dim: 128 };
+        let options = options(heads, 16);
+        let (case, layer, qkv, _) = together(device, dtype, options);
+        // The first tokens of a sequence in a cache that holds something else after them, or no numbers at all.
+        let broken = {
+            let mut other = KvLayer::with_dtype(case.num_blocks, 16, heads, (device, dtype));
+            let everything = case.whole_contexts();
+            let store = QkvOptions { heads, rotary_dim: 0, norm_eps: None };
+            let nan = qkv.clone().narrow(0, 0, 1).mul_scalar(f32::NAN);
+            let nan = nan.repeat_dim(0, everything.num_tokens());
+            rope_and_store_kv(nan, None, None, &everything.metadata(device), (&mut other, store));
+            other
+        };
+        let first = case.only(0, 0..45).metadata(device);
+        let rows = qkv.narrow(0, 0, 45);
+        let store = QkvOptions { heads, rotary_dim: 0, norm_eps: None };
+        let attend = |mut layer: KvLayer| {
+            let rows = rope_and_store_kv(rows.clone(), None, None, &first, (&mut layer, store));
+            paged_attention(rows, &layer, &first, options)
+        };
+        assert_close(attend(broken), attend(layer), 0.0);
+    });
+}

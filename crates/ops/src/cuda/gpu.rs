@@ -1,0 +1,94 @@
+//! What kernels are chosen and sized by: facts about the GPU, asked once.
+
+use std::sync::OnceLock;
+
+use cudarc::driver::result as driver;
+use cudarc::driver::sys::CUdevice_attribute;
+
+/// Shared memory of a block that the driver keeps for itself.
+const SHARED_BYTES_RESERVED: usize = 1024;
+
+/// Facts about the first CUDA device, the one that is opened.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gpu {
+    /// 10 · major + minor.
+    pub capability: u32,
+    pub multiprocessors: usize,
+    /// Shared memory that one block may use, and that the blocks of one multiprocessor share.
+    shared_bytes_max: usize,
+    shared_bytes_of_multiprocessor: usize,
+}
+
+impl Gpu {
+    /// The device's own facts; a failing driver has none, and shows at the first launch.
+    pub(super) fn current() -> Self {
+        static GPU: OnceLock<Gpu> = OnceLock::new();
+        let gpu = *GPU.get_or_init(Self::ask);
+        #[cfg(test)]
+        let gpu = limited::limited(gpu);
+        gpu
+    }
+
+    fn ask() -> Self {
+        let attribute = |attribute| {
+            let device = driver::device::get(0).ok()?;
+            // SAFETY: the driver just returned the device.
+            unsafe { driver::device::get_attribute(device, attribute) }.ok()
+        };
+        let number = |name| attribute(name).map_or(0, |value| value.max(0) as usize);
+        let (major, minor) = (
+            number(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR),
+            number(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR),
+        );
+        Self {
+            capability: (10 * major + minor) as u32,
+            multiprocessors: number(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT).max(1),
+            shared_bytes_max: number(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN),
+            shared_bytes_of_multiprocessor: number(
+                CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR,
+            ),
+        }
+    }
+
+    /// Shared memory of a block when a multiprocessor is to run `blocks` of them at a time.
+    pub(super) fn shared_bytes_of_block(&self, blocks: usize) -> usize {
+        let share = (self.shared_bytes_of_multiprocessor / blocks).saturating_sub(SHARED_BYTES_RESERVED);
+        share.min(self.shared_bytes_max)
+    }
+}
+
+/// Lets tests run the kernels of older cards.
+#[cfg(test)]
+pub(super) mod limited {
+    use std::cell::Cell;
+
+    use super::Gpu;
+
+    thread_local! {
+        static CAPABILITY_MAX: Cell<u32> = const { Cell::new(u32::MAX) };
+    }
+
+    /// Runs `test` as if the card had at most this compute capability and the shared memory that came with it.
+    pub(in crate::cuda) fn with_capability(capability: u32, test: impl FnOnce()) {
+        CAPABILITY_MAX.set(capability);
+        test();
+        CAPABILITY_MAX.set(u32::MAX);
+    }
+
+    pub(super) fn limited(gpu: Gpu) -> Gpu {
+        let capability = gpu.capability.min(CAPABILITY_MAX.get());
+        let of_multiprocessor = match capability {
+            ..80 => 64 << 10,
+            80 => 164 << 10,
+            81..90 => 100 << 10,
+            90.. => gpu.shared_bytes_of_multiprocessor,
+        };
+        let of_block = if capability < 80 { of_multiprocessor } else { of_multiprocessor - 1024 };
+        Gpu {
+            capability,
+            shared_bytes_max: gpu.shared_bytes_max.min(of_block),
+            shared_bytes_of_multiprocessor: gpu.shared_bytes_of_multiprocessor.min(of_multiprocessor),
+            ..gpu
+        }
+    }
+}

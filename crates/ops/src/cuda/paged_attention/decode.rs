@@ -1,0 +1,129 @@
+//! Sequences with one token in the batch: contexts in parts, a block for each.
+//!
+//! Few parts have a block each and are merged by the last of them; where there would be more than the GPU runs at a time,
+//! blocks share a list of parts and a second kernel merges. Both are the same operations in the same order.
+
+use burn::tensor::DType;
+use burn_cubecl::tensor::CubeTensor;
+
+use super::Attention;
+use crate::cuda::driver::{COUNTERS, Kernel};
+use crate::cuda::launch::{Argument, Grid, Launch};
+use crate::cuda::matrix::empty;
+use crate::cuda::{PAGED_ATTENTION_DECODE, element};
+
+/// Constants of `paged_attention_decode.cu`.
+const TILE: usize = 16;
+const HEADS: usize = 8;
+const SHORT_PART: usize = 256;
+const SHORT_CONTEXT: usize = 2048;
+const LONG_PART: usize = 512;
+const LONG_PARTS: usize = 16;
+const STAGES_MAX: usize = 3;
+const LANES: usize = 32;
+
+/// How a call is compiled and launched.
+pub(super) struct Decode {
+    warps: usize,
+    stages: usize,
+    /// Shared memory without the list of parts.
+    shared_bytes: usize,
+    blocks_per_multiprocessor: usize,
+}
+
+impl Decode {
+    /// `None` when not even one tile per warp fits into shared memory.
+    pub(super) fn new(attention: &Attention) -> Option<Self> {
+        let head_dim = attention.options.heads.head_dim;
+        let (taken, warps) = (attention.group().min(HEADS), if head_dim <= 64 { 8 } else { 4 });
+        let list_bytes = list_bytes(attention.num_sequences());
+        let fitting = |blocks: usize| {
+            let room = attention.gpu.shared_bytes_of_block(blocks).checked_sub(list_bytes)?;
+            (1..=STAGES_MAX).rev().find(|&stages| shared_bytes(head_dim, (taken, warps, stages)) <= room)
+        };
+        let (blocks_per_multiprocessor, stages) = match fitting(2) {
+            Some(stages) => (2, stages),
+            None => (1, fitting(1)?),
+        };
+        let shared_bytes = shared_bytes(head_dim, (taken, warps, stages));
+        Some(Self { warps, stages, shared_bytes, blocks_per_multiprocessor })
+    }
+
+    pub(super) fn launch(&self, attention: &Attention, out: &CubeTensor) {
+        let heads = attention.options.heads;
+        let sequences = attention.num_sequences();
+        let parts_max = parts_max(attention);
+        let per_part = heads.num_kv_heads * attention.group().div_ceil(HEADS);
+        let blocks = sequences * parts_max * per_part;
+        let at_once = attention.gpu.multiprocessors * self.blocks_per_multiprocessor;
+        let is_dense = blocks > at_once || sequences * per_part > COUNTERS;
+        let mut shape = attention.shape();
+        shape.parts_max = parts_max as i32;
+        shape.dense = is_dense.into();
+        // Sums and their scales; one part writes its result itself.
+        let partial_len =
+            if parts_max > 1 { sequences * heads.num_heads * parts_max * (heads.head_dim + 2) } else { 1 };
+        let partial = empty(out, [partial_len], DType::F32);
+        let grid = Grid {
+            blocks: [if is_dense { blocks.min(at_once) } else { blocks }, 1, 1],
+            threads: self.warps * LANES,
+            shared_bytes: self.shared_bytes + if is_dense { list_bytes(sequences) } else { 0 },
+        };
+        Launch::new(self.kernel(attention, "attend_decode"), grid)
+            .read(&attention.qkv.tensor)
+            .read(&attention.keys)
+            .read(&attention.values)
+            .read(&attention.query_starts)
+            .read(&attention.context_lens)
+            .read(&attention.tables.tensor)
+            .write(out)
+            .write(&partial)
+            .value(Argument::Counters)
+            .value(shape.argument())
+            .submit(out);
+        if is_dense && parts_max > 1 {
+            let grid = Grid::new([sequences * per_part, 1, 1], self.warps * LANES);
+            Launch::new(self.kernel(attention, "merge_decode"), grid)
+                .read(&attention.query_starts)
+                .read(&attention.context_lens)
+                .write(out)
+                .read(&partial)
+                .value(shape.argument())
+                .submit(out);
+        }
+    }
+
+    fn kernel(&self, attention: &Attention, entry: &'static str) -> Kernel {
+        Kernel::new(&PAGED_ATTENTION_DECODE, entry)
+            .word("ELEMENT", element(attention.qkv.tensor.dtype))
+            .number("HEAD_DIM", attention.options.heads.head_dim)
+            .number("GROUP", attention.group())
+            .number("BLOCK_SIZE", attention.options.block_size)
+            .number("STAGES", self.stages)
+    }
+}
+
+/// Parts of a context at most: one more than fill it where a window can begin inside a part.
+fn parts_max(attention: &Attention) -> usize {
+    let window = attention.options.sliding_window;
+    let seen = window.map_or(usize::MAX, |window| window.max(1)).min(attention.context_max());
+    let parts = if seen <= SHORT_CONTEXT {
+        seen.div_ceil(SHORT_PART)
+    } else {
+        seen.div_ceil(LONG_PART).clamp(SHORT_CONTEXT / SHORT_PART, LONG_PARTS)
+    };
+    parts.max(1) + usize::from(window.is_some())
+}
+
+/// Where the parts of each sequence begin, and its context.
+fn list_bytes(sequences: usize) -> usize {
+    (2 * sequences + 1) * size_of::<i32>()
+}
+
+/// `Shared` of the source.
+fn shared_bytes(head_dim: usize, (taken, warps, stages): (usize, usize, usize)) -> usize {
+    let chunks = head_dim / 8 + usize::from(!head_dim.is_multiple_of(64));
+    let ring = warps * stages * 2 * TILE * chunks * 16;
+    let words = warps * taken * (head_dim + 8) + 2 * warps * HEADS + taken * (LANES + 1) + warps + 1;
+    (ring + words * size_of::<f32>()).next_multiple_of(16)
+}

@@ -1,0 +1,167 @@
+//! Attention over the paged cache: which kernels a batch takes.
+//!
+//! In 16 bits, tensor cores: sequences with one token in the batch go to [`decode`], those with several to [`prefill`],
+//! which takes the instructions of Hopper where they fit. A batch with both is two launches that leave each other's
+//! sequences alone. Everything else (32-bit floats, odd head sizes, old cards) goes to [`any_dtype`].
+//!
+//! Which kernel a row takes depends on its own sequence alone, and within a kernel its bits depend on its query and its
+//! context alone, so that a row has the same bits whatever the batch.
+
+mod any_dtype;
+mod decode;
+mod prefill;
+
+use burn::tensor::DType;
+use burn_cubecl::tensor::CubeTensor;
+use bytemuck::{Pod, Zeroable};
+
+use super::gpu::Gpu;
+use super::launch::Argument;
+use super::matrix::{Matrix, dense, on_16_bytes, widest};
+use super::rope_and_store_kv::cache_strides;
+use crate::attention::{AttentionOptions, QueryLens};
+use crate::cube::AttentionInputs;
+use any_dtype::attend_any_dtype;
+use decode::Decode;
+use prefill::Prefill;
+
+/// Columns of a head that a tensor-core kernel's registers hold.
+const HEAD_DIM_MAX: usize = 256;
+
+/// The operands as the kernels take them.
+struct Attention {
+    qkv: Matrix,
+    keys: CubeTensor,
+    values: CubeTensor,
+    positions: CubeTensor,
+    sequences: CubeTensor,
+    tables: Matrix,
+    query_starts: CubeTensor,
+    context_lens: CubeTensor,
+    query_lens: QueryLens,
+    options: AttentionOptions,
+    gpu: Gpu,
+}
+
+/// `Shape` of `attention.cuh`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Shape {
+    num_tokens: i32,
+    num_sequences: i32,
+    num_heads: i32,
+    num_kv_heads: i32,
+    block_size: i32,
+    blocks_per_row: i32,
+    window: i32,
+    parts_max: i32,
+    mixed: i32,
+    dense: i32,
+    scale: f32,
+    softcap: f32,
+    row_stride: i64,
+    slot_stride: i64,
+    head_stride: i64,
+}
+
+pub(crate) fn paged_attention(inputs: AttentionInputs) -> CubeTensor {
+    let attention = Attention::new(inputs);
+    let out = attention.qkv.like(attention.options.heads.output_len());
+    match attention.tensor_core_kernels() {
+        Some((decode, prefill)) => {
+            if attention.query_lens == QueryLens::Several {
+                prefill.launch(&attention, &out);
+            }
+            if attention.query_lens == QueryLens::Single || attention.num_sequences() > 1 {
+                decode.launch(&attention, &out);
+            }
+        }
+        None => attend_any_dtype(&attention, &out),
+    }
+    out
+}
+
+impl Attention {
+    fn new(inputs: AttentionInputs) -> Self {
+        Self {
+            qkv: Matrix::of(inputs.qkv),
+            keys: inputs.key_cache,
+            values: inputs.value_cache,
+            positions: dense(inputs.positions),
+            sequences: dense(inputs.sequence_of_token),
+            tables: Matrix::of(inputs.block_tables),
+            query_starts: dense(inputs.query_starts),
+            context_lens: dense(inputs.context_lens),
+            query_lens: inputs.query_lens,
+            options: inputs.options,
+            gpu: Gpu::current(),
+        }
+    }
+
+    fn num_sequences(&self) -> usize {
+        self.tables.rows
+    }
+
+    /// Query heads that share a KV head.
+    fn group(&self) -> usize {
+        self.options.heads.num_heads / self.options.heads.num_kv_heads
+    }
+
+    /// Positions of the longest context that the block tables have room for.
+    fn context_max(&self) -> usize {
+        self.tables.columns * self.options.block_size
+    }
+
+    /// The kernels for 16-bit elements, where the tensors and the card allow them.
+    fn tensor_core_kernels(&self) -> Option<(Decode, Prefill)> {
+        let dtype = self.qkv.tensor.dtype;
+        let multiplies = match dtype {
+            DType::F16 => self.gpu.capability >= 75,
+            DType::BF16 => self.gpu.capability >= 80,
+            _ => false,
+        };
+        let head_dim = self.options.heads.head_dim;
+        let fits = head_dim.is_multiple_of(16) && head_dim <= HEAD_DIM_MAX && self.keys.dtype == dtype;
+        if !multiplies || !fits || !self.is_aligned() {
+            return None;
+        }
+        Some((Decode::new(self)?, Prefill::new(self)?))
+    }
+
+    /// Whether every row of queries, keys and values can be read in 16 bytes.
+    fn is_aligned(&self) -> bool {
+        let strides = cache_strides(&self.keys, &self.values);
+        let width = widest(self.keys.dtype);
+        strides.iter().chain([&self.qkv.stride]).all(|stride| stride.is_multiple_of(width))
+            && [&self.qkv.tensor, &self.keys, &self.values].into_iter().all(on_16_bytes)
+    }
+
+    fn shape(&self) -> Shape {
+        let AttentionOptions { heads, block_size, scale, sliding_window, softcap } = self.options;
+        let [slot_stride, head_stride] = cache_strides(&self.keys, &self.values);
+        Shape {
+            num_tokens: self.qkv.rows as i32,
+            num_sequences: self.num_sequences() as i32,
+            num_heads: heads.num_heads as i32,
+            num_kv_heads: heads.num_kv_heads as i32,
+            block_size: block_size as i32,
+            blocks_per_row: self.tables.stride as i32,
+            window: sliding_window.unwrap_or(0).min(i32::MAX as usize) as i32,
+            parts_max: 1,
+            // A sequence without tokens is no decoding one either.
+            mixed: (self.query_lens == QueryLens::Several || self.qkv.rows != self.num_sequences()).into(),
+            dense: 0,
+            scale,
+            softcap: softcap.unwrap_or(0.0),
+            row_stride: self.qkv.stride as i64,
+            slot_stride: slot_stride as i64,
+            head_stride: head_stride as i64,
+        }
+    }
+}
+
+impl Shape {
+    fn argument(&self) -> Argument {
+        Argument::structure(self)
+    }
+}
