@@ -13,6 +13,7 @@ mod model_info;
 mod models;
 mod responses;
 mod tokenize;
+mod unsupported;
 mod version;
 
 pub(crate) use chat_completions::set_reasoning_effort;
@@ -75,6 +76,11 @@ fn table() -> Vec<Route> {
         route("/v1/models/{*model}", Key, get(models::retrieve), [shows("Show a served model.")]),
         route("/tokenize", Key, post(tokenize::tokenize), [takes::<tokenize::TokenizeRequest>("Turn a text or a conversation into tokens.")]),
         route("/detokenize", Key, post(tokenize::detokenize), [takes::<tokenize::DetokenizeRequest>("Turn tokens into text.")]),
+        route("/v1/embeddings", Key, post(unsupported::embeddings), []),
+        route("/v1/score", Key, post(unsupported::scores), []),
+        route("/score", Key, post(unsupported::scores), []),
+        route("/v1/rerank", Key, post(unsupported::scores), []),
+        route("/rerank", Key, post(unsupported::scores), []),
         route("/generate", Key, post(generate::generate), [takes::<generate::GenerateRequest>("Continue a text, in a plain format.")]),
         route("/batch_generate", Key, post(generate::batch_generate), [takes::<generate::BatchRequest>("Continue several texts.")]),
         route("/model_info", Key, get(model_info::show), [shows("Say what is served.")]),
@@ -109,7 +115,8 @@ fn existing(state: &AppState) -> impl Iterator<Item = Route> {
 /// The same routes for `/openapi.json`.
 fn described(state: &AppState) -> impl Iterator<Item = Described> {
     let has_keys = state.config().api_keys.is_required();
-    existing(state).map(move |Route { path, class, operations, .. }| {
+    let real = existing(state).filter(|route| !route.operations.is_empty());
+    real.map(move |Route { path, class, operations, .. }| {
         let security = match class {
             Class::Key if has_keys => Some("apiKey"),
             Class::Admin => Some("adminKey"),

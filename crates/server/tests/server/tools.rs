@@ -244,6 +244,7 @@ async fn wrong_tools_are_refused_by_name() {
         (json!({"tools": [{"type": "function"}]}), "tools[0]"),
         (json!({"tools": tool(json!({"name": "a"})), "tool_choice": "always"}), "tool_choice"),
         (json!({"tool_choice": "required"}), "tool_choice"),
+        (json!({"tools": weather(), "response_format": {"type": "json_object"}}), "tools"),
         (json!({"tools": weather(), "tool_choice": "required", "guided_regex": "a"}), "guided_regex"),
         (json!({"messages": [{"role": "user", "content": "", "tool_calls": call}]}), "messages[0].tool_calls"),
         (json!({"messages": [{"role": "assistant", "tool_calls": call}]}), "messages[0].tool_calls"),
@@ -252,6 +253,16 @@ async fn wrong_tools_are_refused_by_name() {
     ] {
         let reply = ask(&server, extra.clone()).await;
         assert_eq!((reply.status, reply.error().1.as_deref()), (400, Some(param)), "{extra}: {}", reply.text());
+    }
+}
+
+#[tokio::test]
+async fn what_this_model_cannot_do_is_said() {
+    let server = server("Fine.").await;
+    for path in ["/v1/embeddings", "/v1/score", "/score", "/v1/rerank", "/rerank"] {
+        let reply = server.post(path, &json!({"input": "Hi"})).await;
+        assert_eq!(reply.status, 501, "{path}");
+        assert!(reply.error().0.contains("not supported"));
     }
 }
 
