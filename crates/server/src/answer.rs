@@ -3,6 +3,7 @@
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use firebrick_engine::TokenId;
 use futures::stream;
 
 use crate::anthropic::message_object;
@@ -46,6 +47,11 @@ pub struct AnswerHead {
     pub format: Format,
     /// Choices of all prompts.
     pub num_choices: u32,
+    /// The prompts' tokens, when asked for along with those of the text.
+    prompt_tokens: Option<Vec<Vec<TokenId>>>,
+    /// Choices of one prompt, and how many of them are shown.
+    per_prompt: (usize, usize),
+    shows_logprobs: bool,
     /// Ids of tool calls.
     pub call_ids: CallIds,
 }
@@ -59,6 +65,8 @@ pub struct CollectedChoice {
     pub tokens: Vec<ReportedToken>,
     /// How many tokens it has.
     pub num_tokens: u32,
+    /// Which.
+    pub token_ids: Vec<TokenId>,
     /// The message that the text is, where the answer is one.
     pub message: CollectedMessage,
     /// Why it is complete.
@@ -66,6 +74,12 @@ pub struct CollectedChoice {
 }
 
 impl CollectedChoice {
+    /// How likely its tokens were on average; a choice without tokens comes last.
+    fn mean_logprob(&self) -> f32 {
+        let sum: f32 = self.tokens.iter().map(|token| token.chosen.logprob).sum();
+        if self.tokens.is_empty() { f32::NEG_INFINITY } else { sum / self.tokens.len() as f32 }
+    }
+
     /// `finish_reason`.
     pub fn finish_reason(&self) -> &'static str {
         self.finish.as_ref().map_or("stop", |finish| finish.reason)
@@ -86,12 +100,57 @@ impl AnswerHead {
         let echoes = echoes.flat_map(|text| std::iter::repeat_n(text.clone(), request.n() as usize)).collect();
         let num_choices = prompts.len() as u32 * request.n();
         let call_ids = CallIds::new(request.message().is_some_and(|message| message.short_call_ids));
-        Self { id: format!("{prefix}{id}"), created: unix_seconds(), model, echoes, format, num_choices, call_ids }
+        let tokens = || prompts.iter().map(|prompt| prompt.tokens.clone()).collect();
+        let prompt_tokens = request.text().report_tokens.then(tokens);
+        let best = request.best();
+        Self {
+            id: format!("{prefix}{id}"),
+            created: unix_seconds(),
+            model,
+            echoes,
+            format,
+            num_choices,
+            prompt_tokens,
+            per_prompt: (request.n() as usize, best.map_or(request.n(), |best| best.kept) as usize),
+            shows_logprobs: best.is_none_or(|best| best.shows_logprobs),
+            call_ids,
+        }
+    }
+
+    /// Whether the client wants the tokens of prompt and text.
+    pub fn returns_token_ids(&self) -> bool {
+        self.prompt_tokens.is_some()
+    }
+
+    /// The tokens of the prompt that a choice continues, when asked for.
+    pub fn prompt_token_ids(&self, index: u32) -> Option<Vec<TokenId>> {
+        self.prompt_tokens.as_ref()?.get(index as usize / self.per_prompt.1.max(1)).cloned()
+    }
+
+    /// A chunk's token, when asked for.
+    pub fn token_ids(&self, token: Option<TokenId>) -> Option<Vec<TokenId>> {
+        token.filter(|_| self.returns_token_ids()).map(|token| vec![token])
+    }
+
+    /// Leaves the likeliest choices of each prompt, where more were generated than asked for.
+    fn keep_best(&mut self, choices: Vec<CollectedChoice>) -> Vec<CollectedChoice> {
+        let (generated, kept) = self.per_prompt;
+        if kept == generated {
+            return choices;
+        }
+        let mut best = likeliest(choices, generated, kept);
+        if !self.shows_logprobs {
+            best.iter_mut().for_each(|choice| choice.tokens.clear());
+        }
+        let echoes = std::mem::take(&mut self.echoes);
+        self.echoes = echoes.chunks(generated).flat_map(|of_prompt| of_prompt[..kept].to_vec()).collect();
+        best
     }
 
     /// Answers when all choices are complete.
-    pub async fn whole(self, mut generation: Generation, open: &mut OpenRequest) -> Result<Response, ApiError> {
+    pub async fn whole(mut self, mut generation: Generation, open: &mut OpenRequest) -> Result<Response, ApiError> {
         let choices = collect(&mut generation, self.num_choices).await?;
+        let choices = self.keep_best(choices);
         open.succeed(&generation);
         let (usage, stats) = (generation.usage(), generation.stats());
         Ok(match self.format {
@@ -162,6 +221,17 @@ impl AnswerHead {
     }
 }
 
+/// Of every `generated` choices in a row the `kept` likeliest, best first.
+fn likeliest(mut choices: Vec<CollectedChoice>, generated: usize, kept: usize) -> Vec<CollectedChoice> {
+    let mut best = Vec::new();
+    while !choices.is_empty() {
+        let mut of_prompt: Vec<_> = choices.drain(..generated.min(choices.len())).collect();
+        of_prompt.sort_by(|a, b| b.mean_logprob().total_cmp(&a.mean_logprob()));
+        best.extend(of_prompt.into_iter().take(kept));
+    }
+    best
+}
+
 /// Waits for all choices.
 pub async fn collect(generation: &mut Generation, num_choices: u32) -> Result<Vec<CollectedChoice>, ApiError> {
     let mut choices: Vec<_> = (0..num_choices).map(|_| CollectedChoice::default()).collect();
@@ -171,6 +241,7 @@ pub async fn collect(generation: &mut Generation, num_choices: u32) -> Result<Ve
             choice.text.push_str(&delta.text);
             choice.num_tokens += delta.num_tokens;
             choice.tokens.extend(delta.token);
+            choice.token_ids.extend(delta.token_id);
             delta.events.into_iter().for_each(|event| choice.message.add(event));
             choice.finish = delta.finish.or(choice.finish.take());
         }
@@ -221,5 +292,34 @@ impl EventWriter {
                 return Some(bytes.into());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::choice::TokenLogprob;
+
+    #[test]
+    fn the_likeliest_choices_of_each_prompt_are_kept() {
+        let choice = |text: &str, logprobs: &[f32]| {
+            let token = |logprob: &f32| ReportedToken {
+                chosen: TokenLogprob { text: String::new(), bytes: Vec::new(), logprob: *logprob },
+                top: Vec::new(),
+            };
+            let tokens = logprobs.iter().map(token).collect();
+            CollectedChoice { text: text.to_owned(), tokens, ..CollectedChoice::default() }
+        };
+        // The mean decides, not the sum, so that short texts win nothing.
+        let choices = vec![
+            choice("a", &[-1.0]),
+            choice("b", &[-0.5, -0.5, -0.5]),
+            choice("c", &[-2.0]),
+            choice("d", &[]),
+            choice("e", &[-3.0]),
+            choice("f", &[-3.0]),
+        ];
+        let texts: Vec<String> = likeliest(choices, 3, 2).into_iter().map(|choice| choice.text).collect();
+        assert_eq!(texts, ["b", "a", "e", "f"]);
     }
 }

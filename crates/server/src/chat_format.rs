@@ -3,7 +3,7 @@
 use firebrick_text::MessageEvent;
 
 use crate::answer::{AnswerHead, CollectedChoice};
-use crate::choice::{Delta, ReportedToken};
+use crate::choice::{Delta, ReportedToken, TokenLogprob};
 use crate::error::ApiError;
 use crate::event_frame::EventFrame;
 use crate::openai::{
@@ -20,9 +20,11 @@ pub fn response(head: AnswerHead, choices: Vec<CollectedChoice>, usage: Usage, s
         logprobs: logprobs(&collected.tokens),
         finish_reason: collected.finish_reason(),
         message: reply(&head, index, &collected),
+        token_ids: head.returns_token_ids().then_some(collected.token_ids),
         stop_reason: collected.finish.and_then(|finish| finish.stop_reason),
     };
     let choices = (0..).zip(choices).map(choice).collect();
+    let prompt_token_ids = head.prompt_token_ids(0);
     ChatResponse {
         id: head.id,
         object: "chat.completion",
@@ -31,6 +33,7 @@ pub fn response(head: AnswerHead, choices: Vec<CollectedChoice>, usage: Usage, s
         choices,
         usage,
         vllm_stats: stats,
+        prompt_token_ids,
     }
 }
 
@@ -68,8 +71,10 @@ impl ChatWriter {
     pub fn begin(&self, frame: &mut EventFrame) {
         for index in 0..frame.head.num_choices {
             let delta = ChatDelta { role: Some("assistant"), content: Some(String::new()), ..ChatDelta::default() };
-            let choice = ChatChunkChoice { index, delta, logprobs: None, finish_reason: None, stop_reason: None };
-            frame.event(&chunk_of(frame.head, vec![choice], frame.chunk_usage()));
+            let choice = ChatChunkChoice { index, delta, ..ChatChunkChoice::default() };
+            let prompt_token_ids = frame.head.prompt_token_ids(index);
+            let chunk = chunk_of(frame.head, vec![choice], frame.chunk_usage());
+            frame.event(&ChatChunk { prompt_token_ids, ..chunk });
         }
     }
 
@@ -77,7 +82,8 @@ impl ChatWriter {
     pub fn add(&mut self, frame: &mut EventFrame, delta: Delta) {
         let mut addition = self.addition(frame.head, delta.index, delta.events);
         let says = addition.content.is_some() || addition.reasoning.is_some() || !addition.tool_calls.is_empty();
-        if !says && delta.token.is_none() && delta.finish.is_none() {
+        let token_ids = frame.head.token_ids(delta.token_id);
+        if !says && delta.token.is_none() && delta.finish.is_none() && token_ids.is_none() {
             return;
         }
         if !says && delta.token.is_some() {
@@ -89,6 +95,7 @@ impl ChatWriter {
             logprobs: logprobs(delta.token.as_slice()),
             finish_reason: delta.finish.as_ref().map(|finish| finish.reason),
             stop_reason: delta.finish.map(|finish| finish.stop_reason),
+            token_ids,
         };
         frame.event(&chunk_of(frame.head, vec![choice], frame.chunk_usage()));
     }
@@ -151,17 +158,19 @@ fn chunk_of(head: &AnswerHead, choices: Vec<ChatChunkChoice>, usage: Field<Usage
         choices,
         usage,
         vllm_stats: None,
+        prompt_token_ids: None,
     }
 }
 
 fn logprobs(tokens: &[ReportedToken]) -> Option<ChatLogprobs> {
     let entry = |token: &ReportedToken| ChatTokenLogprob {
-        chosen: top_logprob(&token.text, token.logprob),
-        top_logprobs: token.top.iter().map(|(text, logprob)| top_logprob(text, *logprob)).collect(),
+        chosen: top_logprob(&token.chosen),
+        top_logprobs: token.top.iter().map(top_logprob).collect(),
     };
     (!tokens.is_empty()).then(|| ChatLogprobs { content: tokens.iter().map(entry).collect() })
 }
 
-fn top_logprob(text: &str, logprob: f32) -> ChatTopLogprob {
-    ChatTopLogprob { token: text.to_owned(), logprob, bytes: text.as_bytes().to_vec() }
+fn top_logprob(token: &TokenLogprob) -> ChatTopLogprob {
+    let TokenLogprob { text, bytes, logprob } = token.clone();
+    ChatTopLogprob { token: text, logprob, bytes }
 }

@@ -21,21 +21,32 @@ pub struct Delta {
     pub num_reasoning_tokens: u32,
     /// Tokens that the event brought: 0 or 1.
     pub num_tokens: u32,
+    /// The token that the event brought.
+    pub token_id: Option<TokenId>,
     /// The token with its log-probabilities, when they were asked for.
     pub token: Option<ReportedToken>,
     /// Set when the choice is complete.
     pub finish: Option<Finish>,
 }
 
-/// A token whose log-probabilities are reported, with the texts of the tokens.
+/// A token whose log-probabilities are reported.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReportedToken {
-    /// Text of the chosen token.
-    pub text: String,
-    /// Its log-probability.
-    pub logprob: f32,
+    /// The chosen token.
+    pub chosen: TokenLogprob,
     /// The most likely tokens, best first.
-    pub top: Vec<(String, f32)>,
+    pub top: Vec<TokenLogprob>,
+}
+
+/// A token as log-probabilities show it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprob {
+    /// Its text, or its number where the client wants that.
+    pub text: String,
+    /// What it adds to the text, exactly: a character may be spread over several tokens.
+    pub bytes: Vec<u8>,
+    /// How likely it was.
+    pub logprob: f32,
 }
 
 /// Why a choice is complete.
@@ -120,7 +131,8 @@ impl Choice {
     fn token(&mut self, token: TokenId, logprobs: Option<TokenLogprobs>, is_stop: bool) -> Delta {
         let reported = logprobs.map(|logprobs| self.report(token, logprobs));
         self.last_token = token;
-        let mut delta = Delta { index: self.index, num_tokens: 1, token: reported, ..Delta::default() };
+        let mut delta =
+            Delta { index: self.index, num_tokens: 1, token_id: Some(token), token: reported, ..Delta::default() };
         if is_stop {
             if self.options.include_stop {
                 delta.text = self.detokenizer.push(token);
@@ -158,10 +170,15 @@ impl Choice {
     fn report(&self, token: TokenId, logprobs: TokenLogprobs) -> ReportedToken {
         let alternatives = logprobs.top.into_iter();
         ReportedToken {
-            text: self.text_of(token),
-            logprob: finite(logprobs.chosen),
-            top: alternatives.map(|(token, logprob)| (self.text_of(token), finite(logprob))).collect(),
+            chosen: self.shown(token, logprobs.chosen),
+            top: alternatives.map(|(token, logprob)| self.shown(token, logprob)).collect(),
         }
+    }
+
+    fn shown(&self, token: TokenId, logprob: f32) -> TokenLogprob {
+        let text = if self.options.tokens_as_ids { format!("token_id:{token}") } else { self.text_of(token) };
+        let bytes = self.tokenizer.token_bytes(token).unwrap_or_default();
+        TokenLogprob { text, bytes, logprob: finite(logprob) }
     }
 
     /// The token's text at this place, where it does not lose a leading space.

@@ -1,5 +1,7 @@
 //! The wire format of `/v1/completions`.
 
+use firebrick_engine::TokenId;
+
 use crate::answer::{AnswerHead, CollectedChoice};
 use crate::choice::{Delta, ReportedToken};
 use crate::error::ApiError;
@@ -23,22 +25,28 @@ impl TextOffsets {
         let mut logprobs = CompletionLogprobs::default();
         for token in tokens {
             logprobs.text_offset.push(*offset);
-            logprobs.token_logprobs.push(token.logprob);
-            logprobs.top_logprobs.push(TopLogprobs(token.top.clone()));
-            logprobs.tokens.push(token.text.clone());
-            *offset += token.text.chars().count();
+            let top = token.top.iter().map(|token| (token.text.clone(), token.logprob));
+            logprobs.token_logprobs.push(token.chosen.logprob);
+            logprobs.top_logprobs.push(TopLogprobs(top.collect()));
+            logprobs.tokens.push(token.chosen.text.clone());
+            *offset += token.chosen.text.chars().count();
         }
         (!tokens.is_empty()).then_some(logprobs)
     }
 }
 
 /// Writes a streamed completion.
-pub struct CompletionWriter(TextOffsets);
+pub struct CompletionWriter {
+    offsets: TextOffsets,
+    /// Choices whose prompt has not been shown yet.
+    prompts: Vec<Option<Vec<TokenId>>>,
+}
 
 impl CompletionWriter {
     /// Before the first event.
     pub fn new(head: &AnswerHead) -> Self {
-        Self(TextOffsets::new(&head.echoes, head.num_choices))
+        let prompts = (0..head.num_choices).map(|index| head.prompt_token_ids(index)).collect();
+        Self { offsets: TextOffsets::new(&head.echoes, head.num_choices), prompts }
     }
 
     /// What every choice begins with, before its first token.
@@ -50,9 +58,20 @@ impl CompletionWriter {
 
     /// More of a choice.
     pub fn add(&mut self, frame: &mut EventFrame, delta: Delta) {
-        if !delta.text.is_empty() || delta.token.is_some() || delta.finish.is_some() {
-            frame.event(&chunk(frame.head, delta, &mut self.0, frame.chunk_usage()));
+        let token_ids = frame.head.token_ids(delta.token_id);
+        if delta.text.is_empty() && delta.token.is_none() && delta.finish.is_none() && token_ids.is_none() {
+            return;
         }
+        let choice = CompletionChoice {
+            index: delta.index,
+            logprobs: self.offsets.logprobs(delta.index, delta.token.as_slice()),
+            text: delta.text,
+            finish_reason: delta.finish.as_ref().map(|finish| finish.reason),
+            stop_reason: delta.finish.map(|finish| finish.stop_reason),
+            token_ids,
+            prompt_token_ids: self.prompts.get_mut(delta.index as usize).and_then(Option::take),
+        };
+        frame.event(&chunk_of(frame.head, vec![choice], frame.chunk_usage()));
     }
 
     /// The end of the stream.
@@ -78,6 +97,8 @@ pub fn response(head: AnswerHead, choices: Vec<CollectedChoice>, usage: Usage, s
         logprobs: offsets.logprobs(index, &collected.tokens),
         finish_reason: Some(collected.finish_reason()),
         text: head.echoes.get(index as usize).cloned().unwrap_or_default() + &collected.text,
+        token_ids: head.returns_token_ids().then_some(collected.token_ids),
+        prompt_token_ids: head.prompt_token_ids(index),
         stop_reason: Some(collected.finish.and_then(|finish| finish.stop_reason)),
     };
     let choices = (0..).zip(choices).map(choice).collect();
@@ -95,24 +116,7 @@ pub fn response(head: AnswerHead, choices: Vec<CollectedChoice>, usage: Usage, s
 /// The echoed prompt of a choice.
 fn opening<'a>(head: &'a AnswerHead, index: u32, text: &str, usage: Field<Usage>) -> CompletionChunk<'a> {
     let text = text.to_owned();
-    let choice = CompletionChoice { index, text, logprobs: None, finish_reason: None, stop_reason: None };
-    chunk_of(head, vec![choice], usage)
-}
-
-/// A chunk that adds to a choice or ends it.
-fn chunk<'a>(
-    head: &'a AnswerHead,
-    delta: Delta,
-    offsets: &mut TextOffsets,
-    usage: Field<Usage>,
-) -> CompletionChunk<'a> {
-    let choice = CompletionChoice {
-        index: delta.index,
-        logprobs: offsets.logprobs(delta.index, delta.token.as_slice()),
-        text: delta.text,
-        finish_reason: delta.finish.as_ref().map(|finish| finish.reason),
-        stop_reason: delta.finish.map(|finish| finish.stop_reason),
-    };
+    let choice = CompletionChoice { index, text, ..CompletionChoice::default() };
     chunk_of(head, vec![choice], usage)
 }
 

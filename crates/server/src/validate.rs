@@ -55,6 +55,10 @@ pub struct TextOptions {
     pub skip_special_tokens: bool,
     /// The text continues the prompt as one text, or is a message of its own.
     pub continues_prompt: bool,
+    /// Log-probabilities show tokens by their numbers.
+    pub tokens_as_ids: bool,
+    /// Answers hold the tokens of prompt and text.
+    pub report_tokens: bool,
 }
 
 /// A request within all limits, as tokens.
@@ -67,6 +71,7 @@ pub struct ValidatedRequest {
     text: TextOptions,
     message: Option<MessageOptions>,
     stream: Option<StreamOptions>,
+    best: Option<Best>,
     grammar: Option<AskedGrammar>,
     constraint: Option<Constraint>,
 }
@@ -77,11 +82,20 @@ impl ValidatedRequest {
         let Draft { caller, source, mut sampling, logprobs, echo, message, default_max_tokens } = draft;
         refuse_unsupported(&sampling)?;
         if echo && logprobs.is_some() {
-            return Err(ApiError::parameter("echo", "echo together with logprobs is not supported"));
+            return Err(ApiError::parameter(
+                "echo",
+                "echo together with logprobs is not supported: logits are computed for generated tokens",
+            ));
         }
         let n = whole("n", sampling.n, 1, 1..=i64::from(limits.choices_max))? as u32;
-        source.check(n, limits)?;
         let stream = stream_options(&sampling)?;
+        let best = best_of(&sampling, n, logprobs.is_some(), limits)?;
+        // As many are generated as compete.
+        let (n, logprobs) = match &best {
+            None => (n, logprobs),
+            Some(best) => (best.candidates, logprobs.or(Some(0))),
+        };
+        source.check(n, limits)?;
         let text = text_options(&sampling, &source, limits)?;
         let priority = priority(sampling.priority, model)?;
         let cache_salt = caller.cache_salt(cache_salt(sampling.cache_salt.as_deref(), limits)?);
@@ -107,7 +121,7 @@ impl ValidatedRequest {
                 Ok(SamplingParams { max_tokens: Some(max_tokens), min_tokens, ..common.clone() })
             })
             .collect::<Result<_, ApiError>>()?;
-        Ok(Self { prompts, params, n, priority, cache_salt, text, message, stream, grammar, constraint: None })
+        Ok(Self { prompts, params, n, priority, cache_salt, text, message, stream, best, grammar, constraint: None })
     }
 
     /// The grammar that was asked for, to be compiled.
@@ -123,6 +137,11 @@ impl ValidatedRequest {
     /// Choices per prompt.
     pub fn n(&self) -> u32 {
         self.n
+    }
+
+    /// Present when only the likeliest choices are shown.
+    pub fn best(&self) -> Option<Best> {
+        self.best
     }
 
     /// The prompts.
@@ -231,7 +250,10 @@ fn too_long(max_len: u32, prompt: usize, max_tokens: i64) -> ApiError {
 /// Parameters of the API that say nothing when neutral and are refused otherwise.
 fn refuse_unsupported(fields: &SamplingFields) -> Result<(), ApiError> {
     refuse_unless_neutral("use_beam_search", fields.use_beam_search)?;
-    refuse_unless_neutral("prompt_logprobs", fields.prompt_logprobs)?;
+    if fields.prompt_logprobs.is_some_and(|value| !value.is_neutral()) {
+        let message = "prompt_logprobs is not supported: logits are computed for the tokens that are generated";
+        return Err(ApiError::parameter("prompt_logprobs", message));
+    }
     if fields.length_penalty.is_some_and(|penalty| penalty != 1.0) {
         let message = "length_penalty belongs to beam search, which is not supported";
         return Err(ApiError::parameter("length_penalty", message));
@@ -240,10 +262,37 @@ fn refuse_unsupported(fields: &SamplingFields) -> Result<(), ApiError> {
         let message = "spaces_between_special_tokens must be true: the tokenizer decides where spaces stand";
         return Err(ApiError::parameter("spaces_between_special_tokens", message));
     }
-    if fields.best_of.is_some_and(|best_of| best_of != 1) {
-        return Err(ApiError::parameter("best_of", "best_of is not supported; use n"));
-    }
     Ok(())
+}
+
+/// Which of several choices are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Best {
+    /// Choices that are generated for each prompt.
+    pub candidates: u32,
+    /// The likeliest of them, which are shown.
+    pub kept: u32,
+    /// Log-probabilities decide; they are shown only when asked for.
+    pub shows_logprobs: bool,
+}
+
+fn best_of(fields: &SamplingFields, n: u32, shows_logprobs: bool, limits: &Limits) -> Result<Option<Best>, ApiError> {
+    const NAME: &str = "best_of";
+    let candidates = whole(NAME, fields.best_of, n.into(), 1..=i64::from(limits.choices_max))? as u32;
+    // Clients send 1 along with any n.
+    if candidates == n || fields.best_of == Some(1) {
+        return Ok(None);
+    }
+    if candidates < n {
+        return Err(ApiError::parameter(NAME, format!("best_of is {candidates}, it must be at least n, which is {n}")));
+    }
+    if fields.stream == Some(true) {
+        return Err(ApiError::parameter(
+            NAME,
+            "best_of cannot be streamed: which choices are shown is known at the end",
+        ));
+    }
+    Ok(Some(Best { candidates, kept: n, shows_logprobs }))
 }
 
 /// A priority changes the order only where the server was started so; elsewhere it would be ignored.
@@ -308,6 +357,8 @@ fn text_options(fields: &SamplingFields, source: &Source, limits: &Limits) -> Re
         include_stop: fields.include_stop_str_in_output.unwrap_or(false),
         skip_special_tokens: fields.skip_special_tokens.unwrap_or(true),
         continues_prompt: source.continues_prompt(),
+        tokens_as_ids: fields.return_tokens_as_token_ids.unwrap_or(false),
+        report_tokens: fields.return_token_ids.unwrap_or(false),
     })
 }
 

@@ -75,7 +75,7 @@ macro_rules! with_shared_fields {
         guided_grammar: String,
         /// White space in the JSON of `guided_json`.
         guided_whitespace_pattern: String,
-        /// Refused unless 1.
+        /// Generate so many choices per prompt and answer with the likeliest `n`.
         best_of: i64,
         /// Refused unless false.
         use_beam_search: Loose,
@@ -89,6 +89,10 @@ macro_rules! with_shared_fields {
         allowed_token_ids: Vec<i64>,
         /// Keep this many of the prompt's last tokens; -1 keeps what fits.
         truncate_prompt_tokens: i64,
+        /// Report the tokens of prompt and text.
+        return_token_ids: bool,
+        /// Show tokens as `token_id:N` where log-probabilities show their text.
+        return_tokens_as_token_ids: bool,
         /// Refused unless true.
         spaces_between_special_tokens: bool,
         } }

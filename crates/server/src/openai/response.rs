@@ -74,6 +74,9 @@ pub struct ChatResponse {
     pub usage: Usage,
     /// Speed.
     pub vllm_stats: VllmStats,
+    /// The prompt's tokens, when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_token_ids: Option<Vec<TokenId>>,
 }
 
 /// One choice of a chat answer.
@@ -89,6 +92,9 @@ pub struct ChatChoice {
     pub finish_reason: &'static str,
     /// Which stop token or string.
     pub stop_reason: Option<StopReason>,
+    /// Its tokens, when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Vec<TokenId>>,
 }
 
 /// The assistant's message.
@@ -133,7 +139,7 @@ pub struct ChatTopLogprob {
     pub token: String,
     /// Its log-probability.
     pub logprob: f32,
-    /// Its UTF-8 bytes.
+    /// What it adds to the text; need not be UTF-8.
     pub bytes: Vec<u8>,
 }
 
@@ -156,10 +162,13 @@ pub struct ChatChunk<'a> {
     /// In the usage chunk only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vllm_stats: Option<VllmStats>,
+    /// The prompt's tokens in a choice's first chunk, when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_token_ids: Option<Vec<TokenId>>,
 }
 
 /// What a chunk adds to a choice.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct ChatChunkChoice {
     /// The choice's number.
     pub index: u32,
@@ -172,6 +181,9 @@ pub struct ChatChunkChoice {
     /// Present in the choice's last chunk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_reason: Field<StopReason>,
+    /// The chunk's tokens, when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Vec<TokenId>>,
 }
 
 /// An addition to a message.
@@ -214,7 +226,7 @@ pub struct CompletionResponse {
 }
 
 /// One choice of a completion, or what a chunk adds to it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct CompletionChoice {
     /// Prompt number times `n` plus the choice's number.
     pub index: u32,
@@ -227,6 +239,12 @@ pub struct CompletionChoice {
     /// Present with `finish_reason`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stop_reason: Field<StopReason>,
+    /// Its tokens, when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token_ids: Option<Vec<TokenId>>,
+    /// The prompt's tokens, once, when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_token_ids: Option<Vec<TokenId>>,
 }
 
 /// A chunk of a streamed completion.

@@ -9,6 +9,7 @@ mod logging;
 mod messages;
 mod openapi;
 mod operations;
+mod reports;
 mod responses;
 mod structured;
 mod tools;
