@@ -61,7 +61,9 @@ debian_toolchain() {
   rustup toolchain link firebrick-wasm "$usr"
 }
 
-if rustup target list --installed 2>/dev/null | grep -q "^$target" || timeout 120 rustup target add "$target" 2>/dev/null; then
+# A toolchain that is there already is kept, so that what it has compiled is not compiled again.
+if [ ! -e "$cache/toolchain-debian/.done" ] &&
+  { rustup target list --installed 2>/dev/null | grep -q "^$target" || timeout 120 rustup target add "$target" 2>/dev/null; }; then
   : > "$cache/toolchain"
 else
   debian_toolchain

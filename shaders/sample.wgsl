@@ -295,8 +295,11 @@ fn draw_by_rounds(thread: u32, first: u32, largest: f32) -> u32 {
     }
     var token = first;
     for (var round = 0u; round < parameters.tokens; round++) {
-        let value = candidate(token).value;
-        let pivot = rank_of(value, token);
+        // Every thread would find the same; browsers refuse barriers after a decision that they cannot see to be uniform.
+        if (thread == 0u) {
+            partial[0] = rank_of(candidate(token).value, token);
+        }
+        let pivot = workgroupUniformLoad(&partial[0]);
         var total = vec2(0u);
         var above = vec2(0u);
         var before = vec2(0u);

@@ -54,6 +54,7 @@ impl Answer {
             FinishReason::Stop(_) => "stop".to_owned(),
             FinishReason::Length => "length".to_owned(),
             FinishReason::Abort => "abort".to_owned(),
+            FinishReason::Impossible => "the request's conditions left no token to choose".to_owned(),
             FinishReason::Error(message) => message,
         };
         Event::Finished { request: self.request, text, reason }

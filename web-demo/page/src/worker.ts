@@ -40,6 +40,21 @@ function watchDevice(): void {
   };
 }
 
+/** A browser refuses a shader without saying why where it is used: the reason is put on the console. */
+function explainShaders(): void {
+  const create = GPUDevice.prototype.createShaderModule;
+  GPUDevice.prototype.createShaderModule = function (this: GPUDevice, descriptor: GPUShaderModuleDescriptor) {
+    const module = create.call(this, descriptor);
+    void module.getCompilationInfo().then(({ messages }) => {
+      const lines = descriptor.code.split("\n");
+      for (const { type, lineNum, message } of messages) {
+        if (type === "error") console.error(`shader refused, line ${lineNum} (${lines[lineNum - 1]?.trim()}): ${message}`);
+      }
+    });
+    return module;
+  };
+}
+
 async function load(source: ModelSource, settings: EngineSettings): Promise<void> {
   const started = performance.now();
   const progress: Progress = (phase, done, total) => send({ type: "progress", phase, done, total });
@@ -48,6 +63,7 @@ async function load(source: ModelSource, settings: EngineSettings): Promise<void
     if (!gpu) throw new Error("this browser has no WebGPU");
     if (!(await gpu.requestAdapter())) throw new Error("this browser has WebGPU, but no adapter answers");
     watchDevice();
+    explainShaders();
   }
   send({ type: "progress", phase: "program", done: 0, total: 1 });
   const program = init();
