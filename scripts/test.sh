@@ -45,4 +45,13 @@ step "CUDA kernels, compiled without a GPU"
 step "a real client against a real server"
 ./scripts/test-server.sh "$CARGO_TARGET_DIR/debug/firebrick"
 
+step "the real process against faults and hostile requests"
+python3 tests/real_server/run.py "$CARGO_TARGET_DIR/debug/firebrick"
+
+step "deploy/ against a live server"
+./scripts/test-deploy.sh "$CARGO_TARGET_DIR/debug/examples/scripted_server"
+
+step "not tested here"
+echo "The page in a browser: scripts/test-web.sh. Other clients: scripts/test-clients.sh. Load: bench/load/run.py."
+
 step "done"
