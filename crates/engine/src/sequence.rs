@@ -236,13 +236,18 @@ impl Sequence {
         suppressed
     }
 
-    /// Whether a draw from a limited set gave what it must not: then the set was empty.
+    /// Whether the draw was from nothing: every token that its constraint or its list allows was suppressed.
     fn had_no_choice(&mut self, token: TokenId) -> bool {
         let constrained = self.constraint.as_mut().map(|constraint| constraint.allowed());
         let Some(allowed) = constrained.or_else(|| self.facts.allowed.clone()) else { return false };
+        let suppressed = self.suppressed();
+        if allowed.allows(token) && suppressed.binary_search(&token).is_err() {
+            return false;
+        }
+        let num_allowed: u32 = allowed.iter().map(|word| word.count_ones()).sum();
+        let num_suppressed = suppressed.iter().filter(|&&token| allowed.allows(token)).count();
         // A constraint that can be followed no further has nothing to say but its error.
-        let is_empty = allowed.iter().all(|&word| word == 0);
-        !is_empty && (!allowed.allows(token) || self.suppressed().binary_search(&token).is_ok())
+        num_allowed > 0 && num_allowed as usize == num_suppressed
     }
 
     /// Adds a token and says how it ends the sequence, if it does.
