@@ -42,6 +42,9 @@ cargo run --quiet --package xtask -- tidy
 step "CUDA kernels, compiled without a GPU"
 ./scripts/check-kernels.sh
 
+step "the binary"
+cargo build --workspace --bins --quiet
+
 step "a real client against a real server"
 ./scripts/test-server.sh "$CARGO_TARGET_DIR/debug/firebrick"
 
