@@ -70,10 +70,7 @@ impl Loaded {
         let (engine, report) = load_engine(&checkpoint, options, progress)?;
         let config = checkpoint.config().clone();
         let generation = checkpoint.generation_config();
-        let mut eos_token_ids = config.eos_token_ids.clone();
-        eos_token_ids.extend(generation.eos_token_ids.iter().copied());
-        eos_token_ids.sort_unstable();
-        eos_token_ids.dedup();
+        let eos_token_ids = checkpoint.end_tokens();
         Ok(Self { engine, tokenizer, chat_template, config, generation, eos_token_ids, report })
     }
 }

@@ -6,19 +6,12 @@
 Works with any model; only the shapes and the relations between answers are checked, never the words.
 """
 
-import sys
-
 import anthropic
 
-CHECKS = []
+from checks import check, run
+
 # The client has no parameter for it any more; the server takes it as ever.
 GREEDY = {"temperature": 0}
-
-
-def check(function):
-    CHECKS.append(function)
-    return function
-
 
 MESSAGES = [{"role": "user", "content": "Name three colours."}]
 WEATHER = {
@@ -119,23 +112,5 @@ def errors_are_the_clients_own_exceptions(client, model):
     assert "tools[0].type" in str(raised(anthropic.BadRequestError, tools=[{"type": "bash_20250124", "name": "bash"}]))
 
 
-def main():
-    if len(sys.argv) < 3:
-        sys.exit(__doc__)
-    base_url, model = sys.argv[1:3]
-    api_key = sys.argv[3] if len(sys.argv) > 3 else "none"
-    client = anthropic.Anthropic(base_url=base_url, api_key=api_key, max_retries=0, timeout=120)
-    failed = 0
-    for function in CHECKS:
-        try:
-            function(client, model)
-            print(f"ok      {function.__name__}")
-        except Exception as error:  # one failure must not hide the others
-            failed += 1
-            print(f"FAILED  {function.__name__}: {type(error).__name__}: {error}")
-    print(f"{len(CHECKS) - failed} of {len(CHECKS)} checks passed")
-    sys.exit(1 if failed else 0)
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, lambda url, key: anthropic.Anthropic(base_url=url, api_key=key, max_retries=0, timeout=120))

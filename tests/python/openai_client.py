@@ -7,19 +7,12 @@ Works with any model; only the shapes and the relations between answers are chec
 """
 
 import json
-import sys
 import time
 import urllib.request
 
 import openai
 
-CHECKS = []
-
-
-def check(function):
-    CHECKS.append(function)
-    return function
-
+from checks import check, run
 
 MESSAGES = [
     {"role": "system", "content": "You are a helpful assistant."},
@@ -325,23 +318,5 @@ def probes_and_metrics_answer(client, model):
     assert json.loads(get("/version"))["version"]
 
 
-def main():
-    if len(sys.argv) < 3:
-        sys.exit(__doc__)
-    base_url, model = sys.argv[1:3]
-    api_key = sys.argv[3] if len(sys.argv) > 3 else "none"
-    client = openai.OpenAI(base_url=base_url, api_key=api_key, max_retries=0, timeout=120)
-    failed = 0
-    for function in CHECKS:
-        try:
-            function(client, model)
-            print(f"ok      {function.__name__}")
-        except Exception as error:  # one failure must not hide the others
-            failed += 1
-            print(f"FAILED  {function.__name__}: {type(error).__name__}: {error}")
-    print(f"{len(CHECKS) - failed} of {len(CHECKS)} checks passed")
-    sys.exit(1 if failed else 0)
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, lambda url, key: openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=120))

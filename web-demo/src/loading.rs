@@ -52,7 +52,7 @@ impl Loaded {
             engine,
             tokenizer: tokenizer(&checkpoint)?,
             chat_template: chat_template.map(|source| ChatTemplate::new(&source, special)).transpose().map_err(text)?,
-            eos_token_ids: end_tokens(&checkpoint),
+            eos_token_ids: checkpoint.end_tokens(),
             facts: facts(&checkpoint, request, dtype, max_model_len),
         })
     }
@@ -103,14 +103,6 @@ fn gguf_vocabulary(from: GgufTokenizer) -> GgufVocabulary {
         add_eos: from.add_eos,
         add_space_prefix: from.add_space_prefix,
     }
-}
-
-fn end_tokens(checkpoint: &Checkpoint) -> Vec<u32> {
-    let mut tokens = checkpoint.config().eos_token_ids.clone();
-    tokens.extend(checkpoint.generation_config().eos_token_ids);
-    tokens.sort_unstable();
-    tokens.dedup();
-    tokens
 }
 
 fn facts(checkpoint: &Checkpoint, request: &LoadRequest, dtype: Dtype, max_model_len: u32) -> ModelFacts {

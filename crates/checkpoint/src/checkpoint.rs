@@ -176,6 +176,15 @@ impl Checkpoint {
     pub fn generation_config(&self) -> GenerationConfig {
         self.generation_config.clone()
     }
+
+    /// Tokens that end an answer, in ascending order: those of the configuration and of the sampling defaults.
+    pub fn end_tokens(&self) -> Vec<u32> {
+        let mut tokens = self.config.eos_token_ids.clone();
+        tokens.extend(&self.generation_config.eos_token_ids);
+        tokens.sort_unstable();
+        tokens.dedup();
+        tokens
+    }
 }
 
 impl std::fmt::Debug for Checkpoint {

@@ -102,6 +102,8 @@ fn the_end_of_turn_token_ends_a_generation() {
     assert_eq!(open(base().u32("tokenizer.ggml.eot_token_id", 0)).config().eos_token_ids, [1, 0]);
     let chat = open(base().text("tokenizer.chat_template", "{{ x }}<|eot_id|>"));
     assert_eq!(chat.generation_config().eos_token_ids, [1, 2]);
+    assert_eq!((open(base()).end_tokens(), chat.end_tokens()), (vec![1], vec![1, 2]));
+    assert_eq!(open(base().u32("tokenizer.ggml.eot_token_id", 0)).end_tokens(), [0, 1], "in ascending order");
     assert_eq!(chat.special_tokens().eos.as_deref(), Some("</s>"));
 }
 

@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_matrix_in_parts_gives_the_products_of_the_whole() {
+    fn a_matrix_in_parts_gives_the_same_bits_as_a_whole_one() {
         for_each_device(|device| {
             let mut seeded = Seeded::new(11);
             let values: Tensor<2> = seeded.tensor([75, 64], device);
@@ -160,7 +160,7 @@ mod tests {
             for tokens in [1, 40.min(equal_rows_max(device))] {
                 let x: Tensor<2> = seeded.tensor([tokens, 64], device);
                 let expected = linear(x.clone(), &whole, Some(&bias));
-                assert_close(linear(x, &parts, Some(&bias)), expected, 2e-5);
+                assert_close(linear(x, &parts, Some(&bias)), expected, 0.0);
             }
         });
     }
