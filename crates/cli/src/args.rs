@@ -2,8 +2,10 @@
 
 mod model;
 mod operations;
+mod remote;
 mod sampling;
 mod serve;
+mod served;
 mod spelling;
 mod values;
 
@@ -13,8 +15,10 @@ use clap::{Parser, Subcommand};
 
 pub use model::{DeviceArg, DeviceArgs, DtypeArg, ModelArgs, SchedulingArgs, dtype};
 pub use operations::OperationsArgs;
+pub use remote::RemoteArgs;
 pub use sampling::SamplingArgs;
-pub use serve::{GenerationConfigSource, LogFormat, ServeArgs};
+pub use serve::{LogFormat, ServeArgs};
+pub use served::{GenerationConfigSource, ServedArgs};
 pub use values::{ModelLen, quantity, share, size_in_bytes};
 
 use crate::failure::Failure;
@@ -52,6 +56,12 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Chat with a model in the terminal, or answer one prompt
     Run(Box<crate::run::RunArgs>),
+    /// Chat with a running server
+    Chat(crate::talk::ChatArgs),
+    /// Have a running server continue texts
+    Complete(crate::talk::CompleteArgs),
+    /// Answer the requests of a file in OpenAI's batch format
+    RunBatch(Box<crate::run_batch::RunBatchArgs>),
     /// Say how much memory a model needs, without loading it
     Plan(Box<crate::plan::PlanArgs>),
     /// Measure throughput and latency, of the engine or of a server
@@ -116,7 +126,15 @@ mod tests {
     #[test]
     fn several_names_follow_one_flag() {
         let args = serve("firebrick serve m --served-model-name a b --host localhost");
-        assert_eq!(args.served_model_name, ["a", "b"]);
+        assert_eq!(args.served.served_model_name, ["a", "b"]);
+    }
+
+    #[test]
+    fn q_means_what_it_means_to_vllm() {
+        for line in ["firebrick chat -q hello", "firebrick complete --quick hello --url http://host/v1"] {
+            assert!(matches!(parse(line), Ok(Command::Chat(_) | Command::Complete(_))), "{line}");
+        }
+        assert!(parse("firebrick serve m -q awq").expect_err("refused").contains("--quantization"));
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod bench;
 mod compare;
 mod daily_file;
 mod failure;
+mod interrupt;
 mod learn;
 mod loading;
 mod logging;
@@ -14,7 +15,11 @@ mod plan;
 mod progress;
 mod replay;
 mod run;
+mod run_batch;
 mod serve;
+mod server_client;
+mod talk;
+mod typed;
 mod vllm_flags;
 
 use std::process::ExitCode;
@@ -35,7 +40,10 @@ fn main() -> ExitCode {
 fn dispatch((command, notices): (Command, Vec<String>)) -> Result<ExitCode, Failure> {
     match command {
         Command::Serve(args) => return serve::serve(*args, &notices),
+        Command::RunBatch(args) => run_batch::run_batch(*args, &notices)?,
         Command::Run(args) => run::run(*args)?,
+        Command::Chat(args) => talk::chat(args)?,
+        Command::Complete(args) => talk::complete(args)?,
         Command::Plan(args) => plan::plan(*args)?,
         Command::Bench(args) => bench::bench(*args)?,
         Command::Compare(args) => compare::compare(*args)?,

@@ -2,7 +2,6 @@
 
 mod chat;
 mod generation;
-mod interrupt;
 
 use std::io::{self, IsTerminal, Read};
 

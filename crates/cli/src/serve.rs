@@ -2,7 +2,7 @@
 
 mod bind;
 mod config;
-mod model;
+pub mod model;
 mod signals;
 
 use std::future::Future;
@@ -69,7 +69,8 @@ async fn run(start: Start, args: ServeArgs) -> Result<ExitCode, Failure> {
         servers.spawn(serve_metrics(listener, state.clone(), closed(&closing)));
     }
 
-    let plan = model::Plan::new(start.name, start.options, &args);
+    let plan = model::Plan::new(start.name, args.model.source_options(), start.options, &args.served);
+    let plan = plan.recorded(args.record.clone());
     let bars = start.bars.clone();
     let loading = tokio::task::spawn_blocking(move || plan.load(&bars));
     let (model, facts) = tokio::select! {

@@ -142,8 +142,8 @@ const FOREIGN: &[Foreign] = {
 
 /// Takes the foreign flags out of a command line; returns what remains and the warnings.
 pub fn take_out(args: Vec<OsString>) -> Result<(Vec<OsString>, Vec<String>), Failure> {
-    let concerned = args.get(1).and_then(|command| command.to_str()).is_some_and(|command| command == "serve");
-    if !concerned {
+    let command = args.get(1).and_then(|command| command.to_str());
+    if !command.is_some_and(|command| ["serve", "run-batch"].contains(&command)) {
         return Ok((args, Vec::new()));
     }
     let mut kept = Vec::with_capacity(args.len());

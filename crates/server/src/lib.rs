@@ -7,6 +7,7 @@
 mod answer;
 mod anthropic;
 mod auth;
+mod batch_file;
 mod body;
 mod chat_format;
 mod chat_messages;
@@ -55,6 +56,7 @@ mod tool_use;
 mod validate;
 
 pub use auth::ApiKeys;
+pub use batch_file::{BatchAnswer, BatchFile};
 pub use engine_handle::{EngineHandle, EngineSnapshot, EngineState, EventStream, SubmitError};
 pub use engine_metrics::{Ended, EngineMetrics, Refused};
 pub use engine_thread::{EngineThreadOptions, spawn_engine, spawn_engine_recorded, spawn_engine_with};

@@ -21,7 +21,8 @@ use crate::request_trace::{EndedTrace, RequestTrace, TraceParent};
 use crate::state::{ActiveGuard, AppState};
 use crate::validate::ValidatedRequest;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// A request's id in its answer.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// A request's id and when it came.
 #[derive(Clone, Debug)]

@@ -6,7 +6,8 @@ use clap::{ArgAction, Args, ValueEnum};
 
 use super::model::{DeviceArgs, ModelArgs, SchedulingArgs};
 use super::operations::OperationsArgs;
-use super::values::{quantity, reasoning_parser, switch, tool_call_parser};
+use super::served::ServedArgs;
+use super::values::{quantity, switch};
 use crate::vllm_flags;
 
 const EXAMPLES: &str = "\
@@ -41,25 +42,8 @@ pub struct ServeArgs {
     #[arg(long, default_value = "0", help_heading = "Scheduling")]
     pub seed: u64,
 
-    /// Names that clients may use; the first is shown [default: the model as given]
-    #[arg(long, value_name = "NAME", num_args = 1.., help_heading = "Model")]
-    pub served_model_name: Vec<String>,
-
-    /// Sampling defaults: auto (the model's generation_config.json) or vllm (neutral ones)
-    #[arg(long, value_enum, default_value = "auto", help_heading = "Model")]
-    pub generation_config: GenerationConfigSource,
-
-    /// JSON that replaces single sampling defaults, such as '{"temperature": 0.5}'
-    #[arg(long, value_name = "JSON", help_heading = "Model")]
-    pub override_generation_config: Option<String>,
-
-    /// How the model writes tool calls: auto (seen from its chat template), none, or a name such as hermes or mistral
-    #[arg(long, value_name = "NAME", default_value = "auto", value_parser = tool_call_parser, help_heading = "Model")]
-    pub tool_call_parser: String,
-
-    /// How the model marks reasoning: auto (seen from its chat template), none, or a name such as qwen3 or deepseek_r1
-    #[arg(long, value_name = "NAME", default_value = "auto", value_parser = reasoning_parser, help_heading = "Model")]
-    pub reasoning_parser: String,
+    #[command(flatten)]
+    pub served: ServedArgs,
 
     /// Address to listen on [env: HOST] [default: 127.0.0.1; 0.0.0.0 where an API key is set]
     #[arg(long, value_name = "ADDRESS", help_heading = "Server")]
@@ -135,15 +119,6 @@ pub struct ServeArgs {
     #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true", value_parser = switch, action = ArgAction::Set, help_heading = "Logging")]
     pub disable_log_stats: bool,
-}
-
-/// `--generation-config`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum GenerationConfigSource {
-    /// The model's generation_config.json
-    Auto,
-    /// Neutral values
-    Vllm,
 }
 
 /// `--log-format`.

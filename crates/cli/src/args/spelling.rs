@@ -23,8 +23,14 @@ const SHORTCUTS: [(&str, &str); 8] = [
     ("-dcp", "--decode-context-parallel-size"),
     ("-sc", "--speculative-config"),
     ("-cc", "--compilation-config"),
-    ("-q", "--quantization"),
+    ("-q", QUANTIZATION),
 ];
+
+/// What `-q` stands for, except where a command has another meaning for it.
+const QUANTIZATION: &str = "--quantization";
+
+/// Commands to which vLLM gives `-q` as `--quick`.
+const QUICK: [&str; 2] = ["chat", "complete"];
 
 /// Rewrites a command line. Flags without a command belong to `serve`, as in vLLM's `api_server`.
 pub fn normalise(args: Vec<OsString>) -> Vec<OsString> {
@@ -35,11 +41,12 @@ pub fn normalise(args: Vec<OsString>) -> Vec<OsString> {
     if rest.peek().and_then(|first| first.to_str()).is_some_and(is_flag_of_serve) {
         normal.push("serve".into());
     }
+    let is_quick = rest.peek().and_then(|first| first.to_str()).is_some_and(|command| QUICK.contains(&command));
     let mut literal = false;
     for arg in rest {
         literal |= arg == "--";
         match arg.to_str() {
-            Some(text) if !literal => normal.push(respell(text).into()),
+            Some(text) if !(literal || is_quick && text.starts_with("-q")) => normal.push(respell(text).into()),
             _ => normal.push(arg),
         }
     }
@@ -91,6 +98,7 @@ mod tests {
     fn values_and_other_arguments_stay() {
         assert_eq!(normal("f run m -- --not_a_flag"), "f run m -- --not_a_flag");
         assert_eq!(normal("f --version"), "f --version");
+        assert_eq!(normal("f chat -q a_b"), "f chat -q a_b");
         assert_eq!(normal("f serve --chat-template=a_b"), "f serve --chat-template=a_b");
     }
 }

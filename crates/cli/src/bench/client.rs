@@ -1,12 +1,10 @@
 //! One streamed request to a server with the OpenAI API, and its times.
 
-use std::io::{BufRead, BufReader};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
-/// Longest error text that is kept.
-const ERROR_CHARS_MAX: usize = 300;
+use crate::server_client::ServerClient;
 
 /// How a request is put.
 #[derive(Clone, Debug)]
@@ -48,42 +46,21 @@ impl Timing {
     }
 }
 
-/// A client that keeps its connections.
+/// Sends requests of one kind.
 pub struct Client {
-    agent: ureq::Agent,
+    server: ServerClient,
     target: Target,
 }
 
 impl Client {
     /// A client for up to `connections` requests at once.
     pub fn new(target: Target, connections: usize) -> Self {
-        let config = ureq::Agent::config_builder()
-            .timeout_connect(Some(Duration::from_secs(10)))
-            .timeout_global(Some(Duration::from_secs(3600)))
-            .max_idle_connections(connections)
-            .max_idle_connections_per_host(connections)
-            .http_status_as_error(false);
-        Self { agent: config.build().into(), target }
+        Self { server: ServerClient::new(&target.base_url, target.api_key.clone(), connections), target }
     }
 
     /// The name of the server's first model.
     pub fn first_model(&self) -> Result<String, String> {
-        let url = format!("{}/v1/models", self.target.base_url);
-        let mut response = self.authorised(self.agent.get(&url)).call().map_err(|error| explain(&url, &error))?;
-        let status = response.status();
-        if !status.is_success() {
-            return Err(format!("{url} answers {status}; check --base-url and --api-key"));
-        }
-        let body: Value = response.body_mut().read_json().map_err(|error| format!("{url}: {error}"))?;
-        let name = body["data"][0]["id"].as_str();
-        Ok(name.ok_or_else(|| format!("{url} lists no model; name one with --model"))?.to_owned())
-    }
-
-    fn authorised<B>(&self, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
-        match &self.target.api_key {
-            Some(key) => request.header("Authorization", format!("Bearer {key}")),
-            None => request,
-        }
+        self.server.first_model().map_err(|error| format!("{error}; check --base-url, --api-key and --model"))
     }
 
     /// Sets the model that requests name.
@@ -93,18 +70,9 @@ impl Client {
 
     /// Sends a prompt and reads the answer to its end.
     pub fn ask(&self, prompt: &str, max_tokens: usize) -> Result<Timing, String> {
-        let url = format!("{}{}", self.target.base_url, self.target.endpoint);
         let body = self.body(prompt, max_tokens);
         let sent = Instant::now();
-        let request = self.authorised(self.agent.post(&url)).header("Content-Type", "application/json");
-        let mut response = request.send(body.to_string()).map_err(|error| explain(&url, &error))?;
-        let status = response.status();
-        if !status.is_success() {
-            let text = response.body_mut().read_to_string().unwrap_or_default();
-            return Err(format!("{status}: {}", shorten(&text)));
-        }
-        let reader = BufReader::new(response.into_body().into_reader());
-        read_events(reader, sent)
+        read_events(self.server.stream(&self.target.endpoint, &body)?, sent)
     }
 
     fn body(&self, prompt: &str, max_tokens: usize) -> Value {
@@ -128,22 +96,12 @@ impl Client {
 }
 
 /// Follows a stream of events to its end.
-fn read_events(reader: impl BufRead, sent: Instant) -> Result<Timing, String> {
+fn read_events(events: impl Iterator<Item = Result<Value, String>>, sent: Instant) -> Result<Timing, String> {
     let mut timing = Timing::default();
     let mut last = None;
     let mut num_pieces = 0;
-    let mut is_done = false;
-    for line in reader.lines() {
-        let line = line.map_err(|error| format!("the stream broke: {error}"))?;
-        let Some(data) = line.strip_prefix("data:").map(str::trim) else { continue };
-        if data == "[DONE]" {
-            is_done = true;
-            break;
-        }
-        let event: Value = serde_json::from_str(data).map_err(|_| format!("not JSON: {}", shorten(data)))?;
-        if let Some(error) = event.get("error").filter(|error| !error.is_null()) {
-            return Err(shorten(&error.to_string()));
-        }
+    for event in events {
+        let event = event?;
         if let Some(usage) = event.get("usage").filter(|usage| usage.is_object()) {
             timing.input_tokens = usage["prompt_tokens"].as_u64().unwrap_or(0) as usize;
             timing.output_tokens = usage["completion_tokens"].as_u64().unwrap_or(0) as usize;
@@ -157,9 +115,6 @@ fn read_events(reader: impl BufRead, sent: Instant) -> Result<Timing, String> {
             timing.end_to_end = now;
             num_pieces += 1;
         }
-    }
-    if !is_done {
-        return Err("the stream ended without [DONE]".to_owned());
     }
     if num_pieces == 0 {
         // An answer of control tokens alone has no text, but took its time.
@@ -178,17 +133,14 @@ fn has_text(choice: &Value) -> bool {
     fields.iter().any(|field| field.as_str().is_some_and(|text| !text.is_empty()))
 }
 
-fn explain(url: &str, error: &ureq::Error) -> String {
-    format!("cannot reach {url}: {error}; is the server running? `firebrick serve MODEL` starts one")
-}
-
-fn shorten(text: &str) -> String {
-    text.chars().take(ERROR_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server_client::Events;
+
+    fn read(stream: &[u8]) -> Result<Timing, String> {
+        read_events(Events::new(stream), Instant::now())
+    }
 
     #[test]
     fn a_stream_is_counted_and_timed() {
@@ -196,7 +148,7 @@ mod tests {
             data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n: comment\n\
             data: {\"choices\":[{\"text\":\"b\"}]}\n\n\
             data: {\"choices\":[],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":3}}\n\ndata: [DONE]\n\n";
-        let timing = read_events(stream.as_bytes(), Instant::now()).expect("a whole stream");
+        let timing = read(stream.as_bytes()).expect("a whole stream");
         assert_eq!((timing.input_tokens, timing.output_tokens, timing.inter_token.len()), (7, 3, 1));
         assert!(timing.first_token > 0.0 && timing.first_token <= timing.end_to_end);
     }
@@ -208,7 +160,7 @@ mod tests {
             ("data: {\"error\":{\"message\":\"full\"}}\n\ndata: [DONE]\n\n", "full"),
             ("data: nonsense\n\n", "not JSON"),
         ] {
-            let error = read_events(stream.as_bytes(), Instant::now()).expect_err(part);
+            let error = read(stream.as_bytes()).expect_err(part);
             assert!(error.contains(part), "{error}");
         }
     }
@@ -244,7 +196,7 @@ mod tests {
                 let end = (at + below(8)).min(bytes.len());
                 drop(bytes.splice(at..end, pieces[below(pieces.len())].iter().copied()));
             }
-            *(if read_events(bytes.as_slice(), Instant::now()).is_ok() { &mut whole } else { &mut broken }) += 1;
+            *(if read(&bytes).is_ok() { &mut whole } else { &mut broken }) += 1;
         }
         assert!(whole > 50 && broken > 500, "{whole} whole, {broken} broken");
     }

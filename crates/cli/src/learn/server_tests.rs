@@ -2,22 +2,24 @@
 
 use std::io::{self, BufRead};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use super::{Finding, Test};
 use crate::failure::Failure;
 use crate::output::print;
+use crate::server_client::ServerClient;
 
 /// Tokens of a block, by which answers are counted: a server does not say its own.
 const BLOCK_SIZE: u64 = 16;
 
+/// Connections that are kept for another request.
+const CONNECTIONS: usize = 16;
+
 /// A server.
 pub struct Server {
-    agent: ureq::Agent,
-    base_url: String,
-    api_key: Option<String>,
+    client: ServerClient,
     model: String,
 }
 
@@ -33,20 +35,13 @@ struct Answer {
 impl Server {
     /// Asks the server for its model, unless one is named.
     pub fn connect(url: &str, api_key: Option<String>, model: Option<String>) -> Result<Self, Failure> {
-        let config = ureq::Agent::config_builder()
-            .timeout_connect(Some(Duration::from_secs(10)))
-            .timeout_global(Some(Duration::from_secs(600)))
-            .http_status_as_error(false);
-        let base_url = url.trim_end_matches('/').trim_end_matches("/v1").to_owned();
-        let mut server =
-            Self { agent: config.build().into(), base_url, api_key, model: model.clone().unwrap_or_default() };
-        let models = server.get("/v1/models")?;
-        if model.is_none() {
-            let name = models["data"][0]["id"].as_str();
-            server.model = name.ok_or("the server lists no model; name one with --model".to_owned())?.to_owned();
-        }
-        print(&format!("{} serves {}\n", server.base_url, server.model));
-        Ok(server)
+        let client = ServerClient::new(url, api_key, CONNECTIONS);
+        let model = match model {
+            Some(model) => model,
+            None => client.first_model().map_err(|error| format!("{error}; check --url, --api-key and --model"))?,
+        };
+        print(&format!("{} serves {model}\n", client.base_url()));
+        Ok(Self { client, model })
     }
 
     /// Runs one test.
@@ -143,12 +138,12 @@ impl Server {
             "model": self.model, "messages": messages, "max_tokens": max_tokens, "temperature": temperature,
         });
         let started = Instant::now();
-        let answer = self.post("/v1/chat/completions", &body)?;
+        let answer = self.client.post("/v1/chat/completions", &body)?;
         let choice = &answer["choices"][0];
         let text = choice["message"]["content"].as_str();
         let tokens = answer["usage"]["completion_tokens"].as_u64();
         let (Some(text), Some(tokens)) = (text, tokens) else {
-            return Err(Failure::Run(format!("{}: the answer has no text or no usage", self.base_url)));
+            return Err(Failure::Run(format!("{}: the answer has no text or no usage", self.client.base_url())));
         };
         Ok(Answer {
             text: text.to_owned(),
@@ -157,38 +152,5 @@ impl Server {
             finish_reason: choice["finish_reason"].as_str().unwrap_or("nothing").to_owned(),
             seconds: started.elapsed().as_secs_f64(),
         })
-    }
-
-    fn get(&self, path: &str) -> Result<Value, Failure> {
-        let request = self.agent.get(format!("{}{path}", self.base_url));
-        self.read(path, self.authorised(request).call())
-    }
-
-    fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
-        let request = self.agent.post(format!("{}{path}", self.base_url)).header("Content-Type", "application/json");
-        self.read(path, self.authorised(request).send(body.to_string()))
-    }
-
-    fn authorised<B>(&self, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
-        match &self.api_key {
-            Some(key) => request.header("Authorization", format!("Bearer {key}")),
-            None => request,
-        }
-    }
-
-    fn read(
-        &self,
-        path: &str,
-        answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
-    ) -> Result<Value, Failure> {
-        let url = format!("{}{path}", self.base_url);
-        let mut answer = answer.map_err(|error| format!("cannot reach {url}: {error}; is the server running?"))?;
-        let status = answer.status();
-        let text = answer.body_mut().read_to_string().map_err(|error| format!("{url}: {error}"))?;
-        if !status.is_success() {
-            let start: String = text.chars().take(300).collect();
-            return Err(Failure::Run(format!("{url} answers {status}: {start}")));
-        }
-        serde_json::from_str(&text).map_err(|_| Failure::Run(format!("{url} does not answer with JSON")))
     }
 }

@@ -1,15 +1,15 @@
 //! The conversation: lines in, answers out as they are made.
 
-use std::io::{self, BufRead};
 use std::sync::Arc;
 
 use firebrick::{FinishReason, Message};
 
 use super::generation::{Answer, Generator};
-use super::interrupt::Interrupt;
 use crate::failure::Failure;
+use crate::interrupt::Interrupt;
 use crate::loading;
 use crate::output::print;
+use crate::typed::{Input, read_input};
 
 const HELP: &str = "\
 /help            this list
@@ -21,13 +21,6 @@ const HELP: &str = "\
 \"\"\"              begins and ends a text of several lines
 Ctrl-C stops an answer.
 ";
-
-/// What a line asks for.
-enum Input {
-    Say(String),
-    Command { name: String, argument: String },
-    End,
-}
 
 struct Conversation<'a> {
     generator: &'a mut Generator,
@@ -137,32 +130,4 @@ fn describe(answer: &Answer) -> String {
         later / seconds.max(1e-9),
         answer.cached_tokens
     )
-}
-
-fn read_input() -> Result<Input, Failure> {
-    const QUOTES: &str = "\"\"\"";
-    print(">>> ");
-    let Some(line) = read_line()? else { return Ok(Input::End) };
-    if let Some(command) = line.strip_prefix('/') {
-        let (name, argument) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
-        return Ok(Input::Command { name: name.to_owned(), argument: argument.trim().to_owned() });
-    }
-    let Some(first) = line.strip_prefix(QUOTES) else { return Ok(Input::Say(line)) };
-    let mut text = first.to_owned();
-    while !text.ends_with(QUOTES) {
-        print("... ");
-        let Some(line) = read_line()? else { break };
-        text.push('\n');
-        text.push_str(&line);
-    }
-    Ok(Input::Say(text.trim_end_matches(QUOTES).to_owned()))
-}
-
-/// `None` at the end of the input.
-fn read_line() -> Result<Option<String>, Failure> {
-    let mut bytes = Vec::new();
-    if io::stdin().lock().read_until(b'\n', &mut bytes)? == 0 {
-        return Ok(None);
-    }
-    Ok(Some(String::from_utf8_lossy(&bytes).trim_end_matches(['\r', '\n']).to_owned()))
 }

@@ -13,7 +13,7 @@ use firebrick_server::{
 use firebrick_text::Dialect;
 use serde_json::Value;
 
-use crate::args::{GenerationConfigSource, ServeArgs};
+use crate::args::{GenerationConfigSource, ServedArgs};
 use crate::failure::Failure;
 use crate::loading;
 use crate::output::size;
@@ -43,22 +43,27 @@ pub struct Facts {
 
 impl Plan {
     /// From the command line.
-    pub fn new(name: String, options: Options, args: &ServeArgs) -> Self {
+    pub fn new(name: String, source: SourceOptions, options: Options, args: &ServedArgs) -> Self {
         let served_names = match &args.served_model_name[..] {
             [] => vec![name.clone()],
             names => names.to_vec(),
         };
         Self {
             name,
-            source: args.model.source_options(),
+            source,
             options,
             served_names,
             generation_config: args.generation_config,
             overrides: args.override_generation_config.clone(),
-            record: args.record.clone(),
+            record: None,
             tool_call_parser: args.tool_call_parser.clone(),
             reasoning_parser: args.reasoning_parser.clone(),
         }
+    }
+
+    /// The engine's decisions are to be recorded in this new file.
+    pub fn recorded(self, record: Option<PathBuf>) -> Self {
+        Self { record, ..self }
     }
 
     /// Downloads and loads; blocks for as long as that takes.

@@ -2,6 +2,7 @@
 
 mod support;
 
+mod batches;
 mod errors;
 mod lifecycle;
 mod load;
