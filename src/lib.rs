@@ -24,7 +24,7 @@ pub use firebrick_engine::{FinishReason, SamplingParams, SchedulingPolicy, Token
 pub use firebrick_ops::Backend;
 pub use firebrick_text::{Message, MessageContent};
 pub use llm::{Completion, Llm};
-pub use loaded::{LoadReport, Loaded, load_engine, tokenizer};
+pub use loaded::{LoadReport, Loaded, fixed_bytes, load_engine, tokenizer};
 pub use options::{DeviceChoice, Options};
 pub use source::{
     CachedModel, HubId, ModelSource, Origin, REFERENCE_MODEL, SourceEvent, SourceOptions, cached_models, models_folder,

@@ -109,6 +109,20 @@ pub fn load_engine(
     Ok((engine, report))
 }
 
+/// What a model takes beside its KV cache: weights and the largest batch's intermediate values, by its headers alone.
+pub fn fixed_bytes(path: &Path, options: &Options) -> Result<u64, Error> {
+    let checkpoint = match options.dummy_weights {
+        true => Checkpoint::open_with_dummy_weights(path)?,
+        false => Checkpoint::open(path)?,
+    };
+    let config = checkpoint.config();
+    let (backend, device) = choose_device(options.device)?;
+    let dtype = choose_dtype(options.dtype, config.dtype, backend);
+    let max_model_len = choose_model_len(options.max_model_len, config)?;
+    let plan = memory_plan(&checkpoint, options, (backend, &device), dtype, max_model_len)?;
+    Ok(plan.weight_bytes + plan.activation_bytes)
+}
+
 fn choose_device(choice: DeviceChoice) -> Result<(Backend, Device), Error> {
     match choice {
         DeviceChoice::Backend(backend) => Ok((backend, open_device(backend)?)),
@@ -150,7 +164,8 @@ fn memory_plan(
     max_model_len: usize,
 ) -> Result<MemoryPlan, Error> {
     let config = checkpoint.config();
-    let memory = device_memory(device).or_else(available_host_memory).unwrap_or(u64::MAX >> 8);
+    let measured = || device_memory(device).or_else(available_host_memory).unwrap_or(u64::MAX >> 8);
+    let memory = options.memory_bytes.unwrap_or_else(measured);
     let burn_dtype = |dtype| match dtype {
         Dtype::F32 => DType::F32,
         Dtype::F16 => DType::F16,
@@ -165,6 +180,8 @@ fn memory_plan(
         max_num_seqs: options.max_num_seqs as usize,
         max_num_batched_tokens: options.max_num_batched_tokens as usize,
         memory_utilization: options.gpu_memory_utilization,
+        others_bytes: options.others_bytes,
+        num_kv_caches: options.num_kv_caches.into(),
         ..PlanOptions::new(config, backend.name(), memory)
     };
     Ok(MemoryPlan::new(config, checkpoint.num_parameters(), plan_options))
@@ -172,15 +189,16 @@ fn memory_plan(
 
 fn num_blocks(plan: &MemoryPlan, options: &Options, backend: Backend) -> Result<u32, Error> {
     let block_bytes = plan.kv_bytes_per_token * u64::from(options.block_size);
+    let caches = u64::from(options.num_kv_caches.max(1));
     let bytes = match (options.kv_cache_memory_bytes, backend) {
         (Some(bytes), _) => bytes,
         (None, Backend::Cpu) => {
             plan.check().map_err(Box::new)?;
-            plan.kv_bytes().min(CPU_KV_BYTES_MAX)
+            plan.kv_bytes().min(CPU_KV_BYTES_MAX / caches)
         }
         (None, Backend::Wgpu) => {
             plan.check().map_err(Box::new)?;
-            plan.kv_bytes().min(WGPU_KV_BYTES_MAX)
+            plan.kv_bytes().min(WGPU_KV_BYTES_MAX / caches)
         }
         (None, Backend::Cuda) => {
             plan.check().map_err(Box::new)?;

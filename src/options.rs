@@ -34,6 +34,12 @@ pub struct Options {
     pub max_waiting: u32,
     /// Share of the device's memory that may be used.
     pub gpu_memory_utilization: f32,
+    /// Memory of the device, for further models on it; `None`: measured.
+    pub memory_bytes: Option<u64>,
+    /// What other models on the device take, or will.
+    pub others_bytes: u64,
+    /// KV caches among which the rest of the memory is divided, this model's included.
+    pub num_kv_caches: u32,
     /// Bytes of KV cache; `None`: what is left (on the CPU at most 4 GiB).
     pub kv_cache_memory_bytes: Option<u64>,
     /// Blocks of KV cache, whatever fits.
@@ -66,6 +72,9 @@ impl Default for Options {
             max_num_batched_tokens: 2048,
             max_waiting: 4096,
             gpu_memory_utilization: 0.9,
+            memory_bytes: None,
+            others_bytes: 0,
+            num_kv_caches: 1,
             kv_cache_memory_bytes: None,
             num_gpu_blocks_override: None,
             enable_prefix_caching: true,

@@ -21,6 +21,10 @@ pub struct PlanOptions {
     pub memory_utilization: f32,
     /// Taken by drivers, kernels and allocators before any model.
     pub runtime_bytes: u64,
+    /// What other models on the device take, or will.
+    pub others_bytes: u64,
+    /// KV caches among which the rest is divided, this model's included.
+    pub num_kv_caches: u64,
     /// Format of weights and activations.
     pub dtype: Dtype,
     /// Format of keys and values.
@@ -45,6 +49,8 @@ impl PlanOptions {
             num_devices: 1,
             memory_utilization: 0.9,
             runtime_bytes: RUNTIME_BYTES,
+            others_bytes: 0,
+            num_kv_caches: 1,
             dtype: config.dtype,
             kv_dtype: config.dtype,
             block_size: 16,
@@ -99,13 +105,14 @@ impl MemoryPlan {
             num_blocks: 0,
             options,
         };
-        plan.num_blocks = plan.budget_bytes.saturating_sub(plan.fixed_bytes()) / plan.block_bytes();
+        let left = plan.budget_bytes.saturating_sub(plan.fixed_bytes());
+        plan.num_blocks = left / plan.options.num_kv_caches.max(1) / plan.block_bytes();
         plan
     }
 
-    /// Everything but the KV cache.
+    /// Everything but the KV caches that are still to be made.
     fn fixed_bytes(&self) -> u64 {
-        self.weight_bytes + self.activation_bytes + self.options.runtime_bytes
+        self.weight_bytes + self.activation_bytes + self.options.runtime_bytes + self.options.others_bytes
     }
 
     fn block_bytes(&self) -> u64 {
@@ -137,7 +144,7 @@ impl MemoryPlan {
         if self.num_blocks >= needed_blocks {
             return Ok(());
         }
-        let needed_bytes = self.fixed_bytes() + needed_blocks * self.block_bytes();
+        let needed_bytes = self.fixed_bytes() + needed_blocks * self.block_bytes() * self.options.num_kv_caches.max(1);
         Err(PlanRefusal { plan: Box::new(self.clone()), needed_bytes })
     }
 }
@@ -169,7 +176,8 @@ impl fmt::Display for MemoryPlan {
             ("KV cache", self.kv_bytes(), format!("{} blocks of {} tokens", self.num_blocks, options.block_size)),
             ("KV per token", self.kv_bytes_per_token, options.kv_dtype.to_string()),
         ];
-        for (name, bytes, note) in lines {
+        let others = (options.others_bytes > 0).then_some(("other models", options.others_bytes, String::new()));
+        for (name, bytes, note) in lines.into_iter().chain(others) {
             let line = format!("  {name:<14}{:>12}  {note}", Size(bytes).to_string());
             writeln!(f, "{}", line.trim_end())?;
         }
@@ -242,7 +250,11 @@ impl PlanRefusal {
     fn halved_bytes(&self) -> u64 {
         let plan = &self.plan;
         let kv_bytes = self.needed_bytes - plan.fixed_bytes();
-        plan.options.runtime_bytes + plan.weight_bytes / 2 + plan.activation_bytes + kv_bytes / 2
+        plan.options.runtime_bytes
+            + plan.options.others_bytes
+            + plan.weight_bytes / 2
+            + plan.activation_bytes
+            + kv_bytes / 2
     }
 }
 
@@ -250,10 +262,18 @@ impl fmt::Display for PlanRefusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plan = &self.plan;
         let options = &plan.options;
+        let others = match options.others_bytes {
+            0 => String::new(),
+            bytes => format!(", other models {}", Size(bytes)),
+        };
+        let caches = match options.num_kv_caches {
+            0 | 1 => String::new(),
+            caches => format!(" in each of {caches} KV caches"),
+        };
         write!(
             f,
-            "{} in {} does not fit: weights {}, activations {}, runtime {} and KV cache for one sequence of {} tokens \
-             {} make {}, but {} may use {} ({} x {:.2})",
+            "{} in {} does not fit: weights {}, activations {}, runtime {}{others} and KV cache for one sequence of {} \
+             tokens{caches} {} make {}, but {} may use {} ({} x {:.2})",
             plan.model,
             options.dtype,
             Size(plan.weight_bytes),
@@ -307,6 +327,19 @@ mod tests {
         assert_eq!(plan.num_blocks, left / (524_288 * 16));
         assert_eq!(plan.num_sequences(4096), plan.num_blocks / 256);
         assert_eq!(plan.check(), Ok(()));
+    }
+
+    #[test]
+    fn models_on_one_device_share_what_their_weights_leave() {
+        let alone = plan(|_| (), "A100-80GB");
+        let others = 10 << 30;
+        let shared = plan(|options| (options.others_bytes, options.num_kv_caches) = (others, 2), "A100-80GB");
+        let left = alone.budget_bytes - alone.fixed_bytes() - others;
+        assert_eq!(shared.num_blocks, left / 2 / (524_288 * 16));
+        let tight = plan(|options| (options.others_bytes, options.num_kv_caches) = (56 << 30, 2), "A100-80GB");
+        let refusal = tight.check().unwrap_err();
+        assert!(refusal.to_string().contains("other models 56.00 GiB") && refusal.to_string().contains("2 KV caches"));
+        assert!(shared.check().is_ok());
     }
 
     #[test]

@@ -110,7 +110,7 @@ mod tests {
     #[test]
     fn flags_without_a_command_are_those_of_serve() {
         let args = serve("firebrick --model m --port 81 --max-model-len 2k");
-        assert_eq!((args.model.model().as_deref(), args.port), (Some("m"), 81));
+        assert_eq!((args.model.models(), args.port), (vec!["m".to_owned()], 81));
         assert_eq!(args.device.max_model_len, Some(ModelLen::Tokens(2000)));
     }
 
@@ -127,6 +127,15 @@ mod tests {
     fn several_names_follow_one_flag() {
         let args = serve("firebrick serve m --served-model-name a b --host localhost");
         assert_eq!(args.served.served_model_name, ["a", "b"]);
+    }
+
+    #[test]
+    fn several_models_are_given_in_either_spelling_to_serve_alone() {
+        assert_eq!(serve("firebrick serve a b --port 81").model.models(), ["a", "b"]);
+        let args = serve("firebrick --model a --model b --max-models 3");
+        assert_eq!((args.model.models().len(), args.max_models), (2, Some(3)));
+        let Ok(Command::Run(args)) = parse("firebrick run a b") else { panic!("clap takes them") };
+        assert!(args.model.required().expect_err("refused").to_string().contains("takes one"));
     }
 
     #[test]

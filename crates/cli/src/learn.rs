@@ -119,7 +119,7 @@ fn learn_here(args: &LearnArgs) -> Result<(), Failure> {
 }
 
 fn learn_from_server(url: &str, args: &LearnArgs) -> Result<(), Failure> {
-    let server = Server::connect(url, args.api_key.clone(), args.model.model())?;
+    let server = Server::connect(url, args.api_key.clone(), args.model.model()?)?;
     if args.interactive {
         return server.converse();
     }

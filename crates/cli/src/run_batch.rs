@@ -15,7 +15,7 @@ use crate::args::{DeviceArgs, ModelArgs, SchedulingArgs, ServedArgs, quantity};
 use crate::failure::Failure;
 use crate::output::print;
 use crate::progress::Bars;
-use crate::{logging, serve};
+use crate::{loading, logging, serve};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -76,8 +76,8 @@ pub fn run_batch(args: RunBatchArgs, notices: &[String]) -> Result<(), Failure> 
     let output = create(&args.output_file, &args.input_file)?;
     // Twice as many as run, so that no step waits for a line to be read.
     let at_once = 2 * options.max_num_seqs as usize;
-    let plan = serve::model::Plan::new(name, args.model.source_options(), options, &args.served);
-    let (model, _) = plan.load(&bars)?;
+    let source = loading::find(&name, &args.model.source_options(), &bars)?;
+    let (model, _) = serve::model::Plan::new(name, options, &args.served).load(&source.path, &bars)?;
     let engine = model.engine.clone();
     let limits = Limits { body_bytes_max: args.max_line_size, ..Limits::default() };
     let state = AppState::new(ServerConfig { limits, log_requests: false, ..ServerConfig::default() });

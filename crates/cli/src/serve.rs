@@ -2,22 +2,25 @@
 
 mod bind;
 mod config;
+mod fleet;
 pub mod model;
 mod signals;
 
 use std::future::Future;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use firebrick::Options;
-use firebrick_server::{AppState, ServerConfig, Tls, drain, serve as serve_http, serve_metrics};
-use tokio::sync::watch;
+use firebrick_server::{AppState, EngineState, Model, ServerConfig, Tls, drain, serve as serve_http, serve_metrics};
+use tokio::sync::{mpsc, watch};
 
 use crate::args::ServeArgs;
 use crate::failure::Failure;
 use crate::logging::{self, LogOptions};
 use crate::progress::Bars;
 use bind::{Address, Opened, Place};
+use fleet::Fleet;
 use signals::Signals;
 
 /// Runs the server; returns once it has drained.
@@ -28,34 +31,27 @@ pub fn serve(args: ServeArgs, notices: &[String]) -> Result<ExitCode, Failure> {
     for notice in notices {
         tracing::warn!("{notice}");
     }
-    let name = args.model.model().ok_or_else(|| {
-        Failure::Usage(
-            "no model given; name one as in `firebrick serve HuggingFaceTB/SmolLM2-135M-Instruct`, or set MODEL_NAME"
-                .into(),
-        )
-    })?;
     let options = Options { seed: args.seed, ..args.scheduling.apply(args.device.options()?) };
+    let fleet = Fleet::new(&args, options, &bars)?;
     let api_keys = config::api_keys(&args.operations)?;
     let place = Place::choose(&args, !api_keys.is_empty())?;
     let tls = config::tls(&args.operations)?;
     let config = config::server_config(&args, &api_keys)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(run(Start { name, options, config, place, tls, bars }, args))
+    runtime.block_on(run(Start { fleet, config, place, tls }, args))
 }
 
 /// Everything that is decided before the port opens.
 struct Start {
-    name: String,
-    options: Options,
+    fleet: Fleet,
     config: ServerConfig,
     place: Place,
     tls: Option<Tls>,
-    bars: Bars,
 }
 
 async fn run(start: Start, args: ServeArgs) -> Result<ExitCode, Failure> {
     let Opened { listener, url } = start.place.open(start.tls).await?;
-    tracing::info!("firebrick {} serves {}", env!("CARGO_PKG_VERSION"), start.name);
+    tracing::info!("firebrick {} serves {}", env!("CARGO_PKG_VERSION"), start.fleet.names().join(", "));
     tracing::info!("listening on {url}; /health answers 503 until the model is loaded");
     let state = AppState::new(start.config);
     let mut signals = Signals::new()?;
@@ -69,11 +65,20 @@ async fn run(start: Start, args: ServeArgs) -> Result<ExitCode, Failure> {
         servers.spawn(serve_metrics(listener, state.clone(), closed(&closing)));
     }
 
-    let plan = model::Plan::new(start.name, args.model.source_options(), start.options, &args.served);
-    let plan = plan.recorded(args.record.clone());
-    let bars = start.bars.clone();
-    let loading = tokio::task::spawn_blocking(move || plan.load(&bars));
-    let (model, facts) = tokio::select! {
+    let fleet = Arc::new(start.fleet);
+    let (died, mut deaths) = mpsc::unbounded_channel();
+    let watch = Watch { died, stats: !args.disable_log_stats };
+    let loading = tokio::task::spawn_blocking({
+        let (fleet, state, watch) = (fleet.clone(), state.clone(), watch.clone());
+        move || {
+            fleet.load_all(|model, facts| {
+                facts.log(model.name());
+                watch.over(&*state.add_model(model)?);
+                Ok(())
+            })
+        }
+    });
+    tokio::select! {
         // Nothing has been promised to anybody yet; the thread that loads cannot be interrupted, so the process ends.
         signal = signals.next() => {
             tracing::info!("{signal} while loading; ending");
@@ -81,13 +86,15 @@ async fn run(start: Start, args: ServeArgs) -> Result<ExitCode, Failure> {
         }
         loaded = loading => loaded.map_err(|_| Failure::Run("loading the model failed by a bug; please report it".into()))??,
     };
-    let engine = model.engine.clone();
-    let served = model.name().to_owned();
-    state.set_model(model);
-    facts.log(&url, &served);
-    if !args.disable_log_stats {
-        tokio::spawn(model::log_stats(engine.clone()));
-    }
+    state.set_loader(Arc::new(move |order| {
+        let (model, facts) = fleet.load_another(order).map_err(|failure| failure.to_string())?;
+        facts.log(model.name());
+        watch.over(&model);
+        Ok(model)
+    }));
+    state.set_started();
+    tracing::info!("try: curl {url}/v1/models");
+    tracing::info!("Application startup complete.");
 
     tokio::select! {
         signal = signals.next() => {
@@ -97,11 +104,34 @@ async fn run(start: Start, args: ServeArgs) -> Result<ExitCode, Failure> {
             tracing::info!("ended");
             Ok(ExitCode::SUCCESS)
         }
-        reason = engine.dead() => {
+        Some(reason) = deaths.recv() => {
             // Time for the open requests to be told.
             tokio::time::sleep(Duration::from_millis(500)).await;
             Err(Failure::Run(format!("the engine has died: {reason}")))
         }
+    }
+}
+
+/// What is done beside serving with every engine, until it ends.
+#[derive(Clone)]
+struct Watch {
+    died: mpsc::UnboundedSender<String>,
+    stats: bool,
+}
+
+impl Watch {
+    /// Tells when the engine dies, and now and then what it does.
+    fn over(&self, model: &Model) {
+        let (engine, died) = (model.engine.clone(), self.died.clone());
+        if self.stats {
+            tokio::spawn(model::log_stats(engine.clone()));
+        }
+        tokio::spawn(async move {
+            if let EngineState::Dead(reason) = engine.ended().await {
+                // Nobody listens any more when the server is ending.
+                let _ = died.send(reason);
+            }
+        });
     }
 }
 

@@ -3,7 +3,7 @@
 //! Dropping an [`EventStream`] is the only way to cancel: the engine aborts the request before its next step.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -110,6 +110,8 @@ pub(crate) struct Shared {
     pub snapshot: Mutex<EngineSnapshot>,
     pub state: watch::Sender<EngineState>,
     pub stop: AtomicBool,
+    /// What open requests are told when the engine stops.
+    pub stop_reason: OnceLock<&'static str>,
     /// Counts dropped streams, so that the engine looks for them only when there are some.
     pub departures: AtomicU64,
     /// The engine is blocked on its inbox, so that no heartbeat is due.
@@ -126,6 +128,7 @@ impl Shared {
             snapshot: Mutex::default(),
             state: watch::Sender::new(EngineState::Running),
             stop: AtomicBool::new(false),
+            stop_reason: OnceLock::new(),
             departures: AtomicU64::new(0),
             idle: AtomicBool::new(false),
             started: Instant::now(),
@@ -215,6 +218,12 @@ impl EngineHandle {
 
     /// Ends the engine after its current step; open requests get a final error event.
     pub fn stop(&self) {
+        self.stop_because("the server is shutting down");
+    }
+
+    /// Ends the engine; open requests get this reason, unless it has been stopped for another one.
+    pub fn stop_because(&self, reason: &'static str) {
+        let _ = self.shared.stop_reason.set(reason);
         self.shared.stop.store(true, Ordering::Release);
         // A full inbox needs no wake-up: the engine is about to look at it anyway.
         let _ = self.inbox.try_send(Command::Wake);

@@ -131,7 +131,8 @@ impl<E: Executor> Driver<E> {
                 self.take(command);
             }
             if self.shared.stop.load(Ordering::Acquire) {
-                self.end_all("the server is shutting down");
+                let reason = self.shared.stop_reason.get().copied();
+                self.end_all(reason.unwrap_or("the server is shutting down"));
                 return EngineState::Stopped;
             }
             self.follow_readers();

@@ -1,12 +1,17 @@
-//! Prometheus text: one family at a time, labels from fixed sets only.
+//! Prometheus text: labels from fixed sets only. A family stands once, however often it is begun: the samples of several
+//! models follow each other in it.
 
+use std::collections::HashMap;
 use std::fmt::{Display, Write};
 
 use crate::histogram::Histogram;
 
 /// Builds the text of `/metrics`.
 pub struct Exposition {
-    text: String,
+    /// In the order in which they were first begun.
+    families: Vec<String>,
+    by_name: HashMap<String, usize>,
+    current: usize,
 }
 
 /// Labels of one series, in order.
@@ -15,7 +20,7 @@ pub type Labels<'a> = &'a [(&'a str, &'a str)];
 impl Exposition {
     /// An empty text.
     pub fn new() -> Self {
-        Self { text: String::with_capacity(32 << 10) }
+        Self { families: Vec::new(), by_name: HashMap::new(), current: 0 }
     }
 
     /// A gauge with one series.
@@ -44,8 +49,15 @@ impl Exposition {
         self.sample(&format!("{name}_count"), labels, count);
     }
 
-    /// Begins a family whose samples follow.
+    /// Begins a family whose samples follow, or goes on with it.
     pub fn family(&mut self, name: &str, kind: &str, help: &str) {
+        if let Some(&known) = self.by_name.get(name) {
+            self.current = known;
+            return;
+        }
+        self.current = self.families.len();
+        self.by_name.insert(name.to_owned(), self.current);
+        self.families.push(String::new());
         self.line(format_args!("# HELP {name} {help}"));
         self.line(format_args!("# TYPE {name} {kind}"));
     }
@@ -61,11 +73,11 @@ impl Exposition {
 
     /// The finished text.
     pub fn into_text(self) -> String {
-        self.text
+        self.families.concat()
     }
 
     fn line(&mut self, line: std::fmt::Arguments) {
-        writeln!(self.text, "{line}").expect("writing to a string cannot fail");
+        writeln!(self.families[self.current], "{line}").expect("writing to a string cannot fail");
     }
 }
 
@@ -76,6 +88,20 @@ fn escaped(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_family_stands_once_with_the_samples_of_all_models() {
+        let mut out = Exposition::new();
+        for model in ["a", "b"] {
+            out.gauge("x", "X.", &[("model_name", model)], 1.0);
+            out.counter("y_total", "Y.", &[("model_name", model)], 2);
+        }
+        let expected = concat!(
+            "# HELP x X.\n# TYPE x gauge\nx{model_name=\"a\"} 1\nx{model_name=\"b\"} 1\n",
+            "# HELP y_total Y.\n# TYPE y_total counter\ny_total{model_name=\"a\"} 2\ny_total{model_name=\"b\"} 2\n",
+        );
+        assert_eq!(out.into_text(), expected);
+    }
 
     #[test]
     fn families_have_help_type_and_samples() {

@@ -45,6 +45,7 @@ mod request_trace;
 mod responses;
 mod routes;
 mod serve_request;
+mod served_models;
 mod shutdown;
 mod state;
 mod stream_writer;
@@ -68,5 +69,8 @@ pub use quota::Quota;
 pub use recording::{RecordingFile, RecordingHeader};
 pub use routes::{metrics_router, router};
 pub use shutdown::{drain, serve, serve_metrics};
-pub use state::{AppState, CorsConfig, DeviceInfo, DeviceKind, Model, ModelSlot, SamplingDefaults, ServerConfig};
+pub use state::{
+    AppState, CorsConfig, DeviceInfo, DeviceKind, Model, ModelLoader, ModelOrder, ModelSlot, SamplingDefaults,
+    ServerConfig,
+};
 pub use tls::{ClientCertificates, Tls, TlsFiles};

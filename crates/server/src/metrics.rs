@@ -2,6 +2,7 @@
 //!
 //! Every label value comes from a fixed set or from the configuration, never from a request.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::engine_handle::EngineSnapshot;
@@ -62,18 +63,25 @@ impl Default for HttpMetrics {
 /// The text of `/metrics`; without a model only the families of the HTTP side.
 pub fn render(state: &AppState) -> String {
     let mut out = Exposition::new();
-    let model = state.loaded();
-    let name = model.as_ref().map_or("", |model| model.name());
-    if let Some(model) = &model {
-        let labels: Labels = &[("model_name", name), ("engine", "0")];
+    let models = state.served().with_metrics();
+    for (model, _) in &models {
+        let labels: Labels = &[("model_name", model.name()), ("engine", "0")];
         let snapshot = model.engine.snapshot();
         render_gauges(&mut out, labels, &snapshot);
         render_cache_info(&mut out, labels, &snapshot);
         render_counters(&mut out, labels, &snapshot, model.engine.metrics());
         render_histograms(&mut out, labels, model.engine.metrics());
-        render_tokens_and_memory(&mut out, model);
+        render_tokens(&mut out, model);
     }
-    render_http(&mut out, name, state);
+    render_memory(&mut out, &models);
+    for (model, http) in &models {
+        render_http(&mut out, model.name(), http);
+    }
+    if models.is_empty() {
+        render_http(&mut out, "", state.unserved());
+    }
+    let active: Labels = &[("model", models.first().map_or("", |(model, _)| model.name()))];
+    out.gauge("vllm_active_requests", "Generating requests that are open.", active, state.num_active() as f64);
     render_process(&mut out, state);
     out.into_text()
 }
@@ -177,21 +185,25 @@ fn render_histograms(out: &mut Exposition, labels: Labels, metrics: &EngineMetri
     }
 }
 
-fn render_tokens_and_memory(out: &mut Exposition, model: &Model) {
+fn render_tokens(out: &mut Exposition, model: &Model) {
     let tokens = model.engine.metrics().generation_tokens.load(Ordering::Relaxed);
     out.counter("vllm_tokens_generated_total", "Tokens generated.", &[("model", model.name())], tokens);
-    let memory = model.device.memory_allocated_bytes as f64;
-    out.gauge("vllm_gpu_memory_bytes", "Device memory in use.", &[("gpu_id", "0")], memory);
 }
 
-fn render_http(out: &mut Exposition, model: &str, state: &AppState) {
-    let http = state.http_metrics();
+/// All models run on one device.
+fn render_memory(out: &mut Exposition, models: &[(Arc<Model>, Arc<HttpMetrics>)]) {
+    if !models.is_empty() {
+        let memory: u64 = models.iter().map(|(model, _)| model.device.memory_allocated_bytes).sum();
+        out.gauge("vllm_gpu_memory_bytes", "Device memory in use.", &[("gpu_id", "0")], memory as f64);
+    }
+}
+
+fn render_http(out: &mut Exposition, model: &str, http: &HttpMetrics) {
     let values = Outcome::ALL.map(|outcome| (outcome.label(), http.outcomes[outcome as usize].load(Ordering::Relaxed)));
     let requests = Family("vllm_requests_total", "counter", "Generating requests.");
     labelled(out, requests, &[("model", model)], ("status", values));
     let labels: Labels = &[("model", model)];
     out.histogram("vllm_request_duration_seconds", "Duration of generating requests.", labels, &http.seconds);
-    out.gauge("vllm_active_requests", "Generating requests that are open.", labels, state.num_active() as f64);
 }
 
 fn render_process(out: &mut Exposition, state: &AppState) {

@@ -2,6 +2,7 @@
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::engine_handle::EngineSnapshot;
 use crate::state::AppState;
 
 const FORMAT: HeaderName = HeaderName::from_static("endpoint-load-metrics-format");
@@ -27,11 +28,14 @@ impl LoadFormat {
         }
     }
 
-    /// Says how loaded the engine is, once there is one.
+    /// Says how loaded the engines are, once there is one: the fullest KV cache, and all that waits.
     pub fn insert(self, state: &AppState, headers: &mut HeaderMap) {
-        let Some(model) = state.loaded() else { return };
-        let snapshot = model.engine.snapshot();
-        let (usage, waiting) = (snapshot.kv_usage(), snapshot.num_waiting);
+        let snapshots: Vec<_> = state.models().iter().map(|model| model.engine.snapshot()).collect();
+        if snapshots.is_empty() {
+            return;
+        }
+        let usage = snapshots.iter().map(EngineSnapshot::kv_usage).fold(0.0, f64::max);
+        let waiting: u64 = snapshots.iter().map(|snapshot| snapshot.num_waiting).sum();
         let text = match self {
             Self::Text => {
                 format!("TEXT named_metrics.kv_cache_usage_perc={usage}, named_metrics.num_requests_waiting={waiting}")

@@ -94,6 +94,7 @@ async fn begin_untimed<F>(
     open.admit()?;
     let charge = state.accounts().admit(draft.caller, Instant::now())?;
     let model = state.model_named(draft.sampling.model.as_deref())?;
+    open.set_model(model.clone());
     let model_name = draft.sampling.model.clone().unwrap_or_else(|| model.name().to_owned());
     let mut request = validate(state, model.clone(), draft).await?;
     if let Some(asked) = request.take_grammar() {

@@ -40,11 +40,11 @@ pub async fn serve_metrics(listener: impl Into<Listener>, state: AppState, shutd
 pub async fn drain(state: &AppState, timeout: Duration) -> bool {
     state.begin_drain();
     let finished = state.wait_idle(timeout).await;
-    if let Some(model) = state.loaded() {
-        model.engine.stop();
-        // An engine that hangs in a step is left behind; the process is about to end anyway.
-        let _ = tokio::time::timeout(CLOSING_TIME, model.engine.ended()).await;
-    }
+    let models = state.models();
+    models.iter().for_each(|model| model.engine.stop());
+    let ended = futures::future::join_all(models.iter().map(|model| model.engine.ended()));
+    // An engine that hangs in a step is left behind; the process is about to end anyway.
+    let _ = tokio::time::timeout(CLOSING_TIME, ended).await;
     if !finished {
         state.wait_idle(CLOSING_TIME).await;
     }

@@ -3,7 +3,7 @@
 //! The port opens before the model is there, so the model sits in a slot that is loading, ready or failed.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use firebrick_engine::TokenId;
@@ -15,13 +15,14 @@ use crate::engine_handle::EngineHandle;
 use crate::error::{ApiError, ErrorKind};
 use crate::grammars::Grammars;
 use crate::limits::Limits;
-use crate::metrics::HttpMetrics;
+use crate::metrics::{HttpMetrics, Outcome};
 use crate::open_requests::OpenRequests;
 use crate::otlp::{TraceConfig, Tracer};
 use crate::planted_fault::PlantedFault;
 use crate::quota::{Accounts, Quota};
 use crate::request_id::IdSource;
 use crate::responses::{ResponseStore, StoreLimits};
+use crate::served_models::ServedModels;
 
 /// What the command line decides about the server.
 #[derive(Clone)]
@@ -153,18 +154,39 @@ impl Model {
     pub fn name(&self) -> &str {
         self.served_names.first().map_or("", String::as_str)
     }
+
+    /// Whether requests may use this name for it.
+    pub fn is_called(&self, name: &str) -> bool {
+        self.served_names.iter().any(|served| served == name)
+    }
 }
 
-/// How far the model is.
+/// How far the server is.
 #[derive(Clone)]
 pub enum ModelSlot {
-    /// On its way.
+    /// Models are on their way.
     Loading,
-    /// Serving.
+    /// Serving; this is the first model.
     Ready(Arc<Model>),
-    /// It could not be loaded; the text says why.
+    /// A model could not be loaded; the text says why.
     Failed(String),
 }
+
+/// A model that an operator wants to be loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelOrder {
+    /// A hub id or a path.
+    pub model: String,
+    /// Names that requests may use; none: as `model`.
+    pub served_names: Vec<String>,
+    /// Memory that the models in service take.
+    pub allocated_bytes: u64,
+    /// How many they are.
+    pub num_models: usize,
+}
+
+/// Loads a model, which may take long, or says why it cannot.
+pub type ModelLoader = Arc<dyn Fn(ModelOrder) -> Result<Model, String> + Send + Sync>;
 
 /// Shared by all handlers; clones are the same state.
 #[derive(Clone)]
@@ -172,13 +194,15 @@ pub struct AppState(Arc<Inner>);
 
 struct Inner {
     config: ServerConfig,
-    model: RwLock<ModelSlot>,
+    models: ServedModels,
+    loader: OnceLock<ModelLoader>,
+    changes: tokio::sync::Mutex<()>,
     created: u64,
     draining: AtomicBool,
     paused: AtomicBool,
     active: AtomicUsize,
     idle: Notify,
-    http: HttpMetrics,
+    unserved: HttpMetrics,
     accounts: Accounts,
     tracer: Option<Tracer>,
     open_requests: OpenRequests,
@@ -197,13 +221,15 @@ impl AppState {
         let tracer = config.traces.clone().map(|traces| Tracer::start(traces, config.version));
         Self(Arc::new(Inner {
             config,
-            model: RwLock::new(ModelSlot::Loading),
+            models: ServedModels::new(),
+            loader: OnceLock::new(),
+            changes: tokio::sync::Mutex::new(()),
             created: unix_seconds(),
             draining: AtomicBool::new(false),
             paused: AtomicBool::new(false),
             active: AtomicUsize::new(0),
             idle: Notify::new(),
-            http: HttpMetrics::new(),
+            unserved: HttpMetrics::new(),
             accounts,
             tracer,
             open_requests: OpenRequests::default(),
@@ -219,52 +245,68 @@ impl AppState {
         &self.0.config
     }
 
-    /// Puts the loaded model into service.
+    /// Puts the only model of the command line into service.
+    ///
+    /// # Panics
+    /// When there is one of its names already.
     pub fn set_model(&self, model: Model) {
-        self.set_slot(ModelSlot::Ready(Arc::new(model)));
+        self.add_model(model).expect("the only model has no rival");
+        self.set_started();
     }
 
-    /// Says that the model cannot be loaded, and why.
+    /// Puts a model into service beside those that are; fails with the reason when one of its names is taken.
+    pub fn add_model(&self, model: Model) -> Result<Arc<Model>, String> {
+        self.0.models.add(model).map_err(|error| error.message)
+    }
+
+    /// Says that all models of the command line are in service, so that the server is ready.
+    pub fn set_started(&self) {
+        self.0.models.start();
+    }
+
+    /// Says that a model cannot be loaded, and why.
     pub fn set_failed(&self, reason: impl Into<String>) {
-        self.set_slot(ModelSlot::Failed(reason.into()));
+        self.0.models.fail(reason.into());
     }
 
-    fn set_slot(&self, slot: ModelSlot) {
-        *self.0.model.write().unwrap_or_else(PoisonError::into_inner) = slot;
+    /// Sets what loads models at run time; only the first call has an effect.
+    pub fn set_loader(&self, loader: ModelLoader) {
+        let _ = self.0.loader.set(loader);
     }
 
-    /// How far the model is.
+    /// What loads models at run time.
+    pub(crate) fn loader(&self) -> Option<ModelLoader> {
+        self.0.loader.get().cloned()
+    }
+
+    /// The served models.
+    pub(crate) fn served(&self) -> &ServedModels {
+        &self.0.models
+    }
+
+    /// Held while a model is loaded or unloaded, because memory is divided by what is there.
+    pub(crate) fn changes(&self) -> &tokio::sync::Mutex<()> {
+        &self.0.changes
+    }
+
+    /// How far the server is.
     pub fn slot(&self) -> ModelSlot {
-        self.0.model.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.models.slot()
     }
 
-    /// The model, if it is loaded.
-    pub fn loaded(&self) -> Option<Arc<Model>> {
-        match self.slot() {
-            ModelSlot::Ready(model) => Some(model),
-            _ => None,
-        }
+    /// The models in service, the first one first.
+    pub fn models(&self) -> Vec<Arc<Model>> {
+        self.0.models.all()
     }
 
-    /// The model, or 503.
+    /// The first model, or 503.
     pub fn model(&self) -> Result<Arc<Model>, ApiError> {
-        match self.slot() {
-            ModelSlot::Ready(model) => Ok(model),
-            ModelSlot::Loading => Err(ApiError::new(ErrorKind::Unavailable, "the model is still loading")),
-            ModelSlot::Failed(_) => Err(ApiError::new(ErrorKind::Unavailable, "the model could not be loaded")),
-        }
+        self.0.models.named(None)
     }
 
-    /// The model under a name that the client gave, or the only one when it gave none.
+    /// The model under a name that the client gave, or the first one when it gave none.
     pub fn model_named(&self, name: Option<&str>) -> Result<Arc<Model>, ApiError> {
-        let model = self.model()?;
-        let known = name.is_none_or(|name| model.served_names.iter().any(|served| served == name));
-        if known {
-            return Ok(model);
-        }
-        let shown: String = name.unwrap_or_default().chars().take(200).collect();
-        let message = format!("The model `{}` does not exist.", shown.escape_debug());
-        Err(ApiError { kind: ErrorKind::NotFound, message, param: Some("model".to_owned()) })
+        self.0.models.named(name)
     }
 
     /// Seconds since 1970 when the server started.
@@ -272,9 +314,17 @@ impl AppState {
         self.0.created
     }
 
-    /// Counters of requests as clients see them.
-    pub fn http_metrics(&self) -> &HttpMetrics {
-        &self.0.http
+    /// Counts a generating request that ended; one that reached no model counts as the first model's.
+    pub(crate) fn count_request(&self, model: Option<&Model>, outcome: Outcome, seconds: f64) {
+        match self.0.models.http_metrics(model) {
+            Some(metrics) => metrics.count(outcome, seconds),
+            None => self.0.unserved.count(outcome, seconds),
+        }
+    }
+
+    /// Counters of requests that came before there was a model.
+    pub(crate) fn unserved(&self) -> &HttpMetrics {
+        &self.0.unserved
     }
 
     /// Names for requests.
@@ -366,9 +416,11 @@ impl AppState {
         !self.is_draining() && !self.is_paused() && self.is_healthy()
     }
 
-    /// Whether the model is loaded and its engine moves.
+    /// Whether the models are loaded and their engines move.
     pub fn is_healthy(&self) -> bool {
-        self.loaded().is_some_and(|model| model.engine.is_healthy(self.config().heartbeat_age_max))
+        let age_max = self.config().heartbeat_age_max;
+        matches!(self.slot(), ModelSlot::Ready(_))
+            && self.0.models.staying().iter().all(|model| model.engine.is_healthy(age_max))
     }
 
     /// Waits until no generating request is open; `false` if some still are after `timeout`.

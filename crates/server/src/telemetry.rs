@@ -18,7 +18,7 @@ use crate::keep_alive::keep_alive;
 use crate::metrics::Outcome;
 use crate::orca::LoadFormat;
 use crate::request_trace::{EndedTrace, RequestTrace, TraceParent};
-use crate::state::{ActiveGuard, AppState};
+use crate::state::{ActiveGuard, AppState, Model};
 use crate::validate::ValidatedRequest;
 
 /// A request's id in its answer.
@@ -89,6 +89,8 @@ pub struct OpenRequest {
     state: AppState,
     context: RequestContext,
     active: Option<ActiveGuard>,
+    /// Held to the end, so that a model that is unloaded waits for its requests.
+    model: Option<Arc<Model>>,
     outcome: Outcome,
     streamed: bool,
     trace: Option<RequestTrace>,
@@ -97,7 +99,8 @@ pub struct OpenRequest {
 impl OpenRequest {
     /// A request that has just come.
     pub fn new(state: &AppState, context: RequestContext) -> Self {
-        Self { state: state.clone(), context, active: None, outcome: Outcome::Aborted, streamed: false, trace: None }
+        let (active, model, trace) = (None, None, None);
+        Self { state: state.clone(), context, active, model, outcome: Outcome::Aborted, streamed: false, trace }
     }
 
     /// Its id and when it came.
@@ -109,6 +112,11 @@ impl OpenRequest {
     pub fn admit(&mut self) -> Result<(), ApiError> {
         self.active = Some(self.state.admit()?);
         Ok(())
+    }
+
+    /// Which model it is for.
+    pub fn set_model(&mut self, model: Arc<Model>) {
+        self.model = Some(model);
     }
 
     /// Logs what was asked, in numbers.
@@ -180,7 +188,8 @@ impl Drop for OpenRequest {
             let is_error = self.outcome == Outcome::Error;
             tracer.export(EndedTrace { request, ended: Instant::now(), is_error });
         }
-        self.state.http_metrics().count(self.outcome, self.context.arrived.elapsed().as_secs_f64());
+        let seconds = self.context.arrived.elapsed().as_secs_f64();
+        self.state.count_request(self.model.as_deref(), self.outcome, seconds);
         if self.outcome == Outcome::Aborted && self.state.config().log_requests {
             tracing::info!("[{}] the client left", self.context.id);
         } else if self.streamed && self.state.config().log_requests {

@@ -17,11 +17,11 @@ use crate::failure::Failure;
 pub struct ModelArgs {
     /// A Hugging Face id (org/name, org/name@revision), a folder, or a .gguf file [env: MODEL_NAME, VLLM_MODEL, MODEL_PATH]
     #[arg(value_name = "MODEL", conflicts_with = "model_flag", help_heading = Resettable::Reset)]
-    model_argument: Option<String>,
+    model_argument: Vec<String>,
 
     /// The model, in the spelling of vLLM's api_server
     #[arg(long = "model", value_name = "MODEL", id = "model_flag")]
-    model_flag: Option<String>,
+    model_flag: Vec<String>,
 
     /// Branch, tag or commit of a model on the hub [default: main]
     #[arg(long)]
@@ -37,22 +37,39 @@ pub struct ModelArgs {
 }
 
 impl ModelArgs {
-    /// The model's name: from the command line, else from the environment.
-    pub fn model(&self) -> Option<String> {
+    /// The models' names: from the command line, else one from the environment.
+    pub fn models(&self) -> Vec<String> {
+        let given: Vec<String> = self.model_argument.iter().chain(&self.model_flag).cloned().collect();
+        if !given.is_empty() {
+            return given;
+        }
         let variables = ["MODEL_NAME", "VLLM_MODEL", "MODEL_PATH"];
-        let from_environment =
-            || variables.iter().find_map(|name| env::var(name).ok().filter(|value| !value.is_empty()));
-        self.model_argument.clone().or_else(|| self.model_flag.clone()).or_else(from_environment)
+        let from_environment = variables.iter().find_map(|name| env::var(name).ok().filter(|value| !value.is_empty()));
+        from_environment.into_iter().collect()
+    }
+
+    /// The model's name, if one is given; only `serve` takes several.
+    pub fn model(&self) -> Result<Option<String>, Failure> {
+        match &self.models()[..] {
+            [] => Ok(None),
+            [name] => Ok(Some(name.clone())),
+            names => Err(Failure::Usage(format!("{} models are given, but this command takes one", names.len()))),
+        }
     }
 
     /// The model's name, which must be given.
     pub fn required(&self) -> Result<String, Failure> {
-        self.model().ok_or_else(|| {
+        self.model()?.ok_or_else(|| {
             Failure::Usage(
                 "no model given; try `firebrick run HuggingFaceTB/SmolLM2-135M-Instruct`, a folder or a .gguf file"
                     .into(),
             )
         })
+    }
+
+    /// Branch, tag or commit on the hub.
+    pub fn revision(&self) -> Option<&str> {
+        self.revision.as_deref()
     }
 
     /// Where to look for it.

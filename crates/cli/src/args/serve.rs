@@ -17,9 +17,10 @@ Examples:
        -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Hello\"}]}'
 
   firebrick serve ./model.gguf --max-model-len 4k --host 0.0.0.0 --api-key SECRET
-  firebrick --model ./model.gguf --port 8001       the spelling of vLLM's api_server";
+  firebrick --model ./model.gguf --port 8001       the spelling of vLLM's api_server
+  firebrick serve ./small.gguf ./large.gguf --served-model-name small large       two models, told apart by `model`";
 
-/// Serve a model over HTTP, with the OpenAI API.
+/// Serve one model or several over HTTP, with the OpenAI API.
 ///
 /// The port opens at once; /health answers 503 until the model is loaded. Ctrl-C or SIGTERM stops accepting requests,
 /// finishes those that run, and ends; a second one ends at once.
@@ -72,6 +73,11 @@ pub struct ServeArgs {
     /// Address of the metrics port
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", help_heading = "Server")]
     pub metrics_host: String,
+
+    /// Models at once: what their weights leave of the memory is divided into so many KV caches; more than are given
+    /// leave room for models that /v1/models/load brings [default: as many as are given]
+    #[arg(long, value_name = "MODELS", value_parser = quantity, help_heading = "Limits")]
+    pub max_models: Option<usize>,
 
     /// Bytes of a request
     #[arg(long, value_name = "BYTES", default_value = "8M", value_parser = quantity, help_heading = "Limits")]

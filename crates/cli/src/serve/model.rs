@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use firebrick::{LoadReport, Loaded, Options, SourceOptions};
+use firebrick::{LoadReport, Loaded, Options};
 use firebrick_checkpoint::GenerationConfig;
 use firebrick_ops::Backend;
 use firebrick_server::{
-    DeviceInfo, DeviceKind, EngineHandle, EngineThreadOptions, Grammars, Model, RecordingFile, SamplingDefaults,
-    spawn_engine_recorded, spawn_engine_with,
+    DeviceInfo, DeviceKind, EngineHandle, EngineState, EngineThreadOptions, Grammars, Model, RecordingFile,
+    SamplingDefaults, spawn_engine_recorded, spawn_engine_with,
 };
 use firebrick_text::Dialect;
 use serde_json::Value;
@@ -22,7 +22,6 @@ use crate::progress::Bars;
 /// Which model to load, how, and under which names.
 pub struct Plan {
     name: String,
-    source: SourceOptions,
     options: Options,
     served_names: Vec<String>,
     generation_config: GenerationConfigSource,
@@ -43,14 +42,13 @@ pub struct Facts {
 
 impl Plan {
     /// From the command line.
-    pub fn new(name: String, source: SourceOptions, options: Options, args: &ServedArgs) -> Self {
+    pub fn new(name: String, options: Options, args: &ServedArgs) -> Self {
         let served_names = match &args.served_model_name[..] {
             [] => vec![name.clone()],
             names => names.to_vec(),
         };
         Self {
             name,
-            source,
             options,
             served_names,
             generation_config: args.generation_config,
@@ -66,14 +64,13 @@ impl Plan {
         Self { record, ..self }
     }
 
-    /// Downloads and loads; blocks for as long as that takes.
-    pub fn load(self, bars: &Bars) -> Result<(Model, Facts), Failure> {
+    /// Loads the model in `path`; blocks for as long as that takes.
+    pub fn load(self, path: &Path, bars: &Bars) -> Result<(Model, Facts), Failure> {
         let started = Instant::now();
         let overrides = self.overrides.as_deref().map(parse_overrides).transpose()?;
         let recording = self.record.as_deref().map(create_recording).transpose()?;
-        let source = loading::find(&self.name, &self.source, bars)?;
-        tracing::info!("loading {}", source.path.display());
-        let loaded = loading::load(&source.path, &self.options, bars)?;
+        tracing::info!("loading {}", path.display());
+        let loaded = loading::load(path, &self.options, bars)?;
         let device = device_info(&loaded.report);
         let facts = Facts {
             report: loaded.report.clone(),
@@ -115,8 +112,18 @@ impl Plan {
 }
 
 impl Facts {
-    /// Says what was loaded, and that clients may come.
-    pub fn log(&self, url: &str, served: &str) {
+    /// What runs it.
+    pub fn backend(&self) -> Backend {
+        self.report.backend
+    }
+
+    /// The memory of the device, as measured before the model was loaded.
+    pub fn device_memory_bytes(&self) -> u64 {
+        self.report.plan.options.memory_bytes
+    }
+
+    /// Says what was loaded.
+    pub fn log(&self, served: &str) {
         let Self { report, device, block_size, seconds, .. } = self;
         let plan = &report.plan;
         let kv_bytes = u64::from(report.num_blocks) * u64::from(*block_size) * plan.kv_bytes_per_token;
@@ -133,8 +140,6 @@ impl Facts {
         if !self.has_chat_template {
             tracing::warn!("the model has no chat template: /v1/completions works, chat needs --chat-template FILE");
         }
-        tracing::info!("try: curl {url}/v1/models");
-        tracing::info!("Application startup complete.");
     }
 }
 
@@ -210,7 +215,7 @@ fn device_info(report: &LoadReport) -> DeviceInfo {
         name: if kind == DeviceKind::Cpu { processor_name() } else { report.backend.name().to_owned() },
         memory_total_bytes: plan.options.memory_bytes,
         memory_allocated_bytes: allocated,
-        memory_reserved_bytes: allocated,
+        memory_reserved_bytes: allocated + plan.activation_bytes,
     }
 }
 
@@ -222,12 +227,15 @@ fn processor_name() -> String {
     format!("{name}, {cores} cores")
 }
 
-/// Every ten seconds one line about an engine that has work.
+/// Every ten seconds one line about an engine that has work, until it ends.
 pub async fn log_stats(engine: EngineHandle) {
     let mut ticks = tokio::time::interval(Duration::from_secs(10));
     ticks.tick().await;
     loop {
         ticks.tick().await;
+        if engine.state() != EngineState::Running {
+            return;
+        }
         let now = engine.snapshot();
         if now.num_running + now.num_waiting == 0 {
             continue;

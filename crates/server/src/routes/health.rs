@@ -28,14 +28,15 @@ pub async fn health(State(state): State<AppState>) -> Response {
         ModelSlot::Ready(_) if healthy => "healthy",
         ModelSlot::Ready(_) => "unhealthy",
     };
-    let model = state.loaded();
+    let models = state.models();
+    let model = models.first();
     let body = Health {
         status,
-        model: model.as_ref().map(|model| model.name().to_owned()),
+        model: model.map(|model| model.name().to_owned()),
         model_loaded: model.is_some(),
-        gpu_available: model.as_ref().is_some_and(|model| model.device.kind == DeviceKind::Gpu),
+        gpu_available: model.is_some_and(|model| model.device.kind == DeviceKind::Gpu),
         active_requests: state.num_active(),
-        tensor_parallel_size: model.as_ref().map_or(1, |model| model.tensor_parallel_size),
+        tensor_parallel_size: model.map_or(1, |model| model.tensor_parallel_size),
     };
     json_response(if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &body)
 }

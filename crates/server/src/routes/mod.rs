@@ -74,6 +74,8 @@ fn table() -> Vec<Route> {
         route("/v1/messages/count_tokens", Key, post(messages::count_tokens), [takes::<CountTokensRequest>("Count the tokens of a conversation.")]),
         route("/v1/models", Key, get(models::list), [shows("List the served models.")]),
         route("/v1/models/{*model}", Key, get(models::retrieve), [shows("Show a served model.")]),
+        route("/v1/models/load", Admin, post(models::load), [takes::<models::LoadRequest>("Load a model beside those that are served.")]),
+        route("/v1/models/unload", Admin, post(models::unload), [takes::<models::UnloadRequest>("Take a model out of service.")]),
         route("/tokenize", Key, post(tokenize::tokenize), [takes::<tokenize::TokenizeRequest>("Turn a text or a conversation into tokens.")]),
         route("/detokenize", Key, post(tokenize::detokenize), [takes::<tokenize::DetokenizeRequest>("Turn tokens into text.")]),
         route("/v1/embeddings", Key, post(unsupported::embeddings), []),

@@ -8,6 +8,7 @@ mod lifecycle;
 mod load;
 mod logging;
 mod messages;
+mod models;
 mod openapi;
 mod operations;
 mod reports;

@@ -126,7 +126,8 @@ impl Default for Setup {
 }
 
 impl Setup {
-    fn engine(&self) -> EngineHandle {
+    /// Its engine on a thread of its own.
+    pub fn engine(&self) -> EngineHandle {
         let config = EngineConfig {
             block_size: 16,
             max_model_len: self.max_model_len,
@@ -151,6 +152,31 @@ impl Setup {
         let executor = PacedExecutor { inner, step_ms: self.step_ms, panic_at: self.panic_at, steps: 0 };
         let engine = Engine::new(config, executor).expect("the test configuration is valid");
         spawn_engine_with(engine, self.options.clone())
+    }
+
+    /// A model under these names.
+    pub fn model(&self, names: &[&str], engine: EngineHandle) -> Model {
+        let template = ChatTemplate::new(TEMPLATE, SpecialTokens::default()).expect("the test template is valid");
+        Model {
+            served_names: names.iter().map(|&name| name.to_owned()).collect(),
+            root: "/models/tiny".to_owned(),
+            tokenizer: tokenizer(),
+            chat_template: self.template.then_some(template),
+            dialect: self.dialect.clone(),
+            defaults: self.defaults.clone(),
+            eos_token_ids: vec![END],
+            max_model_len: self.max_model_len,
+            tensor_parallel_size: 1,
+            device: DeviceInfo {
+                kind: DeviceKind::Cpu,
+                name: "scripted".to_owned(),
+                memory_total_bytes: 4 << 30,
+                memory_allocated_bytes: 1 << 30,
+                memory_reserved_bytes: 2 << 30,
+            },
+            engine,
+            grammars: Grammars::default(),
+        }
     }
 }
 
@@ -192,27 +218,7 @@ impl Server {
     }
 
     pub fn load(&self, setup: &Setup) {
-        let template = ChatTemplate::new(TEMPLATE, SpecialTokens::default()).expect("the test template is valid");
-        self.state.set_model(Model {
-            served_names: vec!["tiny".to_owned(), "org/tiny".to_owned()],
-            root: "/models/tiny".to_owned(),
-            tokenizer: tokenizer(),
-            chat_template: setup.template.then_some(template),
-            dialect: setup.dialect.clone(),
-            defaults: setup.defaults.clone(),
-            eos_token_ids: vec![END],
-            max_model_len: setup.max_model_len,
-            tensor_parallel_size: 1,
-            device: DeviceInfo {
-                kind: DeviceKind::Cpu,
-                name: "scripted".to_owned(),
-                memory_total_bytes: 4 << 30,
-                memory_allocated_bytes: 1 << 30,
-                memory_reserved_bytes: 2 << 30,
-            },
-            engine: self.engine.clone(),
-            grammars: Grammars::default(),
-        });
+        self.state.set_model(setup.model(&["tiny", "org/tiny"], self.engine.clone()));
     }
 
     pub async fn post(&self, path: &str, body: &Value) -> Reply {
