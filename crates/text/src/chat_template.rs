@@ -1,7 +1,9 @@
 //! Messages to a prompt, by the model's own Jinja template, rendered as transformers renders it.
 //!
 //! A template comes with a model and may be hostile or broken: it runs with bounded fuel, depth and output, reads
-//! nothing but the values given here, and ends in an error when it reaches a limit.
+//! nothing but the values given here, and ends in an error when it reaches a limit. Not bounded is the size of a value that
+//! is never shown: a template that appends a string to itself (`{% set x = x ~ x %}`) some thirty times takes gigabytes,
+//! because the template engine has no limit for `~` and `+`. Whoever serves a model trusts its template that far.
 
 use std::io;
 use std::sync::Arc;
@@ -75,7 +77,7 @@ impl ChatTemplate {
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_fuel(Some(limits.fuel));
         environment.set_recursion_limit(limits.depth);
-        template_functions::install(&mut environment);
+        template_functions::install(&mut environment, limits.output_bytes);
         environment
             .add_template_owned(NAME, template_source::without_generation_blocks(source))
             .map_err(|error| TemplateError::Syntax { reason: error_text(&error) })?;

@@ -1,5 +1,6 @@
 //! The functions and filters that transformers gives its chat templates, with Python's behaviour.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use minijinja::value::{Kwargs, ValueKind};
@@ -8,26 +9,30 @@ use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
 use crate::python_json::{PythonStyle, escape_non_ascii};
 use crate::python_repr::python_repr;
 
-/// Adds everything that chat templates expect beyond plain Jinja.
-pub(crate) fn install(environment: &mut Environment<'static>) {
+/// Adds everything that chat templates expect beyond plain Jinja; no value that is shown may be longer than `bytes_max`.
+pub(crate) fn install(environment: &mut Environment<'static>, bytes_max: usize) {
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_function("raise_exception", raise_exception);
     environment.add_filter("tojson", to_json);
     environment.add_filter("string", |value: &Value| python_str(value));
-    environment.set_formatter(write_value);
+    environment.set_formatter(move |output, _state, value| write_value(output, value, bytes_max));
     environment.add_test("iterable", |value: &Value| is_text(value) || (!value.is_none() && value.try_iter().is_ok()));
     environment.add_test("sequence", |value: &Value| {
         is_text(value) || matches!(value.kind(), ValueKind::Seq | ValueKind::Map)
     });
 }
 
-/// Writes what `{{ value }}` shows: lists and mappings read as in Python.
-fn write_value(output: &mut Output<'_>, _state: &State<'_, '_>, value: &Value) -> Result<(), Error> {
-    match value.as_str() {
-        Some(text) => output.write_str(text)?,
-        None => output.write_str(&python_str(value))?,
+/// Writes what `{{ value }}` shows: lists and mappings read as in Python. What is longer than a whole prompt may be cannot
+/// end up in one; refused here, it does not grow further where it is caught in a block or a macro.
+fn write_value(output: &mut Output<'_>, value: &Value, bytes_max: usize) -> Result<(), Error> {
+    let shown = match value.as_str() {
+        Some(text) => Cow::Borrowed(text),
+        None => Cow::Owned(python_str(value)),
+    };
+    if shown.len() > bytes_max {
+        return Err(Error::new(ErrorKind::WriteFailure, "too long"));
     }
-    Ok(())
+    Ok(output.write_str(&shown)?)
 }
 
 fn python_str(value: &Value) -> String {

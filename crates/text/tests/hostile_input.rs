@@ -74,6 +74,10 @@ fn hostile_templates_end_in_an_error() {
         "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
         "{{ 'x' * 99999999999 }}",
         "{% set x = 'x' * 90000000 %}{{ x }}",
+        "{% set n = namespace(x='x') %}{% for a in range(60) %}{% set y %}{{ n.x }}{{ n.x }}{% endset %}{% set n.x = y %}\
+         {% endfor %}{{ n.x | length }}",
+        "{% macro twice(x) %}{{ x }}{{ x }}{% endmacro %}{% set n = namespace(x='x') %}\
+         {% for a in range(60) %}{% set n.x = twice(n.x) %}{% endfor %}{{ n.x | length }}",
         "{% include 'chat_template' %}",
         "{% include '/etc/passwd' %}",
         "{{ ''.__class__.__mro__ }}",
