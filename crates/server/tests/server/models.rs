@@ -1,6 +1,7 @@
 //! Several models in one server: told apart by name, loaded and unloaded while others serve.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use firebrick_server::{ApiKeys, EngineHandle, ModelOrder, ServerConfig};
@@ -108,12 +109,19 @@ async fn a_model_is_loaded_at_run_time() {
     let server = Server::start(setup("first")).await;
     let order = json!({"model": "org/third", "served_model_name": ["third"]});
     assert_eq!(operate(&server, "/v1/models/load", order.clone()).await.status, 501, "nobody can load");
-    server.state.set_loader(Arc::new(|order: ModelOrder| {
+    let (begun, released) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (loader_begun, loader_released) = (begun.clone(), released.clone());
+    server.state.set_loader(Arc::new(move |order: ModelOrder| {
         assert_eq!((order.num_models, order.allocated_bytes), (1, 2 << 30));
-        std::thread::sleep(Duration::from_millis(100));
         let setup = setup("third");
         match order.model.as_str() {
-            "org/third" => Ok(setup.model(&["third"], setup.engine())),
+            "org/third" => {
+                loader_begun.store(true, Ordering::Release);
+                while !loader_released.load(Ordering::Acquire) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Ok(setup.model(&["third"], setup.engine()))
+            }
             "panics" => panic!("a planned panic"),
             _ => Err("there is no such file".to_owned()),
         }
@@ -124,15 +132,20 @@ async fn a_model_is_loaded_at_run_time() {
     assert_eq!(operate(&server, "/v1/models/load", json!({"model": "panics"})).await.status, 500);
     let taken = operate(&server, "/v1/models/load", json!({"model": "x", "served_model_name": "tiny"})).await;
     assert_eq!((taken.status, taken.error().0.contains("already")), (400, true));
-    let first = operate(&server, "/v1/models/load", order.clone());
-    let second = operate(&server, "/v1/models/load", json!({"model": "org/fourth"}));
-    let (first, second) = tokio::join!(first, second);
-    let mut statuses = [first.status, second.status];
-    statuses.sort_unstable();
-    assert_eq!(statuses, [200, 503], "one after the other");
-    if first.status == 503 {
-        assert_eq!(operate(&server, "/v1/models/load", order).await.status, 200);
-    }
+    let first = operate(&server, "/v1/models/load", order);
+    let meanwhile = async {
+        while !begun.load(Ordering::Acquire) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let second = operate(&server, "/v1/models/load", json!({"model": "org/fourth"})).await;
+        assert_eq!((second.status, second.error().0.contains("another model")), (503, true), "one after the other");
+        let unloading = operate(&server, "/v1/models/unload", json!({"model": "tiny"})).await;
+        assert_eq!(unloading.status, 503, "also to unload one");
+        assert_eq!(text(&server, None).await, "first", "requests are answered all the while");
+        released.store(true, Ordering::Release);
+    };
+    let (first, ()) = tokio::join!(first, meanwhile);
+    assert_eq!((first.status, names(&first.json())), (200, vec!["third"]));
     assert_eq!(text(&server, Some("third")).await, "third");
     assert_eq!(names(&server.get("/v1/models").await.json()), ["tiny", "org/tiny", "third"]);
 }
