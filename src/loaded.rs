@@ -181,7 +181,7 @@ fn memory_plan(
         max_num_batched_tokens: options.max_num_batched_tokens as usize,
         memory_utilization: options.gpu_memory_utilization,
         others_bytes: options.others_bytes,
-        num_kv_caches: options.num_kv_caches.into(),
+        num_kv_caches: options.num_kv_caches.saturating_sub(options.num_kv_caches_made).max(1).into(),
         ..PlanOptions::new(config, backend.name(), memory)
     };
     Ok(MemoryPlan::new(config, checkpoint.num_parameters(), plan_options))

@@ -38,9 +38,11 @@ pub struct Options {
     pub memory_bytes: Option<u64>,
     /// What other models on the device take, or will.
     pub others_bytes: u64,
-    /// KV caches among which the rest of the memory is divided, this model's included.
+    /// KV caches that the device is to hold, this model's included; each has an equal part of what weights leave.
     pub num_kv_caches: u32,
-    /// Bytes of KV cache; `None`: what is left (on the CPU at most 4 GiB).
+    /// How many of them have been made.
+    pub num_kv_caches_made: u32,
+    /// Bytes of KV cache; `None`: what is left (on the CPU at most 4 GiB for all models).
     pub kv_cache_memory_bytes: Option<u64>,
     /// Blocks of KV cache, whatever fits.
     pub num_gpu_blocks_override: Option<u32>,
@@ -75,6 +77,7 @@ impl Default for Options {
             memory_bytes: None,
             others_bytes: 0,
             num_kv_caches: 1,
+            num_kv_caches_made: 0,
             kv_cache_memory_bytes: None,
             num_gpu_blocks_override: None,
             enable_prefix_caching: true,

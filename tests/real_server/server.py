@@ -20,7 +20,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 class Server:
     """`firebrick serve` with a tiny model; a context manager that ends the process."""
 
-    def __init__(self, *flags, model=None, environment=None, wait=True):
+    def __init__(self, *flags, model=None, environment=None, wait=True, without=()):
         self.folder = tempfile.TemporaryDirectory(prefix="firebrick-test-")
         root = pathlib.Path(self.folder.name)
         self.model = model or tiny_model.write(root / "tiny")
@@ -28,7 +28,7 @@ class Server:
         command = [os.path.abspath(BINARY), "serve", str(self.model), *flags]
         usual = {"--port": "0", "--device": "cpu", "--num-gpu-blocks-override": "4096", "--served-model-name": "tiny"}
         for flag, value in usual.items():
-            command += [] if flag in flags else [flag, value]
+            command += [] if flag in flags or flag in without else [flag, value]
         # A home of its own: no test sees what another left, nor touches the user's cache.
         variables = {**os.environ, "XDG_CACHE_HOME": str(root / "cache"), "HF_HOME": str(root / "hub"), "NO_COLOR": "1"}
         with open(self.log_path, "wb") as log:

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import tempfile
 import threading
@@ -99,6 +100,20 @@ class SeveralModels(unittest.TestCase):
             self.assertEqual(pair.operate("/v1/models/unload", model="tiny")[0], 400, "the only model stays")
             self.assertEqual(pair.post("/v1/models/load", {"model": "x"})[0], 401)
             self.assertTrue(pair.text(model="tiny"))
+
+    def test_the_memory_for_keys_and_values_is_divided_evenly(self):
+        model = tiny_model.write(pathlib.Path(self.folder.name) / "m")
+
+        def blocks(*flags):
+            with Server("--max-model-len", "512", *flags, model=model, without=["--num-gpu-blocks-override"]) as server:
+                if "--max-models" in flags:
+                    body = {"model": str(model), "served_model_name": "third"}
+                    self.assertEqual(server.post("/v1/models/load", body, headers=ADMIN)[0], 200)
+                return [int(number) for number in re.findall(r"KV cache: (\d+) blocks", server.log())]
+
+        [alone] = blocks()
+        several = blocks(str(model), "--served-model-name", "a", "b", "--max-models", "3", "--admin-key", "chief")
+        self.assertEqual(several, [alone // 3] * 3)
 
     def test_what_several_models_cannot_mean_is_refused(self):
         model = tiny_model.write(pathlib.Path(self.folder.name) / "m")

@@ -3,7 +3,8 @@
 //! A template comes with a model and may be hostile or broken: it runs with bounded fuel, depth and output, reads
 //! nothing but the values given here, and ends in an error when it reaches a limit. Not bounded is the size of a value that
 //! is never shown: a template that appends a string to itself (`{% set x = x ~ x %}`) some thirty times takes gigabytes,
-//! because the template engine has no limit for `~` and `+`. Whoever serves a model trusts its template that far.
+//! because the template engine has no limit for `~`, `+`, `replace` and `join`. Whoever serves a model trusts its template
+//! that far; templates from clients are never run.
 
 use std::io;
 use std::sync::Arc;

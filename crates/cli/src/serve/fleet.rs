@@ -28,10 +28,10 @@ pub struct Fleet {
     memory_bytes: OnceLock<u64>,
 }
 
-/// A model's part of the device.
-struct Share {
-    others_bytes: u64,
-    num_kv_caches: usize,
+/// What there is on the device beside a model.
+struct Others {
+    bytes: u64,
+    number: usize,
 }
 
 impl Fleet {
@@ -70,13 +70,13 @@ impl Fleet {
         let mut taken = 0;
         for (index, (name, path)) in self.names.iter().zip(&paths).enumerate() {
             let later: u64 = to_come.iter().skip(index + 1).sum();
-            let share = Share { others_bytes: taken + later, num_kv_caches: self.max_models - index };
+            let others = Others { bytes: taken + later, number: index };
             let served_names = match &self.served.served_model_name[..] {
                 [] => vec![name.clone()],
                 names if self.names.len() == 1 => names.to_vec(),
                 names => vec![names[index].clone()],
             };
-            let (model, facts) = self.load(name, path, served_names, share)?;
+            let (model, facts) = self.load(name, path, served_names, others)?;
             taken += model.device.memory_reserved_bytes;
             put(model, &facts)?;
         }
@@ -92,8 +92,8 @@ impl Fleet {
         }
         let path = self.find(&order.model)?;
         let served_names = if order.served_names.is_empty() { vec![order.model.clone()] } else { order.served_names };
-        let share = Share { others_bytes: order.allocated_bytes, num_kv_caches: self.max_models - order.num_models };
-        self.load(&order.model, &path, served_names, share)
+        let others = Others { bytes: order.allocated_bytes, number: order.num_models };
+        self.load(&order.model, &path, served_names, others)
     }
 
     fn find(&self, name: &str) -> Result<PathBuf, Failure> {
@@ -105,12 +105,13 @@ impl Fleet {
         name: &str,
         path: &Path,
         served_names: Vec<String>,
-        share: Share,
+        others: Others,
     ) -> Result<(Model, Facts), Failure> {
         let options = Options {
             memory_bytes: self.memory_bytes.get().copied(),
-            others_bytes: share.others_bytes,
-            num_kv_caches: u32::try_from(share.num_kv_caches).unwrap_or(u32::MAX),
+            others_bytes: others.bytes,
+            num_kv_caches: u32::try_from(self.max_models).unwrap_or(u32::MAX),
+            num_kv_caches_made: u32::try_from(others.number).unwrap_or(u32::MAX),
             ..self.options.clone()
         };
         let served = ServedArgs { served_model_name: served_names, ..self.served.clone() };
