@@ -94,7 +94,7 @@ impl Llm {
                 let Some(&index) = order.get(&event.request) else { continue };
                 let progress = &mut running[index];
                 match event.kind {
-                    EventKind::Scheduled { .. } => {}
+                    EventKind::Scheduled { .. } | EventKind::Prompt(_) => {}
                     EventKind::Token { token, is_stop, .. } => {
                         progress.tokens.push(token);
                         if !is_stop {

@@ -32,6 +32,8 @@ impl Answer {
         match kind {
             EventKind::Scheduled { cached_tokens } => Some(Event::Scheduled { request, cached_tokens }),
             EventKind::Token { .. } if self.stopped => None,
+            // The page asks for no results of prompts.
+            EventKind::Prompt(_) => None,
             EventKind::Token { token, is_stop: true, .. } => Some(Event::Token { request, token, text: String::new() }),
             EventKind::Token { token, .. } => {
                 let output = self.matcher.push(&self.detokenizer.push(token));

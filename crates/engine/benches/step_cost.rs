@@ -27,7 +27,7 @@ impl Executor for InstantExecutor {
     fn execute(&mut self, batch: &Batch) -> impl Future<Output = StepResult> + 'static {
         let token = |row: &firebrick_engine::SampleRow| (row.seed as u32 ^ row.position) % 50_000;
         let outcome = |row| SampleOutcome::Token(SampledToken { token: token(row), logprobs: None });
-        ready(Ok(batch.samples.iter().map(outcome).collect()))
+        ready(Ok(batch.samples.iter().map(outcome).collect::<Vec<_>>().into()))
     }
 }
 

@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use crate::prefix_cache::{ChainHasher, Salt};
 use crate::sequence::{RequestFacts, Sharing, StopTokens, mix_seed};
-use crate::{Constraint, EngineConfig, Rejected, Request, RequestId, SamplingParams, TokenMask};
+use crate::{Constraint, EngineConfig, PromptOutput, Rejected, Request, RequestId, SamplingParams, TokenMask};
 
 const LOGIT_BIAS_ENTRIES_MAX: usize = 1024;
 const STOP_TOKENS_MAX: usize = 1024;
 const SALT_BYTES_MAX: usize = 256;
 const BAD_WORDS_MAX: usize = 1024;
 const BAD_WORD_TOKENS_MAX: usize = 64;
+const LOGPROBS_MAX: u32 = 20;
 
 /// The limits that requests are measured against.
 #[derive(Clone, Copy)]
@@ -32,6 +33,7 @@ impl Door<'_> {
             return Err(Rejected::Choices { n: request.n, max: self.config.max_choices });
         }
         check_params(&request.params)?;
+        check_prompt_output(request)?;
         check_token_sets(request)?;
         check_salt(request.cache_salt.as_deref())?;
         self.check_size(request)?;
@@ -59,6 +61,7 @@ impl Door<'_> {
             constraint: request.constraint,
             sharing: salt.map(|salt| Sharing { root: hasher.root(&salt), salt }),
             prompt: request.prompt.into(),
+            prompt_output: request.prompt_output,
             params: Arc::new(request.params),
         }
     }
@@ -128,11 +131,10 @@ fn check_params(params: &SamplingParams) -> Result<(), Rejected> {
     let repetition = params.repetition_penalty;
     require(repetition > 0.0 && repetition.is_finite(), "repetition_penalty", repetition, "above 0, finite")?;
     if let Some(max_tokens) = params.max_tokens {
-        require(max_tokens > 0, "max_tokens", max_tokens, "at least 1")?;
         require(params.min_tokens <= max_tokens, "min_tokens", params.min_tokens, "at most max_tokens")?;
     }
     if let Some(logprobs) = params.logprobs {
-        require(logprobs <= 20, "logprobs", logprobs, "at most 20")?;
+        require(logprobs <= LOGPROBS_MAX, "logprobs", logprobs, "at most 20")?;
     }
     let entries = params.logit_bias.len();
     require(entries <= LOGIT_BIAS_ENTRIES_MAX, "logit_bias entries", entries, "at most 1024")?;
@@ -141,6 +143,19 @@ fn check_params(params: &SamplingParams) -> Result<(), Rejected> {
     }
     let stops = params.stop_token_ids.len();
     require(stops <= STOP_TOKENS_MAX, "stop_token_ids entries", stops, "at most 1024")
+}
+
+/// A request that generates nothing must report something, and has nothing that several choices could differ in.
+fn check_prompt_output(request: &Request) -> Result<(), Rejected> {
+    if let Some(PromptOutput::Logprobs(count)) = request.prompt_output {
+        require(count <= LOGPROBS_MAX, "prompt_logprobs", count, "at most 20")?;
+    }
+    if request.params.max_tokens == Some(0) {
+        require(request.prompt_output.is_some(), "max_tokens", 0, "at least 1")?;
+        require(request.n == 1, "n", request.n, "1 where no tokens are generated")?;
+        require(request.constraint.is_none(), "constraint", "set", "nothing where no tokens are generated")?;
+    }
+    Ok(())
 }
 
 fn check_token_sets(request: &Request) -> Result<(), Rejected> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{SamplingParams, SequenceId, TokenId, TokenMask};
+use crate::{PromptRows, SamplingParams, SequenceId, TokenId, TokenMask};
 
 /// The work of one step, as flat arrays that become tensors unchanged.
 ///
@@ -30,6 +30,9 @@ pub struct Batch {
     pub blocks_per_row: usize,
     /// Sequences whose last token's logits become a new token, in the order of the results.
     pub samples: Vec<SampleRow>,
+    /// Tokens of prompts whose results are reported.
+    #[serde(default)]
+    pub prompt_rows: Vec<PromptRows>,
 }
 
 impl Batch {
@@ -44,6 +47,7 @@ impl Batch {
         self.block_tables.clear();
         self.blocks_per_row = 0;
         self.samples.clear();
+        self.prompt_rows.clear();
     }
 
     /// Number of sequences.

@@ -7,31 +7,40 @@ use crate::block_pool::Published;
 use crate::scheduler::Scheduler;
 use crate::sequence::Appended;
 use crate::sequence_table::SequenceKey;
-use crate::{EventKind, ExecuteError, FinishReason, SampleOutcome, SampledToken};
+use crate::{EventKind, ExecuteError, FinishReason, PromptOutput, SampleOutcome, SampledToken, StepOutput};
 
-/// Why a sequence ends whose logits are not finite.
 /// Why a sequence ended whose logits were not finite.
 pub const NOT_FINITE: &str = "the model's output was not finite";
 
 impl Scheduler {
-    /// Takes the outcomes of the step in flight, one per sampled row in order.
-    pub(crate) fn commit(&mut self, outcomes: Vec<SampleOutcome>) -> Result<(), ExecuteError> {
+    /// Takes the results of the step in flight.
+    pub(crate) fn commit(&mut self, output: StepOutput) -> Result<(), ExecuteError> {
         let rows = self.in_flight.take().expect("results belong to a step in flight");
-        if outcomes.len() != self.batch.samples.len() {
-            let (got, expected) = (outcomes.len(), self.batch.samples.len());
+        let got = (output.samples.len(), output.prompts.len());
+        let expected = (self.batch.samples.len(), self.batch.prompt_rows.len());
+        if got != expected {
             self.in_flight = Some(rows);
-            return Err(ExecuteError(format!("the executor returned {got} outcomes for {expected} sampled rows")));
+            let message = format!("the executor returned {got:?} results for {expected:?} samples and prompt rows");
+            return Err(ExecuteError(message));
         }
-        let mut outcomes = outcomes.into_iter();
+        let (mut outcomes, mut prompts) = (output.samples.into_iter(), output.prompts.into_iter());
         for row in rows {
             let outcome = if row.samples { outcomes.next() } else { None };
+            let reported = row.reports_to.zip(if row.reports_to.is_some() { prompts.next() } else { None });
             let id = self.sequences[row.key].id();
             if self.is_leaving(id) {
                 continue;
             }
             self.counters.computed_tokens += u64::from(row.num_tokens);
             self.sequences[row.key].num_computed_tokens += row.num_tokens;
-            let Some(outcome) = outcome else { continue };
+            if let Some((end, result)) = reported {
+                self.sequences[row.key].num_reported = end;
+                self.tell(id, EventKind::Prompt(result));
+            }
+            let Some(outcome) = outcome else {
+                self.finish_computed(row.key);
+                continue;
+            };
             if id.index == 0 {
                 self.bring_forth_choices(id.request);
             }
@@ -44,6 +53,16 @@ impl Scheduler {
         }
         self.apply_deferred_aborts();
         Ok(())
+    }
+
+    /// Ends a sequence that was to be computed and not continued, once it is.
+    fn finish_computed(&mut self, key: SequenceKey) {
+        let sequence = &self.sequences[key];
+        if sequence.facts.generates() || sequence.num_pending() > 0 {
+            return;
+        }
+        let is_pooled = matches!(sequence.facts.prompt_output, Some(PromptOutput::Pooled(_)));
+        self.finish(key, if is_pooled { FinishReason::Stop(None) } else { FinishReason::Length });
     }
 
     /// Forgets the step in flight, whose results will never come. Its tokens are computed again into the same slots.

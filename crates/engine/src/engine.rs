@@ -6,11 +6,11 @@ use crate::scheduler::Scheduler;
 use crate::trace::{Recorder, Trace, TraceEntry};
 use crate::{
     Batch, BlockId, ConfigError, EngineConfig, EngineError, EngineSnapshot, EngineStats, ExecuteError, Executor,
-    FinishReason, Rejected, Request, RequestId, SampleOutcome, SequenceId, TokenEvent, TokenId,
+    FinishReason, Rejected, Request, RequestId, SequenceId, StepOutput, TokenEvent, TokenId,
 };
 
-/// What an executor's future gives: one outcome per sampled row, or the reason why the device cannot go on.
-pub type StepResult = Result<Vec<SampleOutcome>, ExecuteError>;
+/// What an executor's future gives: the step's results, or the reason why the device cannot go on.
+pub type StepResult = Result<StepOutput, ExecuteError>;
 
 /// Requests in, token events out.
 ///
@@ -129,7 +129,7 @@ impl<E: Executor> Engine<E> {
         }
         #[cfg(test)]
         let result = self.planted.before_commit(&mut self.scheduler, result);
-        if let Err(error) = result.and_then(|outcomes| self.scheduler.commit(outcomes)) {
+        if let Err(error) = result.and_then(|output| self.scheduler.commit(output)) {
             self.die(error);
         }
         #[cfg(test)]

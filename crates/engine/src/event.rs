@@ -1,6 +1,6 @@
 //! What comes back from a step.
 
-use crate::{RequestId, TokenId};
+use crate::{PromptResult, RequestId, TokenId};
 
 /// Log-probabilities of one generated position, under the model's own distribution (before penalties and filters).
 #[derive(Clone, Debug, PartialEq)]
@@ -31,6 +31,21 @@ pub enum SampleOutcome {
     NotFinite,
 }
 
+/// What a step gives back.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepOutput {
+    /// One per `batch.samples`, in order.
+    pub samples: Vec<SampleOutcome>,
+    /// One per `batch.prompt_rows`, in order.
+    pub prompts: Vec<PromptResult>,
+}
+
+impl From<Vec<SampleOutcome>> for StepOutput {
+    fn from(samples: Vec<SampleOutcome>) -> Self {
+        Self { samples, prompts: Vec::new() }
+    }
+}
+
 /// Why a sequence ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FinishReason {
@@ -58,7 +73,7 @@ pub struct TokenEvent {
     pub kind: EventKind,
 }
 
-/// Events of one sequence come in this order: `Scheduled` once, `Token`s, `Finished` once; nothing after it.
+/// Events of one sequence come in this order: `Scheduled` once, `Prompt`s, `Token`s, `Finished` once; nothing after it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum EventKind {
     /// Entered a batch for the first time; this many prompt tokens came from the prefix cache.
@@ -66,6 +81,8 @@ pub enum EventKind {
         /// Prompt tokens whose keys and values were already there.
         cached_tokens: u32,
     },
+    /// Results of the next positions of the prompt, where the request asked for them; its first choice has them.
+    Prompt(PromptResult),
     /// A new token. `is_stop`: it ended the sequence and is not part of the text.
     Token {
         /// The token.

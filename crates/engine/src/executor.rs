@@ -2,18 +2,19 @@
 
 use std::future::Future;
 
-use crate::{Batch, ExecuteError, SampleOutcome};
+use crate::{Batch, ExecuteError, StepOutput};
 
 /// Runs planned batches.
 pub trait Executor {
     /// Size of the KV cache in blocks; constant.
     fn kv_blocks(&self) -> u32;
 
-    /// Enqueues the batch now; the future only waits for the sampled ids, one outcome per `batch.samples` in order.
+    /// Enqueues the batch now; the future only waits for the sampled ids, one outcome per `batch.samples`, and for one
+    /// result per `batch.prompt_rows`, both in order.
     ///
     /// Batches run in the order in which they were enqueued, also when a future is dropped: a later batch may write to
     /// blocks that an earlier one reads. An error means that nothing can be run any more.
     ///
     /// The future borrows nothing, so that the next batch can be planned while this one runs.
-    fn execute(&mut self, batch: &Batch) -> impl Future<Output = Result<Vec<SampleOutcome>, ExecuteError>> + 'static;
+    fn execute(&mut self, batch: &Batch) -> impl Future<Output = Result<StepOutput, ExecuteError>> + 'static;
 }

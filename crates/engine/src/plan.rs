@@ -8,9 +8,11 @@
 //! - every running sequence gets at least one token in every step (the budget is at least `max_num_seqs`), so a long
 //!   prompt never stops those that are already generating.
 
+use std::ops::Range;
+
 use crate::scheduler::Scheduler;
 use crate::sequence_table::SequenceKey;
-use crate::{EventKind, SequenceId};
+use crate::{EventKind, PromptOutput, PromptRows, PromptWanted, SequenceId};
 
 /// One sequence's part of a planned step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +21,8 @@ pub(crate) struct PlannedRow {
     pub(crate) num_tokens: u32,
     /// Whether the step closes the gap, so that a token is sampled.
     pub(crate) samples: bool,
+    /// Where the positions end whose results the step reports.
+    pub(crate) reports_to: Option<u32>,
 }
 
 impl Scheduler {
@@ -148,12 +152,12 @@ impl Scheduler {
     }
 
     /// Leaves in `found` the cached blocks that hold the beginning of a sequence. At least the last token is left to
-    /// compute: its logits are needed.
+    /// compute, because its logits are needed, and every position that is still to be reported.
     fn find_cached_blocks(&mut self, key: SequenceKey) {
         self.found.clear();
         let block_size = self.config.block_size;
         let sequence = &mut self.sequences[key];
-        let num_blocks = (sequence.len() - 1) / block_size;
+        let num_blocks = (sequence.len() - 1).min(sequence.first_unreported()) / block_size;
         sequence.hash_blocks(num_blocks, block_size, self.pool.cache().hasher());
         for index in 0..num_blocks {
             let Some(key) = sequence.block_key(index, self.found.last().copied(), block_size) else { break };
@@ -193,11 +197,36 @@ impl Scheduler {
         batch.slot_mapping.extend((start..end).map(|position| sequence.table.slot(position)));
         batch.query_starts.push(batch.tokens.len() as u32);
         batch.context_lens.push(end);
-        let samples = end == sequence.len();
+        let samples = end == sequence.len() && sequence.facts.generates();
         if samples {
             batch.samples.push(sequence.sample_row(batch.context_lens.len() as u32 - 1));
         }
-        PlannedRow { key, num_tokens, samples }
+        let reports_to = self.plan_report(key, start..end);
+        PlannedRow { key, num_tokens, samples, reports_to }
+    }
+
+    /// Writes into the batch what is reported of a sequence's tokens at these positions, the last ones of the batch. Says
+    /// where the reported ones end.
+    fn plan_report(&mut self, key: SequenceKey, computed: Range<u32>) -> Option<u32> {
+        let Self { batch, sequences, .. } = self;
+        let sequence = &sequences[key];
+        let output = sequence.facts.prompt_output?;
+        let wanted = output.positions(sequence.facts.prompt_len());
+        let reported = wanted.start.max(sequence.first_unreported()).max(computed.start)..wanted.end.min(computed.end);
+        if reported.is_empty() {
+            return None;
+        }
+        let place = |position: u32| batch.tokens.len() as u32 - (computed.end - position);
+        let tokens = place(reported.start)..place(reported.end);
+        let wanted = match output {
+            PromptOutput::Logprobs(count) => {
+                let next = sequence.span(reported.start + 1..reported.end + 1).iter().collect();
+                PromptWanted::Logprobs { next, count }
+            }
+            PromptOutput::Pooled(_) => PromptWanted::HiddenSum,
+        };
+        batch.prompt_rows.push(PromptRows { sequence: sequence.id(), tokens, wanted });
+        Some(reported.end)
     }
 
     /// Writes the block tables, as wide as the longest context needs.

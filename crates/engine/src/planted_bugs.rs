@@ -216,8 +216,8 @@ impl Planted {
     }
 
     pub(crate) fn before_commit(&self, scheduler: &mut Scheduler, mut result: StepResult) -> StepResult {
-        let Ok(outcomes) = &mut result else { return result };
-        match (self.bug, &mut outcomes[..]) {
+        let Ok(output) = &mut result else { return result };
+        match (self.bug, &mut output.samples[..]) {
             (Some(PlantedBug::SwapsOutcomes), [a, b, ..]) => std::mem::swap(a, b),
             (Some(PlantedBug::LosesAbort), _) => scheduler.deferred_aborts.clear(),
             (Some(PlantedBug::OverlooksNotFinite), outcomes) => {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Constraint, TokenId};
+use crate::{Constraint, PromptOutput, TokenId};
 
 /// How the next token is chosen and when a sequence ends.
 ///
@@ -20,7 +20,8 @@ pub struct SamplingParams {
     pub min_p: f32,
     /// Fixes the draws of this request. `None`: the engine derives one from its own seed and the request's number.
     pub seed: Option<u64>,
-    /// Tokens to generate at most; `None`: up to the model's length.
+    /// Tokens to generate at most; `None`: up to the model's length. 0 only computes the prompt, for its
+    /// [`PromptOutput`].
     pub max_tokens: Option<u32>,
     /// End-of-sequence and stop tokens are impossible before this many generated tokens.
     pub min_tokens: u32,
@@ -100,11 +101,23 @@ pub struct Request {
     /// What each continuation must follow, such as a grammar.
     #[serde(default)]
     pub constraint: Option<Constraint>,
+    /// What is reported of the prompt.
+    #[serde(default)]
+    pub prompt_output: Option<PromptOutput>,
 }
 
 impl Request {
     /// A request for one continuation with default priority.
     pub fn new(prompt: Vec<TokenId>, params: SamplingParams) -> Self {
-        Self { prompt, params, n: 1, priority: 0, eos_token_ids: Vec::new(), cache_salt: None, constraint: None }
+        Self {
+            prompt,
+            params,
+            n: 1,
+            priority: 0,
+            eos_token_ids: Vec::new(),
+            cache_salt: None,
+            constraint: None,
+            prompt_output: None,
+        }
     }
 }

@@ -10,7 +10,8 @@ use std::future::Future;
 
 use crate::engine::StepResult;
 use crate::{
-    Batch, ExecuteError, Executor, SampleOutcome, SampleRow, SampledToken, SequenceId, TokenId, TokenLogprobs,
+    Batch, ExecuteError, Executor, PromptResult, PromptRows, PromptWanted, SampleOutcome, SampleRow, SampledToken,
+    SequenceId, StepOutput, TokenId, TokenLogprobs,
 };
 
 /// A running hash of a sequence's tokens from the first on.
@@ -153,7 +154,8 @@ impl ScriptedExecutor {
         for ((slot, token), position) in batch.slot_mapping.iter().zip(&batch.tokens).zip(&batch.positions) {
             self.cells[*slot as usize] = Some(Cell { token: *token, position: *position });
         }
-        Ok(batch.samples.iter().map(|sample| self.sample(batch, sample)).collect())
+        let samples = batch.samples.iter().map(|sample| self.sample(batch, sample)).collect();
+        Ok(StepOutput { samples, prompts: batch.prompt_rows.iter().map(|rows| report(batch, rows)).collect() })
     }
 
     fn sample(&mut self, batch: &Batch, sample: &SampleRow) -> SampleOutcome {
@@ -188,6 +190,23 @@ impl ScriptedExecutor {
         }
         assert_eq!(position, context_len, "invariant 11: the block table of row {row} is too short");
         hash
+    }
+}
+
+/// Numbers of hidden states of the simulated model.
+const HIDDEN_SIZE: usize = 4;
+
+/// Results of a prompt: the hidden state of a token holds its powers.
+fn report(batch: &Batch, rows: &PromptRows) -> PromptResult {
+    match &rows.wanted {
+        PromptWanted::Logprobs { next, count } => {
+            PromptResult::Logprobs(next.iter().map(|&token| (token, logprobs(token, *count))).collect())
+        }
+        PromptWanted::HiddenSum => {
+            let tokens = &batch.tokens[rows.tokens.start as usize..rows.tokens.end as usize];
+            let power = |power: usize| tokens.iter().map(|&token| (token as f32 / 100.0).powi(power as i32)).sum();
+            PromptResult::HiddenSum((0..HIDDEN_SIZE).map(power).collect())
+        }
     }
 }
 

@@ -11,8 +11,8 @@ use crate::policy::ServiceOrder;
 use crate::prefix_cache::{BlockKey, ChainHasher, Parent, Salt};
 use crate::token_span::TokenSpan;
 use crate::{
-    Constraint, ConstraintState, FinishReason, Progress, RequestId, SampleRow, SamplingParams, SchedulingPolicy,
-    SequenceId, TokenHistory, TokenId, TokenMask,
+    Constraint, ConstraintState, FinishReason, Progress, PromptOutput, RequestId, SampleRow, SamplingParams,
+    SchedulingPolicy, SequenceId, TokenHistory, TokenId, TokenMask,
 };
 
 /// What does not change during a request's life; all its choices share it.
@@ -32,9 +32,15 @@ pub(crate) struct RequestFacts {
     pub(crate) seed: u64,
     /// With whom blocks are shared; `None`: with nobody.
     pub(crate) sharing: Option<Sharing>,
+    pub(crate) prompt_output: Option<PromptOutput>,
 }
 
 impl RequestFacts {
+    /// Whether tokens are generated; otherwise only the prompt is computed.
+    pub(crate) fn generates(&self) -> bool {
+        self.params.max_tokens != Some(0)
+    }
+
     pub(crate) fn prompt_len(&self) -> u32 {
         self.prompt.len() as u32
     }
@@ -103,6 +109,8 @@ pub(crate) struct Sequence {
     pub(crate) num_published: u32,
     /// Whether further full blocks may enter the prefix cache.
     pub(crate) publishing: bool,
+    /// Where the positions end whose results were delivered; it never goes back.
+    pub(crate) num_reported: u32,
     /// Whether it has been in a batch.
     pub(crate) started: bool,
     /// Hashes of the full blocks, each computed once.
@@ -134,6 +142,7 @@ impl Sequence {
             num_computed_tokens: 0,
             table: BlockTable::new(block_size),
             num_published: 0,
+            num_reported: 0,
             started: false,
             hashes: Vec::new(),
         }
@@ -155,6 +164,14 @@ impl Sequence {
     /// Tokens whose keys and values are not in the cache yet.
     pub(crate) fn num_pending(&self) -> u32 {
         self.len() - self.num_computed_tokens
+    }
+
+    /// The first position whose results are still to be delivered; beyond all positions when there is none.
+    pub(crate) fn first_unreported(&self) -> u32 {
+        let output = self.facts.prompt_output.filter(|_| self.index == 0);
+        let wanted = output.map(|output| output.positions(self.facts.prompt_len()));
+        let start = wanted.map(|wanted| wanted.start.max(self.num_reported)..wanted.end);
+        start.filter(|left| !left.is_empty()).map_or(u32::MAX, |left| left.start)
     }
 
     /// The tokens at these positions.
@@ -311,6 +328,7 @@ mod tests {
             max_len,
             seed: 7,
             sharing: None,
+            prompt_output: None,
         };
         Sequence::new(Arc::new(facts), 0, 4)
     }

@@ -10,8 +10,8 @@ use thiserror::Error;
 
 use crate::engine::StepResult;
 use crate::{
-    Batch, Constraint, Engine, EngineConfig, ExecuteError, Executor, Request, RequestId, SampleOutcome, SampledToken,
-    SequenceId, TokenId,
+    Batch, Constraint, Engine, EngineConfig, ExecuteError, Executor, PromptRows, Request, RequestId, SampleOutcome,
+    SampledToken, SequenceId, StepOutput, TokenId,
 };
 
 /// A recording of an engine's life.
@@ -40,8 +40,8 @@ pub enum TraceEntry {
     StopAccepting,
     /// A step was planned, or nothing was there to be planned.
     Begin(Option<Batch>),
-    /// The step's tokens came back, `None` where the logits were not finite. Log-probabilities decide nothing and are
-    /// left out.
+    /// The step's tokens came back, `None` where the logits were not finite. Log-probabilities and results of prompts
+    /// decide nothing and are left out.
     Finish(Vec<Option<TokenId>>),
     /// The step failed.
     Fail(String),
@@ -50,8 +50,9 @@ pub enum TraceEntry {
 impl TraceEntry {
     pub(crate) fn finish(result: &StepResult) -> Self {
         match result {
-            Ok(outcomes) => Self::Finish(
-                outcomes
+            Ok(output) => Self::Finish(
+                output
+                    .samples
                     .iter()
                     .map(|outcome| match outcome {
                         SampleOutcome::Token(sampled) => Some(sampled.token),
@@ -128,11 +129,13 @@ fn replay_entry(engine: &mut Engine<Recorded>, entry: &TraceEntry) -> Result<(),
             }
         }
         TraceEntry::Finish(tokens) => {
-            let outcomes = tokens.iter().map(|token| match token {
+            let prompts = engine.last_batch().map(|batch| batch.prompt_rows.iter().map(PromptRows::nothing).collect());
+            let samples = tokens.iter().map(|token| match token {
                 Some(token) => SampleOutcome::Token(SampledToken { token: *token, logprobs: None }),
                 None => SampleOutcome::NotFinite,
             });
-            engine.finish_step(Ok(outcomes.collect())).map_err(|error| error.to_string())?;
+            let output = StepOutput { samples: samples.collect(), prompts: prompts.unwrap_or_default() };
+            engine.finish_step(Ok(output)).map_err(|error| error.to_string())?;
         }
         TraceEntry::Fail(message) => {
             engine.finish_step(Err(ExecuteError(message.clone()))).map_err(|error| error.to_string())?;
@@ -179,7 +182,7 @@ impl Executor for Recorded {
     }
 
     fn execute(&mut self, _: &Batch) -> impl Future<Output = StepResult> + 'static {
-        std::future::ready(Ok(Vec::new()))
+        std::future::ready(Ok(StepOutput::default()))
     }
 }
 

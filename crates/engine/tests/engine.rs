@@ -8,8 +8,8 @@ use std::task::{Context, Poll, Waker};
 
 use firebrick_engine::{
     Batch, Engine, EngineConfig, EngineError, EventKind, ExecuteError, Executor, FinishReason, Rejected, Replay,
-    Request, RequestId, SamplingParams, SchedulingPolicy, Script, ScriptedExecutor, StepResult, TokenEvent, TokenId,
-    TraceEntry,
+    Request, RequestId, SamplingParams, SchedulingPolicy, Script, ScriptedExecutor, StepOutput, StepResult, TokenEvent,
+    TokenId, TraceEntry,
 };
 use support::{VOCAB_SIZE, config, engine, executor, finish, outputs, ready};
 
@@ -277,7 +277,7 @@ fn a_wrong_number_of_outcomes_is_a_device_error() {
     engine.add_request(request(1, 12, 20)).expect("accepted");
     let running = engine.begin_step().expect("alive").expect("something to run");
     drop(running);
-    let events = engine.finish_step(Ok(Vec::new())).expect("events come first");
+    let events = engine.finish_step(Ok(StepOutput::default())).expect("events come first");
     assert!(matches!(&events.last().expect("an end").kind, EventKind::Finished { reason: FinishReason::Error(_) }));
     assert!(engine.is_dead());
 }

@@ -9,6 +9,7 @@ mod inputs;
 mod local;
 mod logits_processor;
 mod memory;
+mod prompt_rows;
 mod sampler;
 
 pub use inputs::forward_input;

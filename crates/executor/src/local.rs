@@ -3,10 +3,14 @@
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
+#[cfg(feature = "cuda")]
+use burn::tensor::Tensor;
 use firebrick_checkpoint::{Checkpoint, Dtype};
-use firebrick_engine::{Batch, ExecuteError, Executor, SampleOutcome};
-use firebrick_model::{CausalLm, ForwardInput, KvCache, LoadError, LoadOptions, Progress};
+use firebrick_engine::{Batch, ExecuteError, Executor, StepOutput};
+#[cfg(feature = "cuda")]
+use firebrick_model::ForwardInput;
+use firebrick_model::{CausalLm, KvCache, LoadError, LoadOptions, Progress};
 #[cfg(feature = "cuda")]
 use firebrick_ops::Sampled;
 use firebrick_ops::{Backend, WorkStream, backend_of};
@@ -15,7 +19,7 @@ use firebrick_ops::{Backend, WorkStream, backend_of};
 use crate::graph::StepGraphs;
 #[cfg(feature = "cuda")]
 use crate::inputs::SpareBlock;
-#[cfg(feature = "cuda")]
+use crate::prompt_rows::PromptReading;
 use crate::sampler::Sampling;
 use crate::{forward_input, sampler};
 
@@ -27,6 +31,7 @@ pub(crate) struct Model {
 
 impl Model {
     /// Logits of the rows that the input names.
+    #[cfg(feature = "cuda")]
     pub(crate) fn forward(&mut self, input: &ForwardInput) -> Tensor<2> {
         self.model.forward(input, &mut self.cache, None)
     }
@@ -103,23 +108,61 @@ impl LocalExecutor {
     }
 
     /// Enqueues a step.
-    fn run(&mut self, batch: &Batch) -> Output {
+    fn start(&mut self, batch: &Batch) -> Step {
         #[cfg(feature = "cuda")]
-        if let Some(output) = self.graphs.as_mut().and_then(|graphs| graphs.run(batch)) {
-            return output;
+        if let Some(output) = self.replay(batch) {
+            let sampling = (!batch.samples.is_empty()).then(|| match output {
+                Output::Logits(logits) => sampler::start(logits, &batch.samples),
+                Output::Sampled(sampled) => Sampling::of(sampled, &batch.samples),
+            });
+            return Step { sampling, prompts: Vec::new() };
         }
         let input = forward_input(batch, &self.device);
         let mut model = self.model.lock().expect("a forward pass does not panic while it holds the model");
-        Output::Logits(model.forward(&input))
+        let Model { model, cache } = &mut *model;
+        let hidden = model.hidden(&input, cache, None);
+        let head = model.head();
+        let sampling = (!batch.samples.is_empty())
+            .then(|| sampler::start(head.logits(&hidden, &input.logit_rows), &batch.samples));
+        let prompts = batch.prompt_rows.iter().map(|rows| PromptReading::start(rows, &hidden, head)).collect();
+        Step { sampling, prompts }
+    }
+
+    /// Replays a step as a graph, where one covers it. Steps that report prompts are launched kernel by kernel.
+    #[cfg(feature = "cuda")]
+    fn replay(&mut self, batch: &Batch) -> Option<Output> {
+        if !batch.prompt_rows.is_empty() {
+            return None;
+        }
+        self.graphs.as_mut()?.run(batch)
     }
 }
 
-/// What a step leaves on the device, one row per sample in the order of `batch.samples`, and perhaps more.
+/// What a replayed step leaves on the device, one row per sample in the order of `batch.samples`, and perhaps more.
+#[cfg(feature = "cuda")]
 pub(crate) enum Output {
     Logits(Tensor<2>),
     /// Tokens, chosen as part of the step.
-    #[cfg(feature = "cuda")]
     Sampled(Sampled),
+}
+
+/// The results of a step under way.
+struct Step {
+    sampling: Option<Sampling>,
+    prompts: Vec<PromptReading>,
+}
+
+impl Step {
+    async fn finish(self) -> Result<StepOutput, ExecuteError> {
+        let mut output = StepOutput::default();
+        if let Some(sampling) = self.sampling {
+            output.samples = sampling.finish().await?;
+        }
+        for prompt in self.prompts {
+            output.prompts.push(prompt.finish().await?);
+        }
+        Ok(output)
+    }
 }
 
 impl Executor for LocalExecutor {
@@ -127,21 +170,9 @@ impl Executor for LocalExecutor {
         self.num_blocks
     }
 
-    fn execute(&mut self, batch: &Batch) -> impl Future<Output = Result<Vec<SampleOutcome>, ExecuteError>> + 'static {
+    fn execute(&mut self, batch: &Batch) -> impl Future<Output = Result<StepOutput, ExecuteError>> + 'static {
         let stream = self.stream;
-        let sampling = stream.enter(|| {
-            let output = self.run(batch);
-            (!batch.samples.is_empty()).then(|| match output {
-                Output::Logits(logits) => sampler::start(logits, &batch.samples),
-                #[cfg(feature = "cuda")]
-                Output::Sampled(sampled) => Sampling::of(sampled, &batch.samples),
-            })
-        });
-        stream.attach(async move {
-            match sampling {
-                Some(sampling) => sampling.finish().await,
-                None => Ok(Vec::new()),
-            }
-        })
+        let step = stream.enter(|| self.start(batch));
+        stream.attach(step.finish())
     }
 }

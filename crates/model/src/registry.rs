@@ -3,15 +3,25 @@
 use burn::tensor::{Device, Tensor};
 use firebrick_checkpoint::{Architecture, Checkpoint};
 
+use crate::layers::LmHead;
 use crate::loader::{LoadOptions, Loader, Progress};
 use crate::models::{Gemma3, Gpt2, Llama, Opt};
 use crate::{ForwardInput, KvCache, LayerOutputs, LoadError};
 
 /// A decoder that predicts the next token.
 pub trait CausalLm {
-    /// Logits `[logit_rows, vocab]`, 32-bit floats on backends that compute in them. Writes the batch's keys and values
-    /// into `cache` and reads its sequences' earlier ones from it. Collects every layer's output into `outputs` if given.
-    fn forward(&self, input: &ForwardInput, cache: &mut KvCache, outputs: Option<&mut LayerOutputs>) -> Tensor<2>;
+    /// The residual stream `[T, hidden]` after the last layer. Writes the batch's keys and values into `cache` and reads
+    /// its sequences' earlier ones from it. Collects every layer's output into `outputs` if given.
+    fn hidden(&self, input: &ForwardInput, cache: &mut KvCache, outputs: Option<&mut LayerOutputs>) -> Tensor<2>;
+
+    /// What makes logits of the residual stream.
+    fn head(&self) -> &LmHead;
+
+    /// Logits `[logit_rows, vocab]`, 32-bit floats on backends that compute in them.
+    fn forward(&self, input: &ForwardInput, cache: &mut KvCache, outputs: Option<&mut LayerOutputs>) -> Tensor<2> {
+        let hidden = self.hidden(input, cache, outputs);
+        self.head().logits(&hidden, &input.logit_rows)
+    }
 }
 
 /// Reads a checkpoint's weights onto a device.

@@ -15,6 +15,7 @@ use crate::error::{ApiError, ErrorKind};
 use crate::event_frame::EventFrame;
 use crate::generation::Generation;
 use crate::message::{CallIds, CollectedMessage};
+use crate::prompt_report::{CollectedPrompt, PromptReport};
 use crate::responses::ResponseFormat;
 use crate::state::unix_seconds;
 use crate::stream_writer::StreamWriter;
@@ -51,6 +52,8 @@ pub struct AnswerHead {
     prompt_tokens: Option<Vec<Vec<TokenId>>>,
     /// Choices of one prompt, and how many of them are shown.
     per_prompt: (usize, usize),
+    /// What is told about the prompts.
+    pub report: PromptReport,
     shows_logprobs: bool,
     /// Ids of tool calls.
     pub call_ids: CallIds,
@@ -69,8 +72,18 @@ pub struct CollectedChoice {
     pub token_ids: Vec<TokenId>,
     /// The message that the text is, where the answer is one.
     pub message: CollectedMessage,
+    /// What is told about its prompt, for the first of the prompt's choices.
+    pub prompt: CollectedPrompt,
     /// Why it is complete.
     pub finish: Option<Finish>,
+}
+
+/// What an answer shows when it is whole.
+pub struct Collected {
+    /// The choices of all prompts.
+    pub choices: Vec<CollectedChoice>,
+    /// What is told about each prompt.
+    pub prompts: Vec<CollectedPrompt>,
 }
 
 impl CollectedChoice {
@@ -113,8 +126,14 @@ impl AnswerHead {
             prompt_tokens,
             per_prompt: (request.n() as usize, best.map_or(request.n(), |best| best.kept) as usize),
             shows_logprobs: best.is_none_or(|best| best.shows_logprobs),
+            report: request.report().clone(),
             call_ids,
         }
+    }
+
+    /// Which prompt a choice that is shown continues.
+    pub fn prompt_number(&self, index: u32) -> usize {
+        index as usize / self.per_prompt.1.max(1)
     }
 
     /// Whether the client wants the tokens of prompt and text.
@@ -124,7 +143,7 @@ impl AnswerHead {
 
     /// The tokens of the prompt that a choice continues, when asked for.
     pub fn prompt_token_ids(&self, index: u32) -> Option<Vec<TokenId>> {
-        self.prompt_tokens.as_ref()?.get(index as usize / self.per_prompt.1.max(1)).cloned()
+        self.prompt_tokens.as_ref()?.get(self.prompt_number(index)).cloned()
     }
 
     /// A chunk's token, when asked for.
@@ -133,10 +152,13 @@ impl AnswerHead {
     }
 
     /// Leaves the likeliest choices of each prompt, where more were generated than asked for.
-    fn keep_best(&mut self, choices: Vec<CollectedChoice>) -> Vec<CollectedChoice> {
+    fn keep_best(&mut self, mut choices: Vec<CollectedChoice>) -> Collected {
         let (generated, kept) = self.per_prompt;
+        // The first choice has what is told about the prompt; it may not be among the best.
+        let firsts = choices.iter_mut().step_by(generated.max(1));
+        let prompts = firsts.map(|choice| std::mem::take(&mut choice.prompt)).collect();
         if kept == generated {
-            return choices;
+            return Collected { choices, prompts };
         }
         let mut best = likeliest(choices, generated, kept);
         if !self.shows_logprobs {
@@ -144,21 +166,23 @@ impl AnswerHead {
         }
         let echoes = std::mem::take(&mut self.echoes);
         self.echoes = echoes.chunks(generated).flat_map(|of_prompt| of_prompt[..kept].to_vec()).collect();
-        best
+        Collected { choices: best, prompts }
     }
 
     /// Answers when all choices are complete.
     pub async fn whole(mut self, mut generation: Generation, open: &mut OpenRequest) -> Result<Response, ApiError> {
         let choices = collect(&mut generation, self.num_choices).await?;
-        let choices = self.keep_best(choices);
+        let collected = self.keep_best(choices);
         open.succeed(&generation);
         let (usage, stats) = (generation.usage(), generation.stats());
         Ok(match self.format {
-            Format::Response(ref format) => json_response(StatusCode::OK, &format.whole(&self, choices, &usage)),
-            Format::Messages => json_response(StatusCode::OK, &message_object(&self, choices, &usage)),
-            Format::Chat => json_response(StatusCode::OK, &chat_format::response(self, choices, usage, stats)),
+            Format::Response(ref format) => {
+                json_response(StatusCode::OK, &format.whole(&self, collected.choices, &usage))
+            }
+            Format::Messages => json_response(StatusCode::OK, &message_object(&self, collected.choices, &usage)),
+            Format::Chat => json_response(StatusCode::OK, &chat_format::response(self, collected, usage, stats)),
             Format::Completion => {
-                json_response(StatusCode::OK, &completion_format::response(self, choices, usage, stats))
+                json_response(StatusCode::OK, &completion_format::response(self, collected, usage, stats))
             }
         })
     }
@@ -242,6 +266,9 @@ pub async fn collect(generation: &mut Generation, num_choices: u32) -> Result<Ve
             choice.num_tokens += delta.num_tokens;
             choice.tokens.extend(delta.token);
             choice.token_ids.extend(delta.token_id);
+            if let Some(part) = delta.prompt {
+                choice.prompt.add(part);
+            }
             delta.events.into_iter().for_each(|event| choice.message.add(event));
             choice.finish = delta.finish.or(choice.finish.take());
         }

@@ -2,7 +2,7 @@
 
 use firebrick_text::MessageEvent;
 
-use crate::answer::{AnswerHead, CollectedChoice};
+use crate::answer::{AnswerHead, Collected, CollectedChoice};
 use crate::choice::{Delta, ReportedToken, TokenLogprob};
 use crate::error::ApiError;
 use crate::event_frame::EventFrame;
@@ -14,7 +14,8 @@ use crate::openai::{
 const CALL_PREFIX: &str = "call_";
 
 /// The whole answer.
-pub fn response(head: AnswerHead, choices: Vec<CollectedChoice>, usage: Usage, stats: VllmStats) -> ChatResponse {
+pub fn response(head: AnswerHead, collected: Collected, usage: Usage, stats: VllmStats) -> ChatResponse {
+    let Collected { choices, prompts } = collected;
     let choice = |(index, collected): (u32, CollectedChoice)| ChatChoice {
         index,
         logprobs: logprobs(&collected.tokens),
@@ -34,6 +35,7 @@ pub fn response(head: AnswerHead, choices: Vec<CollectedChoice>, usage: Usage, s
         usage,
         vllm_stats: stats,
         prompt_token_ids,
+        prompt_logprobs: prompts.first().and_then(|prompt| head.report.prompt_logprobs(prompt)),
     }
 }
 

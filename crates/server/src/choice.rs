@@ -6,6 +6,7 @@ use firebrick_text::{Detokenizer, MessageEvent, MessageReader, StopMatcher, Toke
 use crate::error::{ApiError, ErrorKind};
 use crate::message::MessageOptions;
 use crate::openai::StopReason;
+use crate::prompt_report::PromptPart;
 use crate::validate::TextOptions;
 
 /// What one event added to a choice.
@@ -25,6 +26,8 @@ pub struct Delta {
     pub token_id: Option<TokenId>,
     /// The token with its log-probabilities, when they were asked for.
     pub token: Option<ReportedToken>,
+    /// Results of the prompt, for its first choice, when they were asked for.
+    pub prompt: Option<PromptPart>,
     /// Set when the choice is complete.
     pub finish: Option<Finish>,
 }
@@ -49,6 +52,33 @@ pub struct TokenLogprob {
     pub logprob: f32,
 }
 
+/// How log-probabilities show tokens.
+#[derive(Clone, Debug)]
+pub struct TokenTexts {
+    tokenizer: Tokenizer,
+    as_ids: bool,
+}
+
+impl TokenTexts {
+    /// By their text, or by their number.
+    pub fn new(tokenizer: &Tokenizer, as_ids: bool) -> Self {
+        Self { tokenizer: tokenizer.clone(), as_ids }
+    }
+
+    /// A token that stands after another, where it does not lose a leading space.
+    pub fn show(&self, before: Option<TokenId>, token: TokenId, logprob: f32) -> TokenLogprob {
+        let text = if self.as_ids { format!("token_id:{token}") } else { self.text(before, token) };
+        let bytes = self.tokenizer.token_bytes(token).unwrap_or_default();
+        TokenLogprob { text, bytes, logprob: finite(logprob) }
+    }
+
+    fn text(&self, before: Option<TokenId>, token: TokenId) -> String {
+        let mut detokenizer = self.tokenizer.detokenizer(false);
+        detokenizer.continue_after(before.as_slice());
+        detokenizer.push(token) + &detokenizer.finish()
+    }
+}
+
 /// Why a choice is complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finish {
@@ -68,12 +98,14 @@ struct Message {
 /// The state of one choice.
 pub struct Choice {
     index: u32,
-    tokenizer: Tokenizer,
+    texts: TokenTexts,
     detokenizer: Detokenizer,
     matcher: StopMatcher,
     options: TextOptions,
     message: Option<Message>,
     last_token: TokenId,
+    /// The last token of the prompt whose successor's log-probabilities have come.
+    last_reported: TokenId,
     finished: bool,
 }
 
@@ -86,11 +118,12 @@ impl Choice {
         }
         Self {
             index,
-            tokenizer: tokenizer.clone(),
+            texts: TokenTexts::new(tokenizer, options.tokens_as_ids),
             detokenizer,
             matcher: StopMatcher::new(&options.stops, options.include_stop),
             options: options.clone(),
             last_token: prompt.last().copied().unwrap_or_default(),
+            last_reported: prompt.first().copied().unwrap_or_default(),
             message: None,
             finished: false,
         }
@@ -118,6 +151,10 @@ impl Choice {
         }
         let mut delta = match kind {
             EventKind::Scheduled { .. } => return Ok(None),
+            EventKind::Prompt(result) => {
+                let prompt = PromptPart::new(result, &self.texts, &mut self.last_reported)?;
+                Delta { index: self.index, prompt: Some(prompt), ..Delta::default() }
+            }
             EventKind::Token { token, logprobs, is_stop } => self.token(token, logprobs, is_stop),
             EventKind::Finished { reason } => self.finish(reason)?,
         };
@@ -170,22 +207,9 @@ impl Choice {
     fn report(&self, token: TokenId, logprobs: TokenLogprobs) -> ReportedToken {
         let alternatives = logprobs.top.into_iter();
         ReportedToken {
-            chosen: self.shown(token, logprobs.chosen),
-            top: alternatives.map(|(token, logprob)| self.shown(token, logprob)).collect(),
+            chosen: self.texts.show(Some(self.last_token), token, logprobs.chosen),
+            top: alternatives.map(|(token, logprob)| self.texts.show(Some(self.last_token), token, logprob)).collect(),
         }
-    }
-
-    fn shown(&self, token: TokenId, logprob: f32) -> TokenLogprob {
-        let text = if self.options.tokens_as_ids { format!("token_id:{token}") } else { self.text_of(token) };
-        let bytes = self.tokenizer.token_bytes(token).unwrap_or_default();
-        TokenLogprob { text, bytes, logprob: finite(logprob) }
-    }
-
-    /// The token's text at this place, where it does not lose a leading space.
-    fn text_of(&self, token: TokenId) -> String {
-        let mut detokenizer = self.tokenizer.detokenizer(false);
-        detokenizer.continue_after(&[self.last_token]);
-        detokenizer.push(token) + &detokenizer.finish()
     }
 }
 

@@ -2,13 +2,14 @@
 
 use firebrick_engine::TokenId;
 
-use crate::answer::{AnswerHead, CollectedChoice};
+use crate::answer::{AnswerHead, Collected, CollectedChoice};
 use crate::choice::{Delta, ReportedToken};
 use crate::error::ApiError;
 use crate::event_frame::EventFrame;
 use crate::openai::{
     CompletionChoice, CompletionChunk, CompletionLogprobs, CompletionResponse, Field, TopLogprobs, Usage, VllmStats,
 };
+use crate::prompt_report::CollectedPrompt;
 
 /// Where the next token's text begins in each choice, in characters.
 struct TextOffsets(Vec<usize>);
@@ -26,8 +27,8 @@ impl TextOffsets {
         for token in tokens {
             logprobs.text_offset.push(*offset);
             let top = token.top.iter().map(|token| (token.text.clone(), token.logprob));
-            logprobs.token_logprobs.push(token.chosen.logprob);
-            logprobs.top_logprobs.push(TopLogprobs(top.collect()));
+            logprobs.token_logprobs.push(Some(token.chosen.logprob));
+            logprobs.top_logprobs.push(Some(TopLogprobs(top.collect())));
             logprobs.tokens.push(token.chosen.text.clone());
             *offset += token.chosen.text.chars().count();
         }
@@ -40,24 +41,56 @@ pub struct CompletionWriter {
     offsets: TextOffsets,
     /// Choices whose prompt has not been shown yet.
     prompts: Vec<Option<Vec<TokenId>>>,
+    /// Results of the prompts, by their numbers, and whether each choice has shown them: they come before its first token.
+    reports: Vec<CollectedPrompt>,
+    opened: Vec<bool>,
 }
 
 impl CompletionWriter {
     /// Before the first event.
     pub fn new(head: &AnswerHead) -> Self {
         let prompts = (0..head.num_choices).map(|index| head.prompt_token_ids(index)).collect();
-        Self { offsets: TextOffsets::new(&head.echoes, head.num_choices), prompts }
+        let num_choices = head.num_choices as usize;
+        Self {
+            offsets: TextOffsets::new(&head.echoes, head.num_choices),
+            prompts,
+            reports: vec![CollectedPrompt::default(); num_choices],
+            opened: vec![!head.report.is_echoed(); num_choices],
+        }
     }
 
     /// What every choice begins with, before its first token.
     pub fn begin(&self, frame: &mut EventFrame) {
-        for (index, text) in (0..).zip(&frame.head.echoes) {
-            frame.event(&opening(frame.head, index, text, frame.chunk_usage()));
+        if frame.head.report.is_echoed() {
+            return;
         }
+        for (index, text) in (0..).zip(&frame.head.echoes) {
+            let choice = CompletionChoice { index, text: text.clone(), ..CompletionChoice::default() };
+            frame.event(&chunk_of(frame.head, vec![choice], frame.chunk_usage()));
+        }
+    }
+
+    /// The echoed prompt of a choice with its log-probabilities, once they are there.
+    fn open(&mut self, frame: &mut EventFrame, index: u32) {
+        if !self.opened.get_mut(index as usize).is_some_and(|opened| !std::mem::replace(opened, true)) {
+            return;
+        }
+        let number = frame.head.prompt_number(index);
+        let text = frame.head.echoes.get(index as usize).cloned().unwrap_or_default();
+        let logprobs = self.reports.get(number).and_then(|prompt| frame.head.report.echoed_logprobs(number, prompt));
+        let choice = CompletionChoice { index, text, logprobs, ..CompletionChoice::default() };
+        frame.event(&chunk_of(frame.head, vec![choice], frame.chunk_usage()));
     }
 
     /// More of a choice.
     pub fn add(&mut self, frame: &mut EventFrame, delta: Delta) {
+        if let Some(part) = delta.prompt {
+            if let Some(report) = self.reports.get_mut(frame.head.prompt_number(delta.index)) {
+                report.add(part);
+            }
+            return;
+        }
+        self.open(frame, delta.index);
         let token_ids = frame.head.token_ids(delta.token_id);
         if delta.text.is_empty() && delta.token.is_none() && delta.finish.is_none() && token_ids.is_none() {
             return;
@@ -70,6 +103,7 @@ impl CompletionWriter {
             stop_reason: delta.finish.map(|finish| finish.stop_reason),
             token_ids,
             prompt_token_ids: self.prompts.get_mut(delta.index as usize).and_then(Option::take),
+            prompt_logprobs: None,
         };
         frame.event(&chunk_of(frame.head, vec![choice], frame.chunk_usage()));
     }
@@ -90,16 +124,26 @@ impl CompletionWriter {
 }
 
 /// The whole answer.
-pub fn response(head: AnswerHead, choices: Vec<CollectedChoice>, usage: Usage, stats: VllmStats) -> CompletionResponse {
+pub fn response(head: AnswerHead, collected: Collected, usage: Usage, stats: VllmStats) -> CompletionResponse {
+    let Collected { choices, prompts } = collected;
     let mut offsets = TextOffsets::new(&head.echoes, choices.len() as u32);
-    let choice = |(index, collected): (u32, CollectedChoice)| CompletionChoice {
-        index,
-        logprobs: offsets.logprobs(index, &collected.tokens),
-        finish_reason: Some(collected.finish_reason()),
-        text: head.echoes.get(index as usize).cloned().unwrap_or_default() + &collected.text,
-        token_ids: head.returns_token_ids().then_some(collected.token_ids),
-        prompt_token_ids: head.prompt_token_ids(index),
-        stop_reason: Some(collected.finish.and_then(|finish| finish.stop_reason)),
+    let choice = |(index, collected): (u32, CollectedChoice)| {
+        let number = head.prompt_number(index);
+        let prompt = prompts.get(number);
+        let mut logprobs = prompt.and_then(|prompt| head.report.echoed_logprobs(number, prompt));
+        if let Some(of_text) = offsets.logprobs(index, &collected.tokens) {
+            logprobs.get_or_insert_default().extend(of_text);
+        }
+        CompletionChoice {
+            index,
+            logprobs,
+            finish_reason: Some(collected.finish_reason()),
+            text: head.echoes.get(index as usize).cloned().unwrap_or_default() + &collected.text,
+            token_ids: head.returns_token_ids().then_some(collected.token_ids),
+            prompt_token_ids: head.prompt_token_ids(index),
+            prompt_logprobs: prompt.and_then(|prompt| head.report.prompt_logprobs(prompt)),
+            stop_reason: Some(collected.finish.and_then(|finish| finish.stop_reason)),
+        }
     };
     let choices = (0..).zip(choices).map(choice).collect();
     CompletionResponse {
@@ -111,13 +155,6 @@ pub fn response(head: AnswerHead, choices: Vec<CollectedChoice>, usage: Usage, s
         usage,
         vllm_stats: stats,
     }
-}
-
-/// The echoed prompt of a choice.
-fn opening<'a>(head: &'a AnswerHead, index: u32, text: &str, usage: Field<Usage>) -> CompletionChunk<'a> {
-    let text = text.to_owned();
-    let choice = CompletionChoice { index, text, ..CompletionChoice::default() };
-    chunk_of(head, vec![choice], usage)
 }
 
 /// The last chunk of a stream whose client asked for usage.

@@ -37,6 +37,7 @@ mod patient_stream;
 mod planted_fault;
 mod process_metrics;
 mod prompt;
+mod prompt_report;
 mod quota;
 mod recording;
 mod request_id;

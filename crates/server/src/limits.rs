@@ -49,8 +49,10 @@ pub struct Limits {
     pub stop_token_ids_max: usize,
     /// Entries of `logit_bias`.
     pub logit_bias_max: usize,
-    /// `logprobs` and `top_logprobs`.
+    /// `logprobs`, `top_logprobs` and `prompt_logprobs`.
     pub logprobs_max: u32,
+    /// Log-probabilities of all prompts' tokens together, alternatives counted.
+    pub prompt_logprobs_max: usize,
     /// Time for a grammar to be compiled, waiting for a turn included.
     pub grammar_timeout: Duration,
     /// Entries of `bad_words`.
@@ -87,6 +89,7 @@ impl Default for Limits {
             stop_token_ids_max: 128,
             logit_bias_max: 1024,
             logprobs_max: 20,
+            prompt_logprobs_max: 1 << 18,
             grammar_timeout: Duration::from_secs(1),
             bad_words_max: 128,
             bad_word_bytes_max: 256,

@@ -62,6 +62,7 @@ impl RequestTiming {
     pub fn observe(&mut self, event: &TokenEvent, now: Instant, metrics: &EngineMetrics) {
         match &event.kind {
             EventKind::Scheduled { cached_tokens } => self.on_scheduled(*cached_tokens, now, metrics),
+            EventKind::Prompt(_) => {}
             EventKind::Token { .. } => self.on_token(event.index, now, metrics),
             EventKind::Finished { reason } => {
                 if *reason == FinishReason::Error(NOT_FINITE.to_owned()) {

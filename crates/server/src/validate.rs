@@ -8,11 +8,13 @@ use std::ops::RangeInclusive;
 use firebrick_engine::{Constraint, Request, SamplingParams, SchedulingPolicy, TokenId};
 
 use crate::auth::Caller;
+use crate::choice::TokenTexts;
 use crate::error::{ApiError, ErrorKind};
 use crate::limits::Limits;
 use crate::message::{MessageDraft, MessageOptions};
 use crate::openai::{Loose, OneOrMany, SamplingFields};
 use crate::prompt::{Source, ValidPrompt};
+use crate::prompt_report::PromptReport;
 use crate::state::{Model, SamplingDefaults};
 use crate::structured_output::{AskedGrammar, asked_grammar};
 use crate::token_sets::{allowed_token_ids, bad_words};
@@ -69,6 +71,7 @@ pub struct ValidatedRequest {
     priority: i32,
     cache_salt: Option<String>,
     text: TextOptions,
+    report: PromptReport,
     message: Option<MessageOptions>,
     stream: Option<StreamOptions>,
     best: Option<Best>,
@@ -81,12 +84,7 @@ impl ValidatedRequest {
     pub fn new(draft: Draft, model: &Model, limits: &Limits) -> Result<Self, ApiError> {
         let Draft { caller, source, mut sampling, logprobs, echo, message, default_max_tokens } = draft;
         refuse_unsupported(&sampling)?;
-        if echo && logprobs.is_some() {
-            return Err(ApiError::parameter(
-                "echo",
-                "echo together with logprobs is not supported: logits are computed for generated tokens",
-            ));
-        }
+        let mut report = PromptReport::asked(&sampling, echo, logprobs, limits)?;
         let n = whole("n", sampling.n, 1, 1..=i64::from(limits.choices_max))? as u32;
         let stream = stream_options(&sampling)?;
         let best = best_of(&sampling, n, logprobs.is_some(), limits)?;
@@ -111,17 +109,22 @@ impl ValidatedRequest {
         if let Some(kept) = kept_prompt_tokens(&sampling, model)? {
             prompts.iter_mut().for_each(|prompt| prompt.keep_last(kept, echo, &model.tokenizer));
         }
+        report.meet(&prompts, &TokenTexts::new(&model.tokenizer, text.tokens_as_ids), limits)?;
         let options = |message: &MessageDraft| MessageOptions::new(message, model, prompts.first(), grammar.is_some());
         let message = message.as_ref().map(options).transpose()?;
         let params = prompts
             .iter()
             .map(|prompt| {
-                let length = LengthRequest { asked: sampling.max_tokens, default: default_max_tokens, min_tokens };
+                let may_be_none = report.engine_output().is_some();
+                let asked = sampling.max_tokens;
+                let length = LengthRequest { asked, default: default_max_tokens, min_tokens, may_be_none };
                 let max_tokens = length.resolve(prompt.tokens.len(), model)?;
                 Ok(SamplingParams { max_tokens: Some(max_tokens), min_tokens, ..common.clone() })
             })
-            .collect::<Result<_, ApiError>>()?;
-        Ok(Self { prompts, params, n, priority, cache_salt, text, message, stream, best, grammar, constraint: None })
+            .collect::<Result<Vec<_>, ApiError>>()?;
+        refuse_choices_of_nothing(&params, n, grammar.is_some())?;
+        let constraint = None;
+        Ok(Self { prompts, params, n, priority, cache_salt, text, report, message, stream, best, grammar, constraint })
     }
 
     /// The grammar that was asked for, to be compiled.
@@ -152,6 +155,11 @@ impl ValidatedRequest {
     /// How tokens become text.
     pub fn text(&self) -> &TextOptions {
         &self.text
+    }
+
+    /// What is told about the prompts.
+    pub fn report(&self) -> &PromptReport {
+        &self.report
     }
 
     /// How choices become messages; `None` where they are plain text.
@@ -190,6 +198,7 @@ impl ValidatedRequest {
             eos_token_ids: eos_token_ids.to_vec(),
             cache_salt: self.cache_salt.clone(),
             constraint: self.constraint.clone(),
+            prompt_output: self.report.engine_output(),
         };
         with_params.map(request).collect()
     }
@@ -211,6 +220,8 @@ struct LengthRequest {
     asked: Option<i64>,
     default: Option<u32>,
     min_tokens: u32,
+    /// The prompt alone is worth computing.
+    may_be_none: bool,
 }
 
 impl LengthRequest {
@@ -218,11 +229,12 @@ impl LengthRequest {
     fn resolve(&self, prompt: usize, model: &Model) -> Result<u32, ApiError> {
         let max_len = model.max_model_len;
         let room = i64::from(max_len) - prompt as i64;
-        if room < 1 {
+        let asks_for_none = self.asked == Some(0) && self.may_be_none;
+        if room < i64::from(!asks_for_none) {
             return Err(too_long(max_len, prompt, self.asked.unwrap_or(1)));
         }
         let max_tokens = match self.asked {
-            Some(asked) if asked < 1 => {
+            Some(asked) if asked < 1 && !asks_for_none => {
                 return Err(ApiError::parameter("max_tokens", format!("max_tokens is {asked}, it must be at least 1")));
             }
             Some(asked) if asked > room => return Err(too_long(max_len, prompt, asked)),
@@ -247,13 +259,18 @@ fn too_long(max_len: u32, prompt: usize, max_tokens: i64) -> ApiError {
     ApiError::parameter("max_tokens", message)
 }
 
+/// Without tokens to generate there is nothing in which choices could differ, and nothing that could follow a grammar.
+fn refuse_choices_of_nothing(params: &[SamplingParams], n: u32, has_grammar: bool) -> Result<(), ApiError> {
+    if params.iter().all(|params| params.max_tokens != Some(0)) || n == 1 && !has_grammar {
+        return Ok(());
+    }
+    let message = "max_tokens is 0, so that there is no text for several choices or a grammar";
+    Err(ApiError::parameter("max_tokens", message))
+}
+
 /// Parameters of the API that say nothing when neutral and are refused otherwise.
 fn refuse_unsupported(fields: &SamplingFields) -> Result<(), ApiError> {
     refuse_unless_neutral("use_beam_search", fields.use_beam_search)?;
-    if fields.prompt_logprobs.is_some_and(|value| !value.is_neutral()) {
-        let message = "prompt_logprobs is not supported: logits are computed for the tokens that are generated";
-        return Err(ApiError::parameter("prompt_logprobs", message));
-    }
     if fields.length_penalty.is_some_and(|penalty| penalty != 1.0) {
         let message = "length_penalty belongs to beam search, which is not supported";
         return Err(ApiError::parameter("length_penalty", message));
@@ -455,7 +472,7 @@ fn real(name: &str, value: Option<f64>, default: f32, range: RangeInclusive<f64>
 }
 
 /// A whole number in a range.
-fn whole(name: &str, value: Option<i64>, default: i64, range: RangeInclusive<i64>) -> Result<i64, ApiError> {
+pub(crate) fn whole(name: &str, value: Option<i64>, default: i64, range: RangeInclusive<i64>) -> Result<i64, ApiError> {
     let Some(value) = value else { return Ok(default) };
     if range.contains(&value) {
         return Ok(value);

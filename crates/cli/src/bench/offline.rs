@@ -239,7 +239,7 @@ fn run(loaded: &mut Loaded, requests: Vec<(Vec<TokenId>, usize)>, on_end: &mut d
         for event in events {
             let Some(request) = open.get_mut(&event.request) else { continue };
             match event.kind {
-                EventKind::Scheduled { .. } => {}
+                EventKind::Scheduled { .. } | EventKind::Prompt(_) => {}
                 EventKind::Token { .. } => {
                     round.output_tokens += 1;
                     match request.first {

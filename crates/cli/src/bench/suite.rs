@@ -195,7 +195,7 @@ impl<'a> Bench<'a> {
             for event in events {
                 let Some((sent, first, tokens)) = open.get_mut(&event.request) else { continue };
                 match event.kind {
-                    EventKind::Scheduled { .. } => {}
+                    EventKind::Scheduled { .. } | EventKind::Prompt(_) => {}
                     EventKind::Token { .. } => {
                         first.get_or_insert(now);
                         *tokens += 1;

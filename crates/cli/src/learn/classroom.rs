@@ -157,6 +157,7 @@ impl Classroom {
             let answer = &mut run.answers[index];
             match event.kind {
                 EventKind::Scheduled { cached_tokens } => answer.cached_tokens = cached_tokens,
+                EventKind::Prompt(_) => {}
                 EventKind::Token { token, .. } => {
                     if answer.tokens.is_empty() {
                         answer.first = since.elapsed().as_secs_f64();

@@ -103,6 +103,7 @@ impl Text {
                 answer.cached_tokens = cached_tokens;
                 (String::new(), true)
             }
+            EventKind::Prompt(_) => (String::new(), true),
             EventKind::Token { token, is_stop, .. } => {
                 answer.num_tokens += 1;
                 if answer.num_tokens == 1 {

@@ -1,8 +1,8 @@
 //! Is a planned batch right? Every check is against the book and the batch alone.
 
-use firebrick_engine::{Batch, SampleRow, Script, ScriptedExecutor, SequenceId};
+use firebrick_engine::{Batch, PromptRows, PromptWanted, SampleRow, Script, ScriptedExecutor, SequenceId};
 
-use super::book::{Book, Order, Place};
+use super::book::{Book, DuePrompt, Order, Place};
 use super::knobs::Knobs;
 use super::{Violation, ensure};
 
@@ -12,6 +12,8 @@ pub struct ExpectedRow {
     pub context_len: u32,
     /// The token, or `None` for logits that are not finite; outside: no draw.
     pub outcome: Option<Option<u32>>,
+    /// What is reported of the prompt.
+    pub prompt: Option<DuePrompt>,
 }
 
 /// Scratch and memory of the checks: who wrote each block.
@@ -47,18 +49,25 @@ impl BatchChecks {
             self.check_readers(batch, row, *id, book)?;
         }
         let mut samples = batch.samples.iter().peekable();
+        let mut prompt_rows = batch.prompt_rows.iter();
         let mut expected = Vec::with_capacity(ids.len());
         for (row, id) in ids.iter().enumerate() {
             let context_len = batch.context_lens[row];
             let mut outcome = None;
-            if context_len == book.entries[&id.request.0].len(id.index) {
+            let entry = &book.entries[&id.request.0];
+            let prompt = entry.due_prompt(id.index, context_len);
+            if let Some(due) = &prompt {
+                check_prompt(prompt_rows.next(), (batch, row), due)?;
+            }
+            if context_len == entry.len(id.index) && entry.request.params.max_tokens != Some(0) {
                 let sample = samples.next_if(|sample| sample.row as usize == row);
                 let sample = sample.ok_or_else(|| Violation::new(9, format!("{id:?} has all tokens and no draw")))?;
                 outcome = Some(check_draw(sample, *id, book, knobs)?);
             }
-            expected.push(ExpectedRow { id: *id, context_len, outcome });
+            expected.push(ExpectedRow { id: *id, context_len, outcome, prompt });
         }
         ensure(samples.next().is_none(), 9, || "a draw for a row that has not all tokens".into())?;
+        ensure(prompt_rows.next().is_none(), 7, || "results of a prompt that nobody waits for".into())?;
         Ok(expected)
     }
 
@@ -164,6 +173,19 @@ fn check_places(batch: &Batch, ids: &[SequenceId], book: &mut Book, block_size: 
     let lost_all = stayed.is_empty() && !running_before.is_empty();
     ensure(!lost_all, 13, || "every running sequence was preempted at once".into())?;
     admitted.into_iter().try_for_each(|(id, cached)| book.admit(id, cached, block_size))
+}
+
+/// Invariant 7: each position of a prompt is reported once, in order.
+fn check_prompt(rows: Option<&PromptRows>, (batch, row): (&Batch, usize), due: &DuePrompt) -> Result<(), Violation> {
+    let Some(rows) = rows else { return Err(Violation::new(7, format!("row {row} does not report {due:?}"))) };
+    let last = batch.query_starts[row + 1] - (batch.context_lens[row] - due.positions.end);
+    let first = last - due.positions.len() as u32;
+    ensure(rows.tokens == (first..last), 7, || format!("row {row} reports {:?}, right is {due:?}", rows.tokens))?;
+    let right = match &rows.wanted {
+        PromptWanted::Logprobs { next, .. } => due.next.as_ref() == Some(next),
+        PromptWanted::HiddenSum => due.next.is_none(),
+    };
+    ensure(right, 7, || format!("row {row} reports {:?}, right is {due:?}", rows.wanted))
 }
 
 /// Invariant 9: a draw depends on its own request alone. Returns what it yields.

@@ -4,9 +4,11 @@
 //! token by token and never looks into the engine.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use firebrick_engine::{
-    EngineStats, EventKind, FinishReason, HistoryHash, Request, RequestId, SequenceId, TokenEvent, TokenId,
+    EngineStats, EventKind, FinishReason, HistoryHash, Pooling, PromptOutput, PromptResult, Request, RequestId,
+    SequenceId, TokenEvent, TokenId,
 };
 
 use super::knobs::Knobs;
@@ -24,6 +26,14 @@ pub enum Place {
     Over,
 }
 
+/// Results of a prompt that a step must deliver.
+#[derive(Clone, Debug)]
+pub struct DuePrompt {
+    pub positions: Range<u32>,
+    /// The token after each, where log-probabilities are wanted.
+    pub next: Option<Vec<TokenId>>,
+}
+
 /// One choice as the client sees it.
 #[derive(Debug)]
 pub struct Choice {
@@ -38,6 +48,7 @@ pub struct Choice {
     pub started: bool,
     /// Events that the engine owes.
     pub due_start: Option<u32>,
+    pub due_prompt: Option<DuePrompt>,
     pub due_token: Option<(TokenId, bool)>,
     pub due_end: Option<FinishReason>,
     pub told_start: bool,
@@ -57,6 +68,8 @@ pub struct Entry {
     /// Executed steps by which its first choice must have started, where that can be promised.
     pub deadline: Option<u64>,
     pub aborted: bool,
+    /// Positions of the prompt whose results were delivered.
+    pub reported: u32,
     pub choices: Vec<Choice>,
 }
 
@@ -75,6 +88,31 @@ impl Entry {
             Some(token) => *token,
             None => self.choices[index as usize].output[position as usize - prompt.len()],
         }
+    }
+
+    /// The positions whose results are still wanted of a choice.
+    fn unreported(&self, index: u32) -> Range<u32> {
+        let len = self.request.prompt.len() as u32;
+        let wanted = match self.request.prompt_output.filter(|_| index == 0) {
+            None => 0..0,
+            Some(PromptOutput::Logprobs(_)) => 0..len - 1,
+            Some(PromptOutput::Pooled(Pooling::Mean)) => 0..len,
+            Some(PromptOutput::Pooled(Pooling::Last)) => len - 1..len,
+            Some(PromptOutput::Pooled(Pooling::Cls)) => 0..1,
+        };
+        wanted.start.max(self.reported)..wanted.end
+    }
+
+    /// What a step must report that computes a choice up to here.
+    pub fn due_prompt(&self, index: u32, context_len: u32) -> Option<DuePrompt> {
+        let left = self.unreported(index);
+        let positions = left.start..left.end.min(context_len);
+        if positions.is_empty() {
+            return None;
+        }
+        let next = || positions.clone().map(|position| self.request.prompt[position as usize + 1]).collect();
+        let next = matches!(self.request.prompt_output, Some(PromptOutput::Logprobs(_))).then(next);
+        Some(DuePrompt { positions, next })
     }
 
     /// What `min_tokens` makes impossible for the next draw.
@@ -160,6 +198,7 @@ impl Book {
             seed: None,
             started: false,
             due_start: None,
+            due_prompt: None,
             due_token: None,
             due_end: None,
             told_start: false,
@@ -174,6 +213,7 @@ impl Book {
             started: false,
             deadline: self.can_promise_start.then(|| self.committed_steps + self.work_ahead()),
             aborted: false,
+            reported: 0,
             choices: (0..request.n).map(choice).collect(),
             request,
         };
@@ -256,7 +296,11 @@ impl Book {
         self.running.insert(order);
         let entry = self.entries.get_mut(&id.request.0).expect("known");
         let allowed = if entry.shares { cached.is_multiple_of(block_size) } else { cached == 0 };
-        ensure(allowed && cached < entry.len(id.index), 11, || format!("{id:?} begins with {cached} cached tokens"))?;
+        let left = entry.unreported(id.index);
+        let skips = !left.is_empty() && cached > left.start;
+        ensure(allowed && !skips && cached < entry.len(id.index), 11, || {
+            format!("{id:?} begins with {cached} cached tokens")
+        })?;
         let choice = &mut entry.choices[id.index as usize];
         (choice.place, choice.computed) = (Place::Running, cached);
         if !std::mem::replace(&mut choice.started, true) {
@@ -272,6 +316,21 @@ impl Book {
             self.expected.prompt_tokens += entry.request.prompt.len() as u64;
         }
         Ok(())
+    }
+
+    /// Results of a prompt that the engine must deliver now.
+    pub fn expect_prompt(&mut self, id: SequenceId, due: DuePrompt) {
+        let entry = self.entries.get_mut(&id.request.0).expect("known");
+        entry.reported = due.positions.end;
+        entry.choices[id.index as usize].due_prompt = Some(due);
+        self.num_due += 1;
+    }
+
+    /// A choice whose prompt is computed and that generates nothing.
+    pub fn expect_computed(&mut self, id: SequenceId) {
+        let output = self.entries[&id.request.0].request.prompt_output;
+        let is_pooled = matches!(output, Some(PromptOutput::Pooled(_)));
+        self.end_choice(id, if is_pooled { FinishReason::Stop(None) } else { FinishReason::Length });
     }
 
     /// A token that the engine must deliver now.
@@ -306,7 +365,22 @@ impl Book {
                 })?;
                 choice.told_start = true;
             }
+            EventKind::Prompt(result) => {
+                let Some(due) = choice.due_prompt.take() else {
+                    return Err(Violation::new(7, format!("{name}: results of its prompt that were not due")));
+                };
+                let right = match result {
+                    PromptResult::Logprobs(tokens) => {
+                        let tokens = tokens.iter().map(|(token, _)| *token);
+                        due.next.is_some_and(|next| tokens.eq(next))
+                    }
+                    // The scripted model counts tokens in the first number.
+                    PromptResult::HiddenSum(sum) => due.next.is_none() && sum[0] == due.positions.len() as f32,
+                };
+                ensure(right && choice.told_start, 7, || format!("{name}: {result:?} for {:?}", due.positions))?;
+            }
             EventKind::Token { token, is_stop, .. } => {
+                ensure(choice.due_prompt.is_none(), 7, || format!("{name}: a token before its prompt"))?;
                 ensure(choice.told_start, 7, || format!("{name}: a token before the start"))?;
                 let Some(due) = choice.due_token.take() else {
                     return Err(Violation::new(7, format!("{name}: a token that was not due")));

@@ -3,7 +3,7 @@
 //! Each knob is drawn by itself and many are off in most seeds (swarm testing): a feature that is always on hides the
 //! bugs that need it off.
 
-use firebrick_engine::{EngineConfig, Request, SamplingParams, SchedulingPolicy, TokenId};
+use firebrick_engine::{EngineConfig, Pooling, PromptOutput, Request, SamplingParams, SchedulingPolicy, TokenId};
 
 use super::random::Random;
 
@@ -23,6 +23,8 @@ pub struct Knobs {
     pub priorities: u32,
     pub stop_tokens: u32,
     pub penalties: bool,
+    /// Some requests want to know about their prompts.
+    pub prompt_outputs: bool,
     /// Steps between these faults, on average; 0: never.
     pub abort_one_in: u32,
     pub dropped_step_one_in: u32,
@@ -54,6 +56,7 @@ impl Knobs {
             priorities: if random.once_in(2) { 3 } else { 1 },
             stop_tokens: if random.once_in(2) { random.between(1, 3) } else { 0 },
             penalties: random.once_in(3),
+            prompt_outputs: random.once_in(3),
             abort_one_in: if random.once_in(2) { random.magnitude(2, 500) } else { 0 },
             dropped_step_one_in: if random.once_in(6) { random.magnitude(2, 50) } else { 0 },
             not_finite_one_in: if random.once_in(4) { random.magnitude(16, 1000) } else { 0 },
@@ -80,6 +83,19 @@ impl Knobs {
         request.priority = random.between(0, self.priorities - 1) as i32 - 1;
         request.eos_token_ids = (0..self.stop_tokens).map(|_| random.between(0, vocab_size - 1)).collect();
         request.cache_salt = random.pick(&self.salts).clone();
+        if self.prompt_outputs && random.once_in(2) {
+            let outputs = [
+                PromptOutput::Logprobs(2),
+                PromptOutput::Pooled(Pooling::Mean),
+                PromptOutput::Pooled(Pooling::Last),
+                PromptOutput::Pooled(Pooling::Cls),
+            ];
+            request.prompt_output = Some(*random.pick(&outputs));
+            if random.once_in(3) && request.n == 1 {
+                request.params.max_tokens = Some(0);
+                request.params.min_tokens = 0;
+            }
+        }
         request
     }
 

@@ -186,7 +186,16 @@ impl World {
         }
         self.book.expected.computed_tokens += u64::from(row.context_len - choice.computed);
         choice.computed = row.context_len;
-        let Some(outcome) = row.outcome else { return };
+        if let Some(due) = row.prompt {
+            self.book.expect_prompt(row.id, due);
+        }
+        let Some(outcome) = row.outcome else {
+            let entry = &self.book.entries[&row.id.request.0];
+            if entry.request.params.max_tokens == Some(0) && row.context_len == entry.len(row.id.index) {
+                self.book.expect_computed(row.id);
+            }
+            return;
+        };
         if row.id.index == 0 {
             self.book.bring_forth(row.id.request);
         }
@@ -201,6 +210,7 @@ impl World {
             self.book.take_event(event)?;
             let word = match &event.kind {
                 EventKind::Scheduled { cached_tokens } => *cached_tokens,
+                EventKind::Prompt(_) => 1,
                 EventKind::Token { token, .. } => *token,
                 EventKind::Finished { .. } => u32::MAX,
             };
@@ -258,7 +268,7 @@ impl World {
 /// Whether the pool and the steps can ever take a request.
 fn fits(request: &Request, knobs: &Knobs) -> bool {
     let (prompt, config) = (request.prompt.len() as u32, &knobs.config);
-    let computed = request.params.max_tokens.map_or(prompt, |max_tokens| prompt + max_tokens - 1);
+    let computed = request.params.max_tokens.map_or(prompt, |max_tokens| prompt + max_tokens.max(1) - 1);
     let in_pool = computed.div_ceil(config.block_size) <= knobs.kv_blocks;
     in_pool && (config.enable_chunked_prefill || prompt <= config.max_num_batched_tokens)
 }

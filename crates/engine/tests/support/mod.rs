@@ -65,7 +65,7 @@ pub fn outputs(events: &[TokenEvent]) -> Outputs {
         let (tokens, end) = outputs.entry((event.request, event.index)).or_default();
         assert_eq!(*end, None, "nothing comes after the end");
         match &event.kind {
-            EventKind::Scheduled { .. } => assert!(tokens.is_empty()),
+            EventKind::Scheduled { .. } | EventKind::Prompt(_) => assert!(tokens.is_empty()),
             EventKind::Token { token, .. } => tokens.push(*token),
             EventKind::Finished { reason } => *end = Some(reason.clone()),
         }

@@ -107,7 +107,7 @@ pub fn run_requests(engine: &mut Engine<LocalExecutor>, requests: Vec<Request>) 
                 EventKind::Finished { reason } => {
                     assert!(matches!(reason, FinishReason::Length | FinishReason::Stop(_)), "{reason:?}");
                 }
-                EventKind::Scheduled { .. } => {}
+                EventKind::Scheduled { .. } | EventKind::Prompt(_) => {}
             }
         }
     }

@@ -4,8 +4,8 @@ use burn::tensor::{Int, Tensor};
 use firebrick_ops::{Projection, Then, Weight, gather_rows, gather_rows_of, project};
 
 use super::Norm;
+use crate::LoadError;
 use crate::loader::Loader;
-use crate::{ForwardInput, LoadError};
 
 /// A table with one row per token (or per position).
 #[derive(Clone, Debug)]
@@ -25,16 +25,17 @@ impl TokenEmbedding {
     }
 }
 
-/// The last projection, from the residual stream to the vocabulary.
+/// The last norm and the last projection, from the residual stream to the vocabulary.
 #[derive(Debug)]
 pub struct LmHead {
+    norm: Norm,
     weight: Weight,
     softcap: Option<f32>,
 }
 
 impl LmHead {
-    /// `lm_head.weight`, or the embedding itself where the checkpoint ties them.
-    pub(crate) fn load(loader: &mut Loader, embedding: &TokenEmbedding) -> Result<Self, LoadError> {
+    /// `lm_head.weight`, or the embedding itself where the checkpoint ties them, behind the last `norm`.
+    pub(crate) fn load(loader: &mut Loader, norm: Norm, embedding: &TokenEmbedding) -> Result<Self, LoadError> {
         let config = loader.config();
         let tied = config.tie_word_embeddings || !loader.contains("lm_head.weight");
         let weight = if tied {
@@ -42,16 +43,21 @@ impl LmHead {
         } else {
             loader.weight(&[("lm_head.weight", config.vocab_size)], config.hidden_size)?
         };
-        Ok(Self { weight, softcap: config.final_logit_softcap })
+        Ok(Self { norm, weight, softcap: config.final_logit_softcap })
     }
 
-    /// Logits `[logit_rows, vocab]` of the tokens that `input` names, whose rows of `hidden` are normalised first.
-    pub fn forward(&self, hidden: &Tensor<2>, norm: &Norm, input: &ForwardInput) -> Tensor<2> {
-        let projection = Projection { norm: Some(norm.of_rows()), weight: &self.weight, bias: None };
-        let logits = project(gather_rows(hidden, &input.logit_rows), projection, Then::Keep);
+    /// Logits `[rows, vocab]` of the tokens that `rows` names, whose rows of `hidden` are normalised first.
+    pub fn logits(&self, hidden: &Tensor<2>, rows: &Tensor<1, Int>) -> Tensor<2> {
+        let projection = Projection { norm: Some(self.norm.of_rows()), weight: &self.weight, bias: None };
+        let logits = project(gather_rows(hidden, rows), projection, Then::Keep);
         match self.softcap {
             Some(cap) => (logits / cap).tanh() * cap,
             None => logits,
         }
+    }
+
+    /// The normalised rows of `hidden` that `rows` names: what the projection is applied to.
+    pub fn states(&self, hidden: &Tensor<2>, rows: &Tensor<1, Int>) -> Tensor<2> {
+        self.norm.forward(gather_rows(hidden, rows))
     }
 }

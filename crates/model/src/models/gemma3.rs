@@ -13,7 +13,6 @@ pub(crate) struct Gemma3 {
     embedding: TokenEmbedding,
     embedding_scale: f32,
     layers: Vec<Layer>,
-    norm: Norm,
     head: LmHead,
 }
 
@@ -53,13 +52,13 @@ impl Gemma3 {
             })
             .collect::<Result<_, LoadError>>()?;
         let norm = Norm::load_rms(loader, "model.norm")?;
-        let head = LmHead::load(loader, &embedding)?;
-        Ok(Self { embedding, embedding_scale: config.embedding_scale, layers, norm, head })
+        let head = LmHead::load(loader, norm, &embedding)?;
+        Ok(Self { embedding, embedding_scale: config.embedding_scale, layers, head })
     }
 }
 
 impl CausalLm for Gemma3 {
-    fn forward(&self, input: &ForwardInput, cache: &mut KvCache, mut outputs: Option<&mut LayerOutputs>) -> Tensor<2> {
+    fn hidden(&self, input: &ForwardInput, cache: &mut KvCache, mut outputs: Option<&mut LayerOutputs>) -> Tensor<2> {
         let mut residual = self.embedding.forward(&input.tokens) * self.embedding_scale;
         // Each norm adds the block before it to the residual stream, so that the sum and the norm are one operation.
         let mut block_output: Option<Tensor<2>> = None;
@@ -76,11 +75,14 @@ impl CausalLm for Gemma3 {
             }
             block_output = Some(output);
         }
-        let hidden = match block_output {
+        match block_output {
             Some(output) => output + residual,
             None => residual,
-        };
-        self.head.forward(&hidden, &self.norm, input)
+        }
+    }
+
+    fn head(&self) -> &LmHead {
+        &self.head
     }
 }
 

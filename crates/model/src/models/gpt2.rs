@@ -12,7 +12,6 @@ pub(crate) struct Gpt2 {
     positions: TokenEmbedding,
     position_offset: usize,
     layers: Vec<Layer>,
-    norm: Norm,
     head: LmHead,
 }
 
@@ -47,8 +46,8 @@ impl Gpt2 {
             })
             .collect::<Result<_, LoadError>>()?;
         let norm = Norm::load_layer(loader, "transformer.ln_f")?;
-        let head = LmHead::load(loader, &embedding)?;
-        Ok(Self { embedding, positions, position_offset: offset, layers, norm, head })
+        let head = LmHead::load(loader, norm, &embedding)?;
+        Ok(Self { embedding, positions, position_offset: offset, layers, head })
     }
 }
 
@@ -59,7 +58,7 @@ fn projection(loader: &mut Loader, name: &str, outputs: usize, inputs: usize) ->
 }
 
 impl CausalLm for Gpt2 {
-    fn forward(&self, input: &ForwardInput, cache: &mut KvCache, mut outputs: Option<&mut LayerOutputs>) -> Tensor<2> {
+    fn hidden(&self, input: &ForwardInput, cache: &mut KvCache, mut outputs: Option<&mut LayerOutputs>) -> Tensor<2> {
         let places = input.metadata.positions.clone() + self.position_offset as i32;
         let mut hidden = self.embedding.forward(&input.tokens) + self.positions.forward(&places);
         for (index, layer) in self.layers.iter().enumerate() {
@@ -69,6 +68,10 @@ impl CausalLm for Gpt2 {
                 outputs.push(hidden.clone());
             }
         }
-        self.head.forward(&hidden, &self.norm, input)
+        hidden
+    }
+
+    fn head(&self) -> &LmHead {
+        &self.head
     }
 }

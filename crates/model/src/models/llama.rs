@@ -11,7 +11,6 @@ use crate::{CausalLm, ForwardInput, KvCache, LayerOutputs, LoadError};
 pub(crate) struct Llama {
     embedding: TokenEmbedding,
     layers: Vec<Layer>,
-    norm: Norm,
     head: LmHead,
 }
 
@@ -39,13 +38,13 @@ impl Llama {
             })
             .collect::<Result<_, LoadError>>()?;
         let norm = Norm::load_rms(loader, "model.norm")?;
-        let head = LmHead::load(loader, &embedding)?;
-        Ok(Self { embedding, layers, norm, head })
+        let head = LmHead::load(loader, norm, &embedding)?;
+        Ok(Self { embedding, layers, head })
     }
 }
 
 impl CausalLm for Llama {
-    fn forward(&self, input: &ForwardInput, cache: &mut KvCache, mut outputs: Option<&mut LayerOutputs>) -> Tensor<2> {
+    fn hidden(&self, input: &ForwardInput, cache: &mut KvCache, mut outputs: Option<&mut LayerOutputs>) -> Tensor<2> {
         let mut hidden = self.embedding.forward(&input.tokens);
         for (index, layer) in self.layers.iter().enumerate() {
             hidden = layer.attention.add_forward(hidden, &layer.attention_norm, input, cache.layer(index));
@@ -54,6 +53,10 @@ impl CausalLm for Llama {
                 outputs.push(hidden.clone());
             }
         }
-        self.head.forward(&hidden, &self.norm, input)
+        hidden
+    }
+
+    fn head(&self) -> &LmHead {
+        &self.head
     }
 }

@@ -12,7 +12,6 @@ pub(crate) struct Opt {
     positions: TokenEmbedding,
     position_offset: usize,
     layers: Vec<Layer>,
-    norm: Norm,
     head: LmHead,
 }
 
@@ -48,13 +47,13 @@ impl Opt {
             })
             .collect::<Result<_, LoadError>>()?;
         let norm = Norm::load_layer(loader, "model.decoder.final_layer_norm")?;
-        let head = LmHead::load(loader, &embedding)?;
-        Ok(Self { embedding, positions, position_offset: offset, layers, norm, head })
+        let head = LmHead::load(loader, norm, &embedding)?;
+        Ok(Self { embedding, positions, position_offset: offset, layers, head })
     }
 }
 
 impl CausalLm for Opt {
-    fn forward(&self, input: &ForwardInput, cache: &mut KvCache, mut outputs: Option<&mut LayerOutputs>) -> Tensor<2> {
+    fn hidden(&self, input: &ForwardInput, cache: &mut KvCache, mut outputs: Option<&mut LayerOutputs>) -> Tensor<2> {
         let places = input.metadata.positions.clone() + self.position_offset as i32;
         let mut hidden = self.embedding.forward(&input.tokens) + self.positions.forward(&places);
         for (index, layer) in self.layers.iter().enumerate() {
@@ -64,6 +63,10 @@ impl CausalLm for Opt {
                 outputs.push(hidden.clone());
             }
         }
-        self.head.forward(&hidden, &self.norm, input)
+        hidden
+    }
+
+    fn head(&self) -> &LmHead {
+        &self.head
     }
 }

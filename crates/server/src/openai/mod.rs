@@ -11,7 +11,7 @@ pub use request::{ChatMessage, ChatRequest, CompletionRequest, ContentPart, Mess
 pub use response::{
     ChatChoice, ChatChunk, ChatChunkChoice, ChatDelta, ChatLogprobs, ChatResponse, ChatTokenLogprob, ChatTopLogprob,
     CompletionChoice, CompletionChunk, CompletionLogprobs, CompletionResponse, CompletionTokensDetails, Field,
-    PromptTokensDetails, ReplyMessage, StopReason, TopLogprobs, Usage, VllmStats,
+    PromptLogprob, PromptPosition, PromptTokensDetails, ReplyMessage, StopReason, TopLogprobs, Usage, VllmStats,
 };
 pub use structured::{JsonSchemaFormat, ResponseFormat, StructureFields, StructuredOutputFields};
 pub use tools::{CallDelta, FunctionDelta, PastCall, ReplyCall, ReplyFunction, Tool, ToolFunction};

@@ -81,8 +81,8 @@ macro_rules! with_shared_fields {
         use_beam_search: Loose,
         /// Refused unless 1, which is neutral: it belongs to beam search.
         length_penalty: f64,
-        /// Refused unless false.
-        prompt_logprobs: Loose,
+        /// Report log-probabilities of the prompt's tokens and of this many alternatives.
+        prompt_logprobs: i64,
         /// Texts that must not be generated.
         bad_words: Vec<String>,
         /// The only tokens that may be generated.

@@ -77,6 +77,9 @@ pub struct ChatResponse {
     /// The prompt's tokens, when asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_token_ids: Option<Vec<TokenId>>,
+    /// One entry per token of the prompt, when asked for; nothing predicts the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_logprobs: Option<Vec<Option<PromptPosition>>>,
 }
 
 /// One choice of a chat answer.
@@ -245,6 +248,9 @@ pub struct CompletionChoice {
     /// The prompt's tokens, once, when asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt_token_ids: Option<Vec<TokenId>>,
+    /// One entry per token of the prompt, when asked for; nothing predicts the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt_logprobs: Option<Vec<Option<PromptPosition>>>,
 }
 
 /// A chunk of a streamed completion.
@@ -273,12 +279,43 @@ pub struct CompletionChunk<'a> {
 pub struct CompletionLogprobs {
     /// Where the token's text begins, in characters.
     pub text_offset: Vec<usize>,
-    /// Log-probability of the chosen token.
-    pub token_logprobs: Vec<f32>,
+    /// Log-probability of the chosen token; null for the first of an echoed prompt.
+    pub token_logprobs: Vec<Option<f32>>,
     /// Text of the chosen token.
     pub tokens: Vec<String>,
-    /// The most likely tokens.
-    pub top_logprobs: Vec<TopLogprobs>,
+    /// The most likely tokens; null where nothing is predicted.
+    pub top_logprobs: Vec<Option<TopLogprobs>>,
+}
+
+impl CompletionLogprobs {
+    /// Adds what comes after.
+    pub fn extend(&mut self, more: Self) {
+        self.text_offset.extend(more.text_offset);
+        self.token_logprobs.extend(more.token_logprobs);
+        self.tokens.extend(more.tokens);
+        self.top_logprobs.extend(more.top_logprobs);
+    }
+}
+
+/// What might have stood in one place of a prompt: a map from token ids, the actual one first, then the likeliest.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PromptPosition(pub Vec<(TokenId, PromptLogprob)>);
+
+impl Serialize for PromptPosition {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(id, logprob)| (id.to_string(), logprob)))
+    }
+}
+
+/// How likely a token of a prompt was.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PromptLogprob {
+    /// Its log-probability.
+    pub logprob: f32,
+    /// Its place among all tokens, from 1.
+    pub rank: u32,
+    /// Its text.
+    pub decoded_token: String,
 }
 
 /// A map from token text to log-probability, in order of likelihood. Texts may repeat: different tokens can read alike.

@@ -11,6 +11,7 @@ mod messages;
 mod models;
 mod openapi;
 mod operations;
+mod prompt_logprobs;
 mod reports;
 mod responses;
 mod structured;
