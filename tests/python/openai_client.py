@@ -160,6 +160,38 @@ def echo_begins_with_the_prompt(client, model):
 
 
 @check
+def prompts_can_be_scored(client, model):
+    parameters = dict(model=model, prompt="The capital of France is Paris", max_tokens=1, temperature=0)
+    echoed = client.completions.create(echo=True, logprobs=1, **parameters).choices[0].logprobs
+    assert echoed.token_logprobs[0] is None and all(value <= 0 for value in echoed.token_logprobs[1:])
+    reply = client.completions.create(extra_body={"prompt_logprobs": 2}, **parameters)
+    positions = reply.choices[0].prompt_logprobs
+    assert len(positions) == reply.usage.prompt_tokens == len(echoed.tokens) - 1 and positions[0] is None
+    for position, logprob in zip(positions[1:], echoed.token_logprobs[1:]):
+        actual = next(iter(position.values()))
+        assert abs(actual["logprob"] - logprob) < 1e-3 and 2 <= len(position) <= 3
+        assert min(entry["rank"] for entry in position.values()) == 1
+    chat = client.chat.completions.create(model=model, messages=MESSAGES, max_tokens=1, extra_body={"prompt_logprobs": 0})
+    assert len(chat.prompt_logprobs) == chat.usage.prompt_tokens
+
+
+@check
+def embeddings_are_unit_vectors_of_texts(client, model):
+    texts = ["A cat sat on the mat.", "A dog sat on the rug.", "A cat sat on the mat."]
+    # The client asks for base64 by itself and unpacks it.
+    packed = client.embeddings.create(model=model, input=texts)
+    floats = client.embeddings.create(model=model, input=texts, encoding_format="float")
+    assert [item.index for item in packed.data] == [0, 1, 2] and packed.usage.prompt_tokens > 10
+    for a, b in zip(packed.data, floats.data):
+        assert max(abs(x - y) for x, y in zip(a.embedding, b.embedding)) < 1e-5
+        assert abs(sum(x * x for x in a.embedding) - 1) < 1e-3
+    first, second, third = [item.embedding for item in packed.data]
+    assert max(abs(x - y) for x, y in zip(first, third)) < 1e-3 and first != second
+    short = client.embeddings.create(model=model, input=texts[0], dimensions=8).data[0].embedding
+    assert len(short) == 8 and abs(sum(x * x for x in short) - 1) < 1e-3
+
+
+@check
 def extra_parameters_are_taken(client, model):
     extra = {"top_k": 20, "min_p": 0.05, "repetition_penalty": 1.1, "min_tokens": 2, "cache_salt": "salt"}
     reply = client.chat.completions.create(

@@ -23,6 +23,9 @@ SECONDS_MAX = 2.0
 BASES = {
     "/v1/completions": {"prompt": "Once", "max_tokens": 2},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2},
+    "/v1/embeddings": {"input": "a"},
+    "/v1/score": {"text_1": "a", "text_2": "b"},
+    "/v1/rerank": {"query": "a", "documents": ["b"]},
     "/tokenize": {"prompt": "a"},
     "/detokenize": {"tokens": [5]},
     "/generate": {"prompt": "Once", "max_tokens": 2},
@@ -191,7 +194,7 @@ class Hostile(unittest.TestCase):
         seconds_max = float(os.environ.get("FIREBRICK_FUZZ_SECONDS", "8"))
         generator = random.Random(int(os.environ.get("FIREBRICK_FUZZ_SEED", "1")))
         seeds = [(path.stem.split("-")[0], path.read_bytes()) for path in sorted(CORPUS.glob("*.json"))]
-        paths = {kind: f"/v1/{kind}" for kind in ["completions", "responses", "messages"]}
+        paths = {kind: f"/v1/{kind}" for kind in ["completions", "responses", "messages", "embeddings"]}
         paths["chat"] = "/v1/chat/completions"
         statuses, count = {}, 0
         with Server("--disable-log-requests", "--max-model-len", "256") as server:

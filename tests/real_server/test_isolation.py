@@ -24,6 +24,7 @@ CHOICES = {
     "min_tokens": [1, 12],
     "ignore_eos": [True, False],
     "logprobs": [0, 1, 5],
+    "prompt_logprobs": [0, 3],
     "n": [1, 2, 3],
     "echo": [True],
     "priority": [0],

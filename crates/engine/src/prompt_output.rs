@@ -73,8 +73,13 @@ pub enum PromptResult {
     /// One entry per token: the prompt's next token and its log-probabilities; not a number where the logits are not
     /// finite.
     Logprobs(Vec<(TokenId, TokenLogprobs)>),
-    /// A vector; it holds numbers that are not finite where the model gave such.
-    HiddenSum(Vec<f32>),
+    /// A vector, and how many states it is the sum of; it holds numbers that are not finite where the model gave such.
+    HiddenSum {
+        /// The sum.
+        sum: Vec<f32>,
+        /// Tokens.
+        count: u32,
+    },
 }
 
 impl PromptRows {
@@ -82,7 +87,7 @@ impl PromptRows {
     pub(crate) fn nothing(&self) -> PromptResult {
         match self.wanted {
             PromptWanted::Logprobs { .. } => PromptResult::Logprobs(Vec::new()),
-            PromptWanted::HiddenSum => PromptResult::HiddenSum(Vec::new()),
+            PromptWanted::HiddenSum => PromptResult::HiddenSum { sum: Vec::new(), count: 0 },
         }
     }
 }

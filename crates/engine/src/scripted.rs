@@ -205,7 +205,7 @@ fn report(batch: &Batch, rows: &PromptRows) -> PromptResult {
         PromptWanted::HiddenSum => {
             let tokens = &batch.tokens[rows.tokens.start as usize..rows.tokens.end as usize];
             let power = |power: usize| tokens.iter().map(|&token| (token as f32 / 100.0).powi(power as i32)).sum();
-            PromptResult::HiddenSum((0..HIDDEN_SIZE).map(power).collect())
+            PromptResult::HiddenSum { sum: (0..HIDDEN_SIZE).map(power).collect(), count: tokens.len() as u32 }
         }
     }
 }

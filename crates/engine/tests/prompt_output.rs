@@ -26,7 +26,7 @@ fn results(events: &[TokenEvent], id: RequestId) -> Vec<PromptResult> {
 fn reported_tokens(events: &[TokenEvent], id: RequestId) -> Vec<TokenId> {
     let tokens = |result| match result {
         PromptResult::Logprobs(entries) => entries.into_iter().map(|(token, _)| token).collect::<Vec<_>>(),
-        PromptResult::HiddenSum(_) => panic!("log-probabilities were asked for"),
+        PromptResult::HiddenSum { .. } => panic!("log-probabilities were asked for"),
     };
     results(events, id).into_iter().flat_map(tokens).collect()
 }
@@ -34,7 +34,7 @@ fn reported_tokens(events: &[TokenEvent], id: RequestId) -> Vec<TokenId> {
 /// How many hidden states were summed: the scripted model counts them in the first number.
 fn num_summed(events: &[TokenEvent], id: RequestId) -> Vec<f32> {
     let count = |result| match result {
-        PromptResult::HiddenSum(sum) => sum[0],
+        PromptResult::HiddenSum { sum, .. } => sum[0],
         PromptResult::Logprobs(_) => panic!("hidden states were asked for"),
     };
     results(events, id).into_iter().map(count).collect()

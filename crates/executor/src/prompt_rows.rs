@@ -18,7 +18,7 @@ const CERTAIN: f32 = 1e30;
 /// The results of one [`PromptRows`] under way.
 pub(crate) enum PromptReading {
     Logprobs { next: Vec<TokenId>, count: usize, pieces: Vec<Sampled> },
-    HiddenSum(Tensor<1>),
+    HiddenSum { sum: Box<Tensor<1>>, count: u32 },
 }
 
 impl PromptReading {
@@ -37,7 +37,7 @@ impl PromptReading {
             PromptWanted::HiddenSum => {
                 let states = head.states(hidden, &index(start..end, hidden)).cast(DType::F32);
                 let [_, size] = states.dims();
-                Self::HiddenSum(states.sum_dim(0).reshape([size]))
+                Self::HiddenSum { sum: Box::new(states.sum_dim(0).reshape([size])), count: end - start }
             }
         }
     }
@@ -53,10 +53,10 @@ impl PromptReading {
                 }
                 Ok(PromptResult::Logprobs(next.into_iter().zip(entries).collect()))
             }
-            Self::HiddenSum(sum) => {
+            Self::HiddenSum { sum, count } => {
                 let data = sum.into_data_async().await.map_err(|error| ExecuteError(format!("{error:?}")))?;
                 let sum = data.try_to_vec::<f32>().map_err(|error| ExecuteError(format!("{error:?}")))?;
-                Ok(PromptResult::HiddenSum(sum))
+                Ok(PromptResult::HiddenSum { sum, count })
             }
         }
     }

@@ -9,7 +9,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use common::{Reference, Setup, engine, fixture_models, greedy};
 use firebrick_engine::{
-    Engine, EventKind, FinishReason, PromptOutput, PromptResult, Request, RequestId, TokenId, TokenLogprobs,
+    Engine, EventKind, FinishReason, Pooling, PromptOutput, PromptResult, Request, RequestId, TokenId, TokenLogprobs,
 };
 use firebrick_executor::LocalExecutor;
 use firebrick_ops::testing::for_each_device;
@@ -81,7 +81,7 @@ fn log_probabilities_of_prompts_equal_the_reference() {
                         .into_iter()
                         .flat_map(|result| match result {
                             PromptResult::Logprobs(entries) => entries,
-                            PromptResult::HiddenSum(_) => panic!("log-probabilities were asked for"),
+                            PromptResult::HiddenSum { .. } => panic!("log-probabilities were asked for"),
                         })
                         .collect();
                     let logits = reference.floats(&format!("logits.{number}"));
@@ -113,4 +113,53 @@ fn check(what: &str, got: &TokenLogprobs, logits: &[f32], token: TokenId) {
     let perhaps_before = logits.iter().filter(|logit| **logit > near_above).count() as u32;
     let rank = surely_before + 1..=perhaps_before.max(surely_before + 1);
     assert!(rank.contains(&got.rank), "{what}: rank {}, right is {}", got.rank, right.rank);
+}
+
+/// The mean of what the results of a prompt sum up.
+fn mean(results: Vec<PromptResult>) -> (Vec<f32>, u32) {
+    let (mut total, mut states) = (Vec::new(), 0);
+    for result in results {
+        let PromptResult::HiddenSum { sum, count } = result else { panic!("hidden states were asked for") };
+        total.resize(sum.len(), 0.0);
+        total.iter_mut().zip(sum).for_each(|(total, value)| *total += value);
+        states += count;
+    }
+    (total.into_iter().map(|total| total / states as f32).collect(), states)
+}
+
+#[test]
+fn pooled_hidden_states_equal_the_reference() {
+    for_each_device(|device| {
+        for folder in fixture_models() {
+            let reference = Reference::open(&folder.join("reference.safetensors"));
+            let prompts: Vec<Vec<TokenId>> =
+                (0..reference.num_prompts()).map(|number| reference.words(&format!("prompt.{number}"))).collect();
+            each_way(&folder, device, |way, engine| {
+                for pooling in [Pooling::Mean, Pooling::Last, Pooling::Cls] {
+                    let asked = |prompt: &Vec<TokenId>| asking(prompt, 0, PromptOutput::Pooled(pooling));
+                    let requests: Vec<Request> = prompts.iter().map(asked).collect();
+                    for (number, results) in run(engine, &requests).into_iter().enumerate() {
+                        let what = format!("{}, prompt {number}, {pooling:?}, {way}", folder.display());
+                        let length = prompts[number].len();
+                        let states = reference.floats(&format!("states.{number}"));
+                        let size = states.len() / length;
+                        let pooled = match pooling {
+                            Pooling::Mean => 0..length,
+                            Pooling::Last => length - 1..length,
+                            Pooling::Cls => 0..1,
+                        };
+                        let (got, count) = mean(results);
+                        assert_eq!((got.len(), count as usize), (size, pooled.len()), "{what}");
+                        let scale = states.iter().fold(1.0f32, |largest, value| largest.max(value.abs()));
+                        for (place, got) in got.into_iter().enumerate() {
+                            let sum: f64 = pooled.clone().map(|row| f64::from(states[row * size + place])).sum();
+                            let right = (sum / pooled.len() as f64) as f32;
+                            let error = (got - right).abs();
+                            assert!(error <= TOLERANCE * scale, "{what}: {got} at {place}, right is {right}");
+                        }
+                    }
+                }
+            });
+        }
+    });
 }

@@ -72,7 +72,7 @@ impl CompletionWriter {
 
     /// The echoed prompt of a choice with its log-probabilities, once they are there.
     fn open(&mut self, frame: &mut EventFrame, index: u32) {
-        if !self.opened.get_mut(index as usize).is_some_and(|opened| !std::mem::replace(opened, true)) {
+        if self.opened.get_mut(index as usize).is_none_or(|opened| std::mem::replace(opened, true)) {
             return;
         }
         let number = frame.head.prompt_number(index);

@@ -93,6 +93,14 @@ impl ApiError {
         Self { kind: ErrorKind::BadRequest, message: message.into(), param: Some(name.into()) }
     }
 
+    /// The same about a prompt that its endpoint calls by another name.
+    pub fn of_input(mut self, name: &str) -> Self {
+        if matches!(self.param.as_deref(), Some("prompt" | "max_tokens")) {
+            self.param = Some(name.to_owned());
+        }
+        self
+    }
+
     /// The body of the error, also sent as an event once streaming has begun.
     pub fn body(&self) -> ErrorBody<'_> {
         ErrorBody {

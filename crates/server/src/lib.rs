@@ -35,6 +35,7 @@ mod orca;
 mod otlp;
 mod patient_stream;
 mod planted_fault;
+mod pooling;
 mod process_metrics;
 mod prompt;
 mod prompt_report;

@@ -136,8 +136,8 @@ pub struct PromptToken {
 pub enum PromptPart {
     /// The next tokens.
     Tokens(Vec<PromptToken>),
-    /// The sum of hidden states.
-    HiddenSum(Vec<f32>),
+    /// The sum of so many hidden states.
+    HiddenSum(Vec<f32>, u32),
 }
 
 impl PromptPart {
@@ -145,8 +145,10 @@ impl PromptPart {
     pub fn new(result: PromptResult, texts: &TokenTexts, before: &mut TokenId) -> Result<Self, ApiError> {
         let not_finite = || ApiError::new(ErrorKind::Internal, NOT_FINITE);
         match result {
-            PromptResult::HiddenSum(sum) if sum.iter().all(|value| value.is_finite()) => Ok(Self::HiddenSum(sum)),
-            PromptResult::HiddenSum(_) => Err(not_finite()),
+            PromptResult::HiddenSum { sum, count } if sum.iter().all(|value| value.is_finite()) => {
+                Ok(Self::HiddenSum(sum, count))
+            }
+            PromptResult::HiddenSum { .. } => Err(not_finite()),
             PromptResult::Logprobs(entries) => {
                 let token = |(id, logprobs): (TokenId, TokenLogprobs)| {
                     let last = std::mem::replace(before, id);
@@ -169,6 +171,7 @@ impl PromptPart {
 pub struct CollectedPrompt {
     tokens: Vec<PromptToken>,
     hidden_sum: Vec<f64>,
+    num_hidden: u32,
 }
 
 impl CollectedPrompt {
@@ -176,10 +179,17 @@ impl CollectedPrompt {
     pub fn add(&mut self, part: PromptPart) {
         match part {
             PromptPart::Tokens(tokens) => self.tokens.extend(tokens),
-            PromptPart::HiddenSum(sum) => {
+            PromptPart::HiddenSum(sum, count) => {
+                self.num_hidden += count;
                 self.hidden_sum.resize(sum.len(), 0.0);
                 self.hidden_sum.iter_mut().zip(sum).for_each(|(total, value)| *total += f64::from(value));
             }
         }
+    }
+
+    /// The mean of the hidden states, if there are any.
+    pub fn hidden_mean(&self) -> Option<Vec<f32>> {
+        let mean = |sum: &f64| (sum / f64::from(self.num_hidden)) as f32;
+        (self.num_hidden > 0).then(|| self.hidden_sum.iter().map(mean).collect())
     }
 }

@@ -10,6 +10,7 @@ use crate::answer::{AnswerHead, CollectedChoice, Format, collect};
 use crate::error::{ApiError, ErrorKind};
 use crate::generation::{Generation, timed_out};
 use crate::grammars;
+use crate::openai::Usage;
 use crate::state::{AppState, Model};
 use crate::telemetry::{OpenRequest, RequestContext};
 use crate::validate::{Draft, ValidatedRequest};
@@ -37,22 +38,35 @@ pub async fn serve_request(
     }
 }
 
-/// Waits for all choices, for endpoints with a format of their own.
-pub async fn collect_request(
+/// A whole answer before it has a format.
+pub struct Answered {
+    /// The request's id.
+    pub id: String,
+    /// The served name that was asked for.
+    pub model: String,
+    /// Token counts.
+    pub usage: Usage,
+    /// All choices.
+    pub choices: Vec<CollectedChoice>,
+}
+
+/// Waits for all choices, for endpoints with a format of their own; gives back what was read along the way.
+pub async fn collect_request<F>(
     state: &AppState,
     context: RequestContext,
-    read: impl Future<Output = Result<Draft, ApiError>>,
-) -> Result<Vec<CollectedChoice>, ApiError> {
+    kind: &'static str,
+    read: impl Future<Output = Result<(F, Draft), ApiError>>,
+) -> Result<(F, Answered), ApiError> {
     let mut open = OpenRequest::new(state, context);
-    let read = async { Ok(((), read.await?)) };
-    let mut started = match begin(state, &mut open, "generate", read).await {
-        Ok(((), started)) => started,
+    let (format, mut started) = match begin(state, &mut open, kind, read).await {
+        Ok(begun) => begun,
         Err(error) => return Err(failed(&mut open, error)),
     };
     let num_choices = started.request.prompts().len() as u32 * started.request.n();
     let choices = collect(&mut started.generation, num_choices).await.map_err(|error| failed(&mut open, error))?;
     open.succeed(&started.generation);
-    Ok(choices)
+    let (id, usage) = (open.context().id.to_string(), started.generation.usage());
+    Ok((format, Answered { id, model: started.model_name, usage, choices }))
 }
 
 fn failed(open: &mut OpenRequest, error: ApiError) -> ApiError {

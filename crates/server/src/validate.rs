@@ -5,7 +5,7 @@
 
 use std::ops::RangeInclusive;
 
-use firebrick_engine::{Constraint, Request, SamplingParams, SchedulingPolicy, TokenId};
+use firebrick_engine::{Constraint, Pooling, Request, SamplingParams, SchedulingPolicy, TokenId};
 
 use crate::auth::Caller;
 use crate::choice::TokenTexts;
@@ -31,6 +31,8 @@ pub struct Draft {
     pub logprobs: Option<i64>,
     /// Begin the text with the prompt.
     pub echo: bool,
+    /// Present when the answer is a vector for each prompt.
+    pub pooling: Option<Pooling>,
     /// Present when the answer is a message; otherwise it is plain text.
     pub message: Option<MessageDraft>,
     /// Used when neither the request nor the model's defaults say; `None` fills the model's length.
@@ -82,9 +84,12 @@ pub struct ValidatedRequest {
 impl ValidatedRequest {
     /// Checks a request and turns its prompt into tokens. This computes; callers run it off the I/O threads.
     pub fn new(draft: Draft, model: &Model, limits: &Limits) -> Result<Self, ApiError> {
-        let Draft { caller, source, mut sampling, logprobs, echo, message, default_max_tokens } = draft;
+        let Draft { caller, source, mut sampling, logprobs, echo, pooling, message, default_max_tokens } = draft;
         refuse_unsupported(&sampling)?;
-        let mut report = PromptReport::asked(&sampling, echo, logprobs, limits)?;
+        let mut report = match pooling {
+            Some(pooling) => PromptReport::pooled(pooling),
+            None => PromptReport::asked(&sampling, echo, logprobs, limits)?,
+        };
         let n = whole("n", sampling.n, 1, 1..=i64::from(limits.choices_max))? as u32;
         let stream = stream_options(&sampling)?;
         let best = best_of(&sampling, n, logprobs.is_some(), limits)?;

@@ -375,7 +375,10 @@ impl Book {
                         due.next.is_some_and(|next| tokens.eq(next))
                     }
                     // The scripted model counts tokens in the first number.
-                    PromptResult::HiddenSum(sum) => due.next.is_none() && sum[0] == due.positions.len() as f32,
+                    PromptResult::HiddenSum { sum, count } => {
+                        let right = due.positions.len();
+                        due.next.is_none() && sum[0] == right as f32 && *count as usize == right
+                    }
                 };
                 ensure(right && choice.told_start, 7, || format!("{name}: {result:?} for {:?}", due.positions))?;
             }

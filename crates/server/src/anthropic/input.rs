@@ -64,6 +64,7 @@ pub fn draft(caller: Caller, body: MessagesRequest, limits: &Limits) -> Result<D
         sampling,
         logprobs: None,
         echo: false,
+        pooling: None,
         message: Some(message),
         default_max_tokens: None,
     })

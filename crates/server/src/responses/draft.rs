@@ -51,6 +51,7 @@ pub fn draft(
         sampling: sampling(body),
         logprobs: None,
         echo: false,
+        pooling: None,
         message: Some(MessageDraft { tools, include_reasoning: true }),
         default_max_tokens: None,
     };

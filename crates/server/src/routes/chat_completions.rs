@@ -68,6 +68,7 @@ fn draft(caller: Caller, mut body: ChatRequest, limits: &Limits) -> Result<Draft
         sampling,
         logprobs,
         echo: false,
+        pooling: None,
         message: Some(MessageDraft { tools, include_reasoning: body.include_reasoning.unwrap_or(true) }),
         default_max_tokens: None,
     })

@@ -46,6 +46,7 @@ fn draft(caller: Caller, mut body: CompletionRequest) -> Result<Draft, ApiError>
         sampling: body.take_sampling(),
         logprobs: body.logprobs,
         echo: body.echo.unwrap_or(false),
+        pooling: None,
         message: None,
         default_max_tokens: Some(DEFAULT_MAX_TOKENS),
     })

@@ -53,10 +53,10 @@ pub async fn generate(
             stop: body.stop,
             ..SamplingFields::default()
         };
-        Ok(draft(caller, vec![body.prompt], sampling))
+        Ok(((), draft(caller, vec![body.prompt], sampling)))
     };
-    let choices = collect_request(&state, context, read).await?;
-    let choice = choices.into_iter().next().unwrap_or_default();
+    let ((), answered) = collect_request(&state, context, "generate", read).await?;
+    let choice = answered.choices.into_iter().next().unwrap_or_default();
     let finish_reason = choice.finish_reason();
     let body = GenerateResponse { text: choice.text, tokens_generated: choice.num_tokens, finish_reason };
     Ok(json_response(StatusCode::OK, &body))
@@ -97,11 +97,11 @@ pub async fn batch_generate(
             temperature: Some(body.temperature.unwrap_or(0.7)),
             ..SamplingFields::default()
         };
-        Ok(draft(caller, body.prompts, sampling))
+        Ok(((), draft(caller, body.prompts, sampling)))
     };
-    let choices = collect_request(&state, context, read).await?;
+    let ((), answered) = collect_request(&state, context, "generate", read).await?;
     let result = |choice: CollectedChoice| BatchResult { text: choice.text, tokens: choice.num_tokens };
-    Ok(json_response(StatusCode::OK, &BatchResponse { results: choices.into_iter().map(result).collect() }))
+    Ok(json_response(StatusCode::OK, &BatchResponse { results: answered.choices.into_iter().map(result).collect() }))
 }
 
 /// The length used when the request does not say.
@@ -114,6 +114,7 @@ fn draft(caller: Caller, prompts: Vec<String>, sampling: SamplingFields) -> Draf
         sampling,
         logprobs: None,
         echo: false,
+        pooling: None,
         message: None,
         default_max_tokens: Some(DEFAULT_MAX_TOKENS),
     }

@@ -4,6 +4,7 @@ mod admin;
 mod chat_completions;
 mod completions;
 mod docs;
+mod embeddings;
 mod generate;
 mod health;
 mod load;
@@ -12,8 +13,8 @@ mod metrics;
 mod model_info;
 mod models;
 mod responses;
+mod scores;
 mod tokenize;
-mod unsupported;
 mod version;
 
 pub(crate) use chat_completions::set_reasoning_effort;
@@ -78,11 +79,11 @@ fn table() -> Vec<Route> {
         route("/v1/models/unload", Admin, post(models::unload), [takes::<models::UnloadRequest>("Take a model out of service.")]),
         route("/tokenize", Key, post(tokenize::tokenize), [takes::<tokenize::TokenizeRequest>("Turn a text or a conversation into tokens.")]),
         route("/detokenize", Key, post(tokenize::detokenize), [takes::<tokenize::DetokenizeRequest>("Turn tokens into text.")]),
-        route("/v1/embeddings", Key, post(unsupported::embeddings), []),
-        route("/v1/score", Key, post(unsupported::scores), []),
-        route("/score", Key, post(unsupported::scores), []),
-        route("/v1/rerank", Key, post(unsupported::scores), []),
-        route("/rerank", Key, post(unsupported::scores), []),
+        route("/v1/embeddings", Key, post(embeddings::create), [takes::<embeddings::EmbeddingsRequest>("Turn texts into vectors.")]),
+        route("/v1/score", Key, post(scores::score), [takes::<scores::ScoreRequest>("Say how near texts are to each other.")]),
+        route("/score", Key, post(scores::score), [takes::<scores::ScoreRequest>("The same as /v1/score.")]),
+        route("/v1/rerank", Key, post(scores::rerank), [takes::<scores::RerankRequest>("Put documents in the order of their nearness to a query.")]),
+        route("/rerank", Key, post(scores::rerank), [takes::<scores::RerankRequest>("The same as /v1/rerank.")]),
         route("/generate", Key, post(generate::generate), [takes::<generate::GenerateRequest>("Continue a text, in a plain format.")]),
         route("/batch_generate", Key, post(generate::batch_generate), [takes::<generate::BatchRequest>("Continue several texts.")]),
         route("/model_info", Key, get(model_info::show), [shows("Say what is served.")]),

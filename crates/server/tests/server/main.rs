@@ -11,6 +11,7 @@ mod messages;
 mod models;
 mod openapi;
 mod operations;
+mod pooling;
 mod prompt_logprobs;
 mod reports;
 mod responses;

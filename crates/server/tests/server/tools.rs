@@ -257,16 +257,6 @@ async fn wrong_tools_are_refused_by_name() {
 }
 
 #[tokio::test]
-async fn what_this_model_cannot_do_is_said() {
-    let server = server("Fine.").await;
-    for path in ["/v1/embeddings", "/v1/score", "/score", "/v1/rerank", "/rerank"] {
-        let reply = server.post(path, &json!({"input": "Hi"})).await;
-        assert_eq!(reply.status, 501, "{path}");
-        assert!(reply.error().0.contains("not supported"));
-    }
-}
-
-#[tokio::test]
 async fn a_server_without_a_parser_refuses_tools() {
     let dialect = Dialect::plain().with_tool_parser("none").expect("a known name");
     let server = Server::start(Setup { dialect, ..Setup::default() }).await;
