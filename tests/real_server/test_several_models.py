@@ -1,6 +1,7 @@
 """Several real models in one process: told apart, loaded and unloaded while others answer."""
 
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -101,6 +102,21 @@ class SeveralModels(unittest.TestCase):
             self.assertEqual(pair.post("/v1/models/load", {"model": "x"})[0], 401)
             self.assertTrue(pair.text(model="tiny"))
 
+    def test_an_end_does_not_wait_for_a_model_that_is_being_loaded(self):
+        stuck = pathlib.Path(self.folder.name) / "stuck"
+        stuck.mkdir()
+        os.mkfifo(stuck / "config.json")
+        with Server("--max-models", "2", "--admin-key", "chief") as server:
+            body = json.dumps({"model": str(stuck)}).encode()
+            head = "POST /v1/models/load HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer chief\r\n"
+            head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            stream = server.send_raw(head.encode() + body)
+            wait_for(lambda: server.post("/v1/models/load", {"model": "x"}, headers=ADMIN)[0] == 503, "a load under way", 10)
+            self.assertTrue(server.text())
+            server.stop()
+            self.assertEqual(server.wait_end(10), 0)
+            stream.close()
+
     def test_the_memory_for_keys_and_values_is_divided_evenly(self):
         model = tiny_model.write(pathlib.Path(self.folder.name) / "m")
 
@@ -127,5 +143,5 @@ class SeveralModels(unittest.TestCase):
             code, output = run_to_end("serve", model, *flags)
             self.assertEqual(code, 2, output)
             self.assertIn(part, output)
-        code, output = run_to_end("run", model, model)
+        code, output = run_to_end("run", "--model", model, "--model", model)
         self.assertEqual((code, "takes one" in output), (2, True), output)

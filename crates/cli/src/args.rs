@@ -134,7 +134,8 @@ mod tests {
         assert_eq!(serve("firebrick serve a b --port 81").model.models(), ["a", "b"]);
         let args = serve("firebrick --model a --model b --max-models 3");
         assert_eq!((args.model.models().len(), args.max_models), (2, Some(3)));
-        let Ok(Command::Run(args)) = parse("firebrick run a b") else { panic!("clap takes them") };
+        assert!(parse("firebrick run a b").is_err());
+        let Ok(Command::Run(args)) = parse("firebrick run --model a --model b") else { panic!("clap takes them") };
         assert!(args.model.required().expect_err("refused").to_string().contains("takes one"));
     }
 

@@ -38,7 +38,10 @@ pub fn serve(args: ServeArgs, notices: &[String]) -> Result<ExitCode, Failure> {
     let tls = config::tls(&args.operations)?;
     let config = config::server_config(&args, &api_keys)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(run(Start { fleet, config, place, tls }, args))
+    let ended = runtime.block_on(run(Start { fleet, config, place, tls }, args));
+    // A model that is still being loaded for an operator is not waited for.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended
 }
 
 /// Everything that is decided before the port opens.

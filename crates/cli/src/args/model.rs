@@ -16,7 +16,7 @@ use crate::failure::Failure;
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// A Hugging Face id (org/name, org/name@revision), a folder, or a .gguf file [env: MODEL_NAME, VLLM_MODEL, MODEL_PATH]
-    #[arg(value_name = "MODEL", conflicts_with = "model_flag", help_heading = Resettable::Reset)]
+    #[arg(value_name = "MODEL", conflicts_with = "model_flag", help_heading = Resettable::Reset, num_args = 0..=1)]
     model_argument: Vec<String>,
 
     /// The model, in the spelling of vLLM's api_server

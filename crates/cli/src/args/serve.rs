@@ -26,6 +26,7 @@ Examples:
 /// finishes those that run, and ends; a second one ends at once.
 #[derive(Args, Debug)]
 #[command(after_help = EXAMPLES, after_long_help = vllm_flags::long_help(EXAMPLES))]
+#[command(mut_arg("model_argument", |model| model.num_args(0..)))]
 pub struct ServeArgs {
     #[command(flatten)]
     pub model: ModelArgs,

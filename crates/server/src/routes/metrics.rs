@@ -9,12 +9,13 @@ use serde::Serialize;
 use crate::body::json_response;
 use crate::error::ApiError;
 use crate::metrics::render;
+use crate::routes::model_info::{NamedQuery, model_of};
 use crate::state::AppState;
 
 /// Prometheus text unless JSON is asked for.
-pub async fn show(State(state): State<AppState>, headers: HeaderMap) -> Result<Response, ApiError> {
+pub async fn show(State(state): State<AppState>, query: NamedQuery, headers: HeaderMap) -> Result<Response, ApiError> {
     if accepts_json(&headers) {
-        return show_json(State(state)).await;
+        return show_json(State(state), query).await;
     }
     let mut response = Response::new(Body::from(render(&state)));
     let content_type = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -42,9 +43,9 @@ struct Metrics<'a> {
     kv_cache_usage_perc: f64,
 }
 
-/// A few numbers as JSON.
-pub async fn show_json(State(state): State<AppState>) -> Result<Response, ApiError> {
-    let model = state.model()?;
+/// A few numbers as JSON; of several models those of the one that is named, or of the first.
+pub async fn show_json(State(state): State<AppState>, query: NamedQuery) -> Result<Response, ApiError> {
+    let model = model_of(&state, query)?;
     let snapshot = model.engine.snapshot();
     let gb = |bytes: u64| bytes as f64 / f64::from(1 << 30);
     let body = Metrics {

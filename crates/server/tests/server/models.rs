@@ -49,6 +49,13 @@ async fn a_request_reaches_the_model_that_it_names() {
     assert_eq!((unknown.status, unknown.error().0.as_str()), (404, "The model `third` does not exist."));
     assert_eq!(names(&server.get("/v1/models").await.json()), ["tiny", "org/tiny", "second"]);
     assert_eq!(server.get("/v1/models/second").await.json()["id"], "second");
+    for path in ["/model_info", "/metrics.json"] {
+        assert_eq!(server.get(path).await.json()["model"], "tiny");
+        assert_eq!(server.get(&format!("{path}?model=second")).await.json()["model"], "second");
+        assert_eq!(server.get(&format!("{path}?model=third")).await.status, 404);
+        let twice = server.get(&format!("{path}?model=tiny&model=second")).await;
+        assert_eq!((twice.status, twice.error().1.as_deref()), (400, Some("model")));
+    }
     let tokens = server.post("/tokenize", &json!({"model": "second", "prompt": "ab"})).await.json();
     assert_eq!(tokens["count"], 2);
 }
