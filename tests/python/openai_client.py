@@ -176,6 +176,16 @@ def prompts_can_be_scored(client, model):
 
 
 @check
+def beams_are_shown_best_first(client, model):
+    parameters = dict(model=model, prompt="The capital of France is", max_tokens=6, temperature=0)
+    reply = client.completions.create(n=3, extra_body={"use_beam_search": True}, **parameters)
+    texts = [choice.text for choice in reply.choices]
+    assert len(set(texts)) == 3 and reply.usage.completion_tokens <= 18
+    widest = client.completions.create(extra_body={"use_beam_search": True, "best_of": 3}, **parameters)
+    assert [choice.text for choice in widest.choices] == texts[:1]
+
+
+@check
 def embeddings_are_unit_vectors_of_texts(client, model):
     texts = ["A cat sat on the mat.", "A dog sat on the rug.", "A cat sat on the mat."]
     # The client asks for base64 by itself and unpacks it.

@@ -29,6 +29,8 @@ pub struct Generation {
     reasoning_tokens: u64,
     cached_tokens: u64,
     phases: Vec<Arc<Phases>>,
+    /// What was found before this began.
+    found: Option<Vec<Delta>>,
     timeout: Option<Duration>,
     charge: Option<Charge>,
 }
@@ -51,9 +53,26 @@ impl Generation {
             reasoning_tokens: 0,
             cached_tokens: 0,
             phases,
+            found: None,
             timeout: None,
             charge: None,
         })
+    }
+
+    /// A request whose choices are complete.
+    pub fn finished(request: &ValidatedRequest, deltas: Vec<Delta>, arrived: Instant) -> Self {
+        Self {
+            streams: SelectAll::new(),
+            arrived,
+            prompt_tokens: request.prompt_tokens(),
+            completion_tokens: 0,
+            reasoning_tokens: 0,
+            cached_tokens: 0,
+            phases: Vec::new(),
+            found: Some(deltas),
+            timeout: None,
+            charge: None,
+        }
     }
 
     /// What the engine notes about each prompt.
@@ -74,6 +93,10 @@ impl Generation {
 
     /// What has been added to the choices since the last call; `None` once all are complete.
     pub async fn next(&mut self) -> Option<Result<Vec<Delta>, ApiError>> {
+        if let Some(deltas) = self.found.take() {
+            self.count(&deltas);
+            return Some(Ok(deltas));
+        }
         let next = self.streams.next();
         let next = match self.timeout {
             None => next.await,
@@ -86,10 +109,14 @@ impl Generation {
             Ok(progress) => progress,
             Err(error) => return Some(Err(error)),
         };
-        self.completion_tokens += progress.deltas.iter().map(|delta| u64::from(delta.num_tokens)).sum::<u64>();
-        self.reasoning_tokens += progress.deltas.iter().map(|delta| u64::from(delta.num_reasoning_tokens)).sum::<u64>();
+        self.count(&progress.deltas);
         self.cached_tokens += progress.cached_tokens;
         Some(Ok(progress.deltas))
+    }
+
+    fn count(&mut self, deltas: &[Delta]) {
+        self.completion_tokens += deltas.iter().map(|delta| u64::from(delta.num_tokens)).sum::<u64>();
+        self.reasoning_tokens += deltas.iter().map(|delta| u64::from(delta.num_reasoning_tokens)).sum::<u64>();
     }
 
     /// Token counts so far.
@@ -125,7 +152,8 @@ pub(crate) fn timed_out(timeout: Duration) -> ApiError {
     ApiError::new(ErrorKind::DeadlineExceeded, message)
 }
 
-fn refused(error: SubmitError, model: &Model) -> ApiError {
+/// Why the engine did not take a request.
+pub(crate) fn refused(error: SubmitError, model: &Model) -> ApiError {
     match error {
         SubmitError::Rejected(rejected) => rejected.into(),
         SubmitError::InboxFull => {

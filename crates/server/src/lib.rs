@@ -8,6 +8,7 @@ mod answer;
 mod anthropic;
 mod auth;
 mod batch_file;
+mod beam_search;
 mod body;
 mod chat_format;
 mod chat_messages;

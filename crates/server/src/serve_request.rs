@@ -7,6 +7,7 @@ use std::time::Instant;
 use axum::response::Response;
 
 use crate::answer::{AnswerHead, CollectedChoice, Format, collect};
+use crate::beam_search;
 use crate::error::{ApiError, ErrorKind};
 use crate::generation::{Generation, timed_out};
 use crate::grammars;
@@ -116,7 +117,11 @@ async fn begin_untimed<F>(
         request.set_constraint(grammars::compile(&model, asked, timeout).await?);
     }
     open.log_accepted(kind, &model_name, &request);
-    let mut generation = Generation::start(&model, &request, open.context().arrived).await?;
+    let arrived = open.context().arrived;
+    let mut generation = match request.beams() {
+        Some(beams) => beam_search::search(&model, &request, beams, arrived).await?,
+        None => Generation::start(&model, &request, arrived).await?,
+    };
     generation.set_timeout(state.config().limits.request_timeout);
     generation.set_charge(charge);
     open.set_trace(&model_name, &request, &generation);

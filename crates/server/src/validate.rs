@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use firebrick_engine::{Constraint, Pooling, Request, SamplingParams, SchedulingPolicy, TokenId};
 
 use crate::auth::Caller;
+use crate::beam_search::BeamSearch;
 use crate::choice::TokenTexts;
 use crate::error::{ApiError, ErrorKind};
 use crate::limits::Limits;
@@ -77,6 +78,7 @@ pub struct ValidatedRequest {
     message: Option<MessageOptions>,
     stream: Option<StreamOptions>,
     best: Option<Best>,
+    beams: Option<BeamSearch>,
     grammar: Option<AskedGrammar>,
     constraint: Option<Constraint>,
 }
@@ -92,7 +94,8 @@ impl ValidatedRequest {
         };
         let n = whole("n", sampling.n, 1, 1..=i64::from(limits.choices_max))? as u32;
         let stream = stream_options(&sampling)?;
-        let best = best_of(&sampling, n, logprobs.is_some(), limits)?;
+        let beams = BeamSearch::asked(&sampling, n, logprobs, model, limits)?;
+        let best = if beams.is_some() { None } else { best_of(&sampling, n, logprobs.is_some(), limits)? };
         // As many are generated as compete.
         let (n, logprobs) = match &best {
             None => (n, logprobs),
@@ -128,8 +131,23 @@ impl ValidatedRequest {
             })
             .collect::<Result<Vec<_>, ApiError>>()?;
         refuse_choices_of_nothing(&params, n, grammar.is_some())?;
+        refuse_grammar_of_beams(beams, grammar.as_ref())?;
         let constraint = None;
-        Ok(Self { prompts, params, n, priority, cache_salt, text, report, message, stream, best, grammar, constraint })
+        Ok(Self {
+            prompts,
+            params,
+            n,
+            priority,
+            cache_salt,
+            text,
+            report,
+            message,
+            stream,
+            best,
+            beams,
+            grammar,
+            constraint,
+        })
     }
 
     /// The grammar that was asked for, to be compiled.
@@ -150,6 +168,11 @@ impl ValidatedRequest {
     /// Present when only the likeliest choices are shown.
     pub fn best(&self) -> Option<Best> {
         self.best
+    }
+
+    /// Present when beams are followed.
+    pub fn beams(&self) -> Option<BeamSearch> {
+        self.beams
     }
 
     /// The prompts.
@@ -273,13 +296,19 @@ fn refuse_choices_of_nothing(params: &[SamplingParams], n: u32, has_grammar: boo
     Err(ApiError::parameter("max_tokens", message))
 }
 
+/// Beams are compared by likelihood alone.
+fn refuse_grammar_of_beams(beams: Option<BeamSearch>, grammar: Option<&AskedGrammar>) -> Result<(), ApiError> {
+    match grammar {
+        Some(grammar) if beams.is_some() => {
+            let message = format!("{} is not supported together with use_beam_search", grammar.field);
+            Err(ApiError::parameter(grammar.field, message))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Parameters of the API that say nothing when neutral and are refused otherwise.
 fn refuse_unsupported(fields: &SamplingFields) -> Result<(), ApiError> {
-    refuse_unless_neutral("use_beam_search", fields.use_beam_search)?;
-    if fields.length_penalty.is_some_and(|penalty| penalty != 1.0) {
-        let message = "length_penalty belongs to beam search, which is not supported";
-        return Err(ApiError::parameter("length_penalty", message));
-    }
     if fields.spaces_between_special_tokens == Some(false) {
         let message = "spaces_between_special_tokens must be true: the tokenizer decides where spaces stand";
         return Err(ApiError::parameter("spaces_between_special_tokens", message));

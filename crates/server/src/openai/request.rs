@@ -77,9 +77,9 @@ macro_rules! with_shared_fields {
         guided_whitespace_pattern: String,
         /// Generate so many choices per prompt and answer with the likeliest `n`.
         best_of: i64,
-        /// Refused unless false.
-        use_beam_search: Loose,
-        /// Refused unless 1, which is neutral: it belongs to beam search.
+        /// Search for the likeliest texts, with `best_of` beams, or `n`.
+        use_beam_search: bool,
+        /// How much longer texts are favoured by beam search.
         length_penalty: f64,
         /// Report log-probabilities of the prompt's tokens and of this many alternatives.
         prompt_logprobs: i64,

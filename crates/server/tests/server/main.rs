@@ -3,6 +3,7 @@
 mod support;
 
 mod batches;
+mod beam_search;
 mod errors;
 mod lifecycle;
 mod load;
