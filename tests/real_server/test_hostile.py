@@ -208,9 +208,7 @@ class Hostile(unittest.TestCase):
                 status, answer, seconds = asker.ask(path, body)
                 statuses[status] = statuses.get(status, 0) + 1
                 count += 1
-                # A text that the tiny vocabulary cannot spell, which lacks most bytes beyond ASCII; real ones have all.
-                unspeakable = b"the grammar could not be followed: no text matches it" in answer
-                self.assertTrue(status < 500 or unspeakable, (path, body, answer))
+                self.assertLess(status, 500, (path, body, answer))
                 self.assertLess(seconds, 2 * SECONDS_MAX, (path, body))
             print(f"{count} mutated bodies: {statuses}")
             self.assertGreater(statuses.get(400, 0), 100)

@@ -24,9 +24,17 @@ pub trait ConstraintState: Send {
     /// It must not wait: where the answer takes time, it is given as [`TokenMask::later`].
     fn allowed(&mut self) -> TokenMask;
 
-    /// Takes the token that was chosen. An error ends the sequence with this message: the token is not allowed, or the
-    /// constraint could not be followed any further.
-    fn accept(&mut self, token: TokenId) -> Result<Progress, String>;
+    /// Takes the token that was chosen. An error ends the sequence.
+    fn accept(&mut self, token: TokenId) -> Result<Progress, NotFollowed>;
+}
+
+/// Why a chosen token is not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NotFollowed {
+    /// There was nothing to choose from: no token of the vocabulary goes on from here.
+    DeadEnd,
+    /// The token is not allowed, or the constraint could not be followed any further; in words.
+    Failed(String),
 }
 
 /// What is left to say.

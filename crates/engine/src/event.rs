@@ -55,8 +55,8 @@ pub enum FinishReason {
     Length,
     /// The client left or asked to stop.
     Abort,
-    /// The request's own conditions left no token to choose: a grammar or `allowed_token_ids` against `bad_words`,
-    /// `min_tokens` or each other.
+    /// The request's own conditions left no token to choose: a grammar that the vocabulary cannot spell, or a grammar or
+    /// `allowed_token_ids` against `bad_words`, `min_tokens` or each other.
     Impossible,
     /// The model's output was not usable, or the device failed.
     Error(String),

@@ -55,7 +55,7 @@ mod trace;
 pub use batch::{Batch, SampleRow, TokenHistory};
 pub use commit::NOT_FINITE;
 pub use config::{EngineConfig, SchedulingPolicy};
-pub use constraint::{Constraint, ConstraintState, MaskSender, Progress, TokenConstraint, TokenMask};
+pub use constraint::{Constraint, ConstraintState, MaskSender, NotFollowed, Progress, TokenConstraint, TokenMask};
 pub use engine::{Engine, StepResult};
 pub use error::{ConfigError, EngineError, ExecuteError, Rejected};
 pub use event::{EventKind, FinishReason, SampleOutcome, SampledToken, StepOutput, TokenEvent, TokenLogprobs};

@@ -11,8 +11,8 @@ use crate::policy::ServiceOrder;
 use crate::prefix_cache::{BlockKey, ChainHasher, Parent, Salt};
 use crate::token_span::TokenSpan;
 use crate::{
-    Constraint, ConstraintState, FinishReason, Progress, PromptOutput, RequestId, SampleRow, SamplingParams,
-    SchedulingPolicy, SequenceId, TokenHistory, TokenId, TokenMask,
+    Constraint, ConstraintState, FinishReason, NotFollowed, Progress, PromptOutput, RequestId, SampleRow,
+    SamplingParams, SchedulingPolicy, SequenceId, TokenHistory, TokenId, TokenMask,
 };
 
 /// What does not change during a request's life; all its choices share it.
@@ -277,12 +277,16 @@ impl Sequence {
             let progress = match &stop {
                 None => constraint.accept(token),
                 Some(_) if constraint.allowed().allows(token) => Ok(Progress::Complete),
-                Some(_) => Err(format!("token {token} ends the text where its constraint does not")),
+                // It says why better than the fact that a stop token came.
+                Some(_) => constraint.accept(token).and(Err(NotFollowed::Failed(format!(
+                    "token {token} ends the text where its constraint does not"
+                )))),
             };
             match progress {
                 Ok(Progress::Open) => {}
                 Ok(Progress::Complete) => stop = stop.or(Some(FinishReason::Stop(None))),
-                Err(message) => return Appended::Refused(FinishReason::Error(message)),
+                Err(NotFollowed::DeadEnd) => return Appended::Refused(FinishReason::Impossible),
+                Err(NotFollowed::Failed(message)) => return Appended::Refused(FinishReason::Error(message)),
             }
         }
         self.output.push(token);

@@ -6,8 +6,8 @@ mod support;
 use std::sync::Arc;
 
 use firebrick_engine::{
-    Constraint, ConstraintState, EventKind, FinishReason, Progress, Rejected, Request, RequestId, SamplingParams,
-    SequenceId, TokenConstraint, TokenId, TokenMask,
+    Constraint, ConstraintState, EventKind, FinishReason, NotFollowed, Progress, Rejected, Request, RequestId,
+    SamplingParams, SequenceId, TokenConstraint, TokenId, TokenMask,
 };
 use support::{config, engine, finish, outputs, ready};
 
@@ -37,9 +37,12 @@ impl ConstraintState for Climbing {
         mask
     }
 
-    fn accept(&mut self, token: TokenId) -> Result<Progress, String> {
+    fn accept(&mut self, token: TokenId) -> Result<Progress, NotFollowed> {
+        if self.step == 0 {
+            return Err(NotFollowed::DeadEnd);
+        }
         if !(self.at + 1..=self.at + self.step).contains(&token) {
-            return Err(format!("{token} does not follow {}", self.at));
+            return Err(NotFollowed::Failed(format!("{token} does not follow {}", self.at)));
         }
         self.at = token;
         Ok(if token >= self.last { Progress::Complete } else { Progress::Open })
@@ -230,4 +233,15 @@ fn a_trace_replays_constraints_in_memory_and_refuses_them_when_stored() {
     let read: firebrick_engine::Trace = serde_json::from_str(&stored).expect("and read");
     let refused = read.replay().expect_err("the grammar is not in it");
     assert!(refused.to_string().contains("does not hold grammars"), "{refused}");
+}
+
+#[test]
+fn a_constraint_without_a_next_token_ends_as_impossible_also_at_a_stop_token() {
+    for eos in [vec![], (0..support::VOCAB_SIZE).collect()] {
+        let mut engine = engine(config(), 100);
+        let asked = Request { eos_token_ids: eos, constraint: climb(0, 60), ..request(1, 10, 70) };
+        let id = engine.add_request(asked).expect("accepted");
+        let outputs = outputs(&finish(&mut engine));
+        assert_eq!(outputs[&(id, 0)], (vec![], Some(FinishReason::Impossible)));
+    }
 }

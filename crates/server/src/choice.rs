@@ -252,6 +252,7 @@ fn finite(logprob: f32) -> f32 {
 /// The request contradicts itself, which shows only when the contradiction is reached.
 fn impossible() -> ApiError {
     let message = "no token is possible here: what the text must follow (a grammar, a schema, choices, \
-                   allowed_token_ids) leaves only tokens that bad_words or min_tokens exclude";
+                   allowed_token_ids) cannot be spelled with this model's vocabulary, or leaves only tokens that \
+                   bad_words or min_tokens exclude";
     ApiError::new(ErrorKind::BadRequest, message)
 }

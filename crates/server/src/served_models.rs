@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use crate::error::{ApiError, ErrorKind};
+use crate::grammars::prepare_behind;
 use crate::metrics::HttpMetrics;
 use crate::state::{Model, ModelSlot};
 
@@ -60,6 +61,7 @@ impl ServedModels {
         let mut table = self.write();
         table.check_free(&model.served_names)?;
         let model = Arc::new(model);
+        prepare_behind(&model);
         table.served.push(Served { model: model.clone(), http: Arc::default(), is_leaving: false });
         Ok(model)
     }

@@ -346,3 +346,31 @@ fn hostile_sources_neither_hang_nor_crash() {
     let slowest = thread.join().expect("no panic");
     assert!(slowest < Duration::from_secs(20), "{slowest:?}: compiling is bounded, also on a slow and busy machine");
 }
+
+/// A vocabulary without most letters says so: at once for choices, elsewhere where the text cannot go on.
+#[test]
+fn what_a_vocabulary_cannot_spell_is_refused_or_ends_dead() {
+    let end = json!({"id": 3, "content": "<|end|>", "single_word": false, "lstrip": false, "rstrip": false,
+                     "normalized": false, "special": true});
+    let document = json!({
+        "version": "1.0", "truncation": null, "padding": null, "normalizer": null, "post_processor": null,
+        "added_tokens": [end],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false},
+        "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                  "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+                  "vocab": {"a": 0, "b": 1, "ab": 2}, "merges": [["a", "b"]]},
+    });
+    let tokenizer = Tokenizer::from_bytes(document.to_string().as_bytes()).expect("valid");
+    let compiler = GrammarCompiler::new(&tokenizer, 4, &[3]).expect("usable");
+    let choice = |choices: &[&str]| {
+        compiler.compile(&GrammarSource::Choice(choices.iter().map(|choice| (*choice).to_owned()).collect()))
+    };
+    choice(&["ab", "abba"]).expect("spelled with these letters");
+    let refused = choice(&["ab", "cab"]).expect_err("there is no c").to_string();
+    assert!(refused.contains("cannot spell the choice \"cab\""), "{refused}");
+    let late = compiler.compile(&GrammarSource::Regex("abc+".to_owned())).expect("it begins well");
+    let mut matcher = late.matcher();
+    let dead = matcher.accept(2).and_then(|()| matcher.allowed().map(drop));
+    assert_eq!(dead, Err(GrammarError::DeadEnd));
+}

@@ -8,6 +8,7 @@ use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokR
 use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
 
 use super::cache::GrammarCache;
+use super::spelling::Spelling;
 use super::{GrammarError, GrammarSource, Whitespace, ebnf, lark_text, source_limits};
 use crate::{TokenId, Tokenizer};
 
@@ -22,6 +23,7 @@ const TOKEN_BYTES_MAX: usize = 1 << 15;
 pub struct GrammarCompiler {
     factory: ParserFactory,
     num_words: usize,
+    spelling: Spelling,
     cache: Mutex<GrammarCache>,
 }
 
@@ -35,6 +37,8 @@ impl GrammarCompiler {
             return Err(refused(&"it has no end-of-sequence token"));
         };
         let words: Vec<Vec<u8>> = (0..vocab_size).map(|token| word(tokenizer, token)).collect();
+        let ordinary = (0..).zip(&words).filter(|(token, _)| !tokenizer.is_special(*token)).map(|(_, word)| word);
+        let spelling = Spelling::new(ordinary);
         let trie = TokTrie::from(&TokRxInfo::new(vocab_size, end), &words).with_eos_tokens(&end_tokens);
         // Not canonical: the model decides how a text is cut into tokens.
         let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
@@ -43,7 +47,7 @@ impl GrammarCompiler {
             .map_err(|error| refused(&error))?;
         factory.quiet();
         *factory.limits_mut() = limits();
-        Ok(Self { factory, num_words: (vocab_size as usize).div_ceil(32), cache: Mutex::default() })
+        Ok(Self { factory, num_words: (vocab_size as usize).div_ceil(32), spelling, cache: Mutex::default() })
     }
 
     /// Compiles a source, or finds it compiled. It needs [`COMPILE_STACK_BYTES`](super::COMPILE_STACK_BYTES) of stack.
@@ -54,6 +58,12 @@ impl GrammarCompiler {
             return Ok(grammar);
         }
         let invalid = |error: &dyn std::fmt::Display| GrammarError::Invalid { reason: shown(error) };
+        if let GrammarSource::Choice(choices) = source
+            && let Some(choice) = choices.iter().find(|choice| !self.spelling.can_spell(choice))
+        {
+            let shown: String = choice.chars().take(40).collect();
+            return Err(invalid(&format!("this model's vocabulary cannot spell the choice {shown:?}")));
+        }
         let parser = self.factory.create_parser(grammar_of(source)?).map_err(|error| invalid(&error))?;
         let mut matcher = Matcher::new(Ok(parser));
         // The first mask shows what only fails when the grammar is used, and warms its automaton.
@@ -213,5 +223,8 @@ impl GrammarMatcher {
 }
 
 fn failed(error: &dyn std::fmt::Display) -> GrammarError {
+    if error.to_string().starts_with("NoExtensionBias") {
+        return GrammarError::DeadEnd;
+    }
     GrammarError::Match { reason: shown(error) }
 }

@@ -11,6 +11,7 @@ mod compiler;
 mod ebnf;
 mod lark_text;
 mod source_limits;
+mod spelling;
 
 use serde_json::Value;
 
@@ -94,6 +95,9 @@ pub enum GrammarError {
         /// Why.
         reason: String,
     },
+    /// A text cannot go on: what must come next has no token in this vocabulary.
+    #[error("no token of this model's vocabulary continues the text within the grammar")]
+    DeadEnd,
     /// A text cannot go on: a token was not allowed, or following the grammar became too complex.
     #[error("the grammar could not be followed: {reason}")]
     Match {
