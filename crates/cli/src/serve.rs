@@ -4,6 +4,7 @@ mod bind;
 mod config;
 mod fleet;
 pub mod model;
+mod page;
 mod signals;
 
 use std::future::Future;
@@ -56,6 +57,7 @@ async fn run(start: Start, args: ServeArgs) -> Result<ExitCode, Failure> {
     let Opened { listener, url } = start.place.open(start.tls).await?;
     tracing::info!("firebrick {} serves {}", env!("CARGO_PKG_VERSION"), start.fleet.names().join(", "));
     tracing::info!("listening on {url}; /health answers 503 until the model is loaded");
+    let shows_page = start.config.page.is_some();
     let state = AppState::new(start.config);
     let mut signals = Signals::new()?;
     let (closing, _) = watch::channel(false);
@@ -96,6 +98,9 @@ async fn run(start: Start, args: ServeArgs) -> Result<ExitCode, Failure> {
         Ok(model)
     }));
     state.set_started();
+    if shows_page {
+        tracing::info!("page: {url}/ui/");
+    }
     tracing::info!("try: curl {url}/v1/models");
     tracing::info!("Application startup complete.");
 

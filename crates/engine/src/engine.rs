@@ -6,7 +6,7 @@ use crate::scheduler::Scheduler;
 use crate::trace::{Recorder, Trace, TraceEntry};
 use crate::{
     Batch, BlockId, ConfigError, EngineConfig, EngineError, EngineSnapshot, EngineStats, ExecuteError, Executor,
-    FinishReason, Rejected, Request, RequestId, SequenceId, StepOutput, TokenEvent, TokenId,
+    FinishReason, Rejected, Request, RequestId, RowSnapshot, SequenceId, SnapshotLimits, StepOutput, TokenEvent, TokenId,
 };
 
 /// What an executor's future gives: the step's results, or the reason why the device cannot go on.
@@ -192,7 +192,17 @@ impl<E: Executor> Engine<E> {
 
     /// The whole state, for people to look at; scans all blocks and sequences. While a step is in flight it has its rows.
     pub fn snapshot(&self) -> EngineSnapshot {
-        self.scheduler.snapshot()
+        self.scheduler.snapshot(SnapshotLimits::NONE)
+    }
+
+    /// As much of the state as the limits allow, for engines too large to be shown whole.
+    pub fn snapshot_within(&self, limits: SnapshotLimits) -> EngineSnapshot {
+        self.scheduler.snapshot(limits)
+    }
+
+    /// The rows of the step in flight, in the order of the batch; none between steps.
+    pub fn rows_in_flight(&self) -> Vec<RowSnapshot> {
+        self.scheduler.rows_in_flight()
     }
 
     /// The tokens whose keys and values a block holds, first to last; none for a block that holds nothing of use.

@@ -64,6 +64,6 @@ pub use ids::{BlockId, RequestId, SequenceId, TokenId};
 pub use prompt_output::{Pooling, PromptOutput, PromptResult, PromptRows, PromptWanted};
 pub use request::{Request, SamplingParams};
 pub use scripted::{HistoryHash, Script, ScriptedExecutor};
-pub use snapshot::{BlockSnapshot, EngineSnapshot, RowSnapshot, SequenceSnapshot, SequenceState};
+pub use snapshot::{BlockSnapshot, EngineSnapshot, RowSnapshot, SequenceSnapshot, SequenceState, SnapshotLimits};
 pub use stats::{EngineStats, FinishedStats};
 pub use trace::{Divergence, Replay, Trace, TraceEntry};

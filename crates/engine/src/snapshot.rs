@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::plan::PlannedRow;
 use crate::scheduler::Scheduler;
 use crate::{BlockId, EngineStats, SequenceId, TokenId};
 
@@ -23,6 +24,22 @@ pub struct EngineSnapshot {
     pub rows: Vec<RowSnapshot>,
     /// Counters and gauges.
     pub stats: EngineStats,
+}
+
+/// How much of the engine a snapshot shows. What is beyond is left out; the counters count it all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotLimits {
+    /// Blocks of the pool, the lowest ids first.
+    pub blocks: u32,
+    /// Sequences, running ones first.
+    pub sequences: usize,
+    /// Entries of all block tables together.
+    pub table_entries: usize,
+}
+
+impl SnapshotLimits {
+    /// Everything.
+    pub const NONE: Self = Self { blocks: u32::MAX, sequences: usize::MAX, table_entries: usize::MAX };
 }
 
 /// One block. Free: no references, not cached. Evictable: no references, cached. Shared: several references.
@@ -60,8 +77,10 @@ pub struct SequenceSnapshot {
     pub computed_tokens: u32,
     /// Blocks at the head of the table that are in the prefix cache.
     pub published_blocks: u32,
-    /// Its block table.
+    /// Its block table, from the beginning.
     pub blocks: Vec<u32>,
+    /// Entries at the table's end that are not shown.
+    pub blocks_left_out: u32,
 }
 
 /// One sequence's part of a step.
@@ -78,7 +97,7 @@ pub struct RowSnapshot {
 }
 
 impl Scheduler {
-    pub(crate) fn snapshot(&self) -> EngineSnapshot {
+    pub(crate) fn snapshot(&self, limits: SnapshotLimits) -> EngineSnapshot {
         let block = |id| BlockSnapshot {
             references: self.pool.references(BlockId(id)),
             cached: self.pool.cache().contains(BlockId(id)),
@@ -88,8 +107,12 @@ impl Scheduler {
             true => (SequenceState::Preempted, *key),
             false => (SequenceState::Waiting, *key),
         });
+        let mut entries_left = limits.table_entries;
         let sequence = |(state, key)| {
             let sequence = &self.sequences[key];
+            let table = sequence.table.blocks();
+            let shown = table.len().min(entries_left);
+            entries_left -= shown;
             SequenceSnapshot {
                 id: sequence.id(),
                 state,
@@ -97,23 +120,29 @@ impl Scheduler {
                 tokens: sequence.len(),
                 computed_tokens: sequence.num_computed_tokens,
                 published_blocks: sequence.num_published,
-                blocks: sequence.table.blocks().iter().map(|block| block.0).collect(),
+                blocks: table[..shown].iter().map(|block| block.0).collect(),
+                blocks_left_out: (table.len() - shown) as u32,
             }
         };
-        let rows = self.in_flight.iter().flatten().map(|row| RowSnapshot {
+        EngineSnapshot {
+            block_size: self.config.block_size,
+            max_num_batched_tokens: self.config.max_num_batched_tokens,
+            blocks: (0..self.pool.num_blocks().min(limits.blocks)).map(block).collect(),
+            sequences: running.chain(waiting).take(limits.sequences).map(sequence).collect(),
+            rows: self.rows_in_flight(),
+            stats: self.stats(),
+        }
+    }
+
+    /// The rows of the step in flight, in the order of the batch.
+    pub(crate) fn rows_in_flight(&self) -> Vec<RowSnapshot> {
+        let row = |row: &PlannedRow| RowSnapshot {
             sequence: self.sequences[row.key].id(),
             position: self.sequences[row.key].num_computed_tokens,
             tokens: row.num_tokens,
             samples: row.samples,
-        });
-        EngineSnapshot {
-            block_size: self.config.block_size,
-            max_num_batched_tokens: self.config.max_num_batched_tokens,
-            blocks: (0..self.pool.num_blocks()).map(block).collect(),
-            sequences: running.chain(waiting).map(sequence).collect(),
-            rows: rows.collect(),
-            stats: self.stats(),
-        }
+        };
+        self.in_flight.iter().flatten().map(row).collect()
     }
 
     /// The tokens whose keys and values a block holds, first to last; none for a block that holds nothing of use.
@@ -213,6 +242,24 @@ mod tests {
         let result = ready(running);
         engine.finish_step(result).expect("the device works");
         assert!(engine.snapshot().rows.is_empty());
+    }
+
+    #[test]
+    fn a_limited_snapshot_leaves_out_and_says_how_much() {
+        let mut engine = crowded();
+        let running = engine.begin_step().expect("alive").expect("there is work");
+        let whole = engine.snapshot();
+        let limits = SnapshotLimits { blocks: 5, sequences: 2, table_entries: 4 };
+        let cut = engine.snapshot_within(limits);
+        assert_eq!(cut.blocks, whole.blocks[..5]);
+        assert_eq!((&cut.rows, &cut.stats), (&whole.rows, &whole.stats));
+        let tables: Vec<(usize, u32)> =
+            cut.sequences.iter().map(|sequence| (sequence.blocks.len(), sequence.blocks_left_out)).collect();
+        let lengths: Vec<usize> = whole.sequences.iter().map(|sequence| sequence.blocks.len()).collect();
+        assert_eq!(lengths[..2], [3, 3], "eleven tokens in blocks of four");
+        assert_eq!(tables, [(3, 0), (1, 2)]);
+        let result = ready(running);
+        engine.finish_step(result).expect("the device works");
     }
 
     #[test]

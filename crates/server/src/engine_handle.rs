@@ -7,12 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use firebrick_engine::{EngineConfig, Rejected, Request, TokenEvent};
+use firebrick_engine::{BlockId, EngineConfig, Rejected, Request, TokenEvent, TokenId};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::engine_metrics::EngineMetrics;
 use crate::request_trace::Phases;
+use crate::step_watch::{WATCHERS_MAX, Watching};
 
 /// Why a request did not reach the engine.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -23,6 +24,9 @@ pub enum SubmitError {
     /// The engine thread has ended.
     #[error("the engine is not running")]
     NotRunning,
+    /// As many watch the engine as may.
+    #[error("{WATCHERS_MAX} watch this engine already, as many as may")]
+    TooManyWatchers,
     /// The engine refused it.
     #[error(transparent)]
     Rejected(#[from] Rejected),
@@ -99,7 +103,17 @@ impl ReaderWishes {
 
 pub(crate) enum Command {
     Submit(Box<Submission>),
-    /// Wakes an idle engine so that it sees the stop flag.
+    /// Shows the engine's steps to somebody, at most one in every `interval`; answered with `None` when too many watch.
+    Watch {
+        interval: Duration,
+        reply: oneshot::Sender<Option<Watching>>,
+    },
+    /// Reads a block for somebody who watches.
+    ReadBlock {
+        block: BlockId,
+        reply: oneshot::Sender<Vec<TokenId>>,
+    },
+    /// Wakes an idle engine so that it sees the stop flag, or that a watcher has room again.
     Wake,
 }
 
@@ -116,7 +130,7 @@ pub(crate) struct Shared {
     pub departures: AtomicU64,
     /// The engine is blocked on its inbox, so that no heartbeat is due.
     pub idle: AtomicBool,
-    started: Instant,
+    pub started: Instant,
     heartbeat_ms: AtomicU64,
 }
 
@@ -163,12 +177,32 @@ impl EngineHandle {
         let phases = Arc::<Phases>::default();
         let submission = Submission { request, arrived, events, reader: reader.clone(), phases: phases.clone(), reply };
         let stream = EventStream { receiver, reader, phases, shared: self.shared.clone() };
-        self.inbox.try_send(Command::Submit(Box::new(submission))).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => SubmitError::InboxFull,
-            mpsc::error::TrySendError::Closed(_) => SubmitError::NotRunning,
-        })?;
+        self.inbox.try_send(Command::Submit(Box::new(submission))).map_err(not_sent)?;
         answer.await.map_err(|_| SubmitError::NotRunning)??;
         Ok(stream)
+    }
+
+    /// Watches the engine's steps, at most one in every `interval`.
+    pub(crate) async fn watch(&self, interval: Duration) -> Result<Watching, SubmitError> {
+        let watching = self.ask(|reply| Command::Watch { interval, reply }).await?;
+        watching.ok_or(SubmitError::TooManyWatchers)
+    }
+
+    /// The tokens whose keys and values a block holds now.
+    pub(crate) async fn tokens_in_block(&self, block: BlockId) -> Result<Vec<TokenId>, SubmitError> {
+        self.ask(|reply| Command::ReadBlock { block, reply }).await
+    }
+
+    /// Lets an idle engine look after its watchers.
+    pub(crate) fn wake(&self) {
+        // A full inbox needs no wake-up: the engine is about to look at it anyway.
+        let _ = self.inbox.try_send(Command::Wake);
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, SubmitError> {
+        let (reply, answer) = oneshot::channel();
+        self.inbox.try_send(command(reply)).map_err(not_sent)?;
+        answer.await.map_err(|_| SubmitError::NotRunning)
     }
 
     /// The engine's limits.
@@ -225,8 +259,14 @@ impl EngineHandle {
     pub fn stop_because(&self, reason: &'static str) {
         let _ = self.shared.stop_reason.set(reason);
         self.shared.stop.store(true, Ordering::Release);
-        // A full inbox needs no wake-up: the engine is about to look at it anyway.
-        let _ = self.inbox.try_send(Command::Wake);
+        self.wake();
+    }
+}
+
+fn not_sent(error: mpsc::error::TrySendError<Command>) -> SubmitError {
+    match error {
+        mpsc::error::TrySendError::Full(_) => SubmitError::InboxFull,
+        mpsc::error::TrySendError::Closed(_) => SubmitError::NotRunning,
     }
 }
 

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use firebrick_engine::{Engine, EventKind, Executor, FinishReason, Rejected, RequestId, SequenceId, TokenEvent};
+use firebrick_engine::{
+    Engine, EngineError, EventKind, Executor, FinishReason, Rejected, RequestId, SequenceId, TokenEvent,
+};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
@@ -17,6 +19,7 @@ use crate::engine_metrics::Refused;
 use crate::planted_fault::PlantedFault;
 use crate::recording::{Recording, RecordingFile, RecordingHeader};
 use crate::request_timing::RequestTiming;
+use crate::step_watch::{WatchedStep, Watchers};
 
 /// Bounds of the engine thread.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,7 +79,8 @@ fn spawn<E: Executor + Send + 'static>(
         let mut notice = notice;
         let fault = PlantedFault::from_environment();
         let live = HashMap::new();
-        let driver = Driver { engine, inbox, options, shared, live, departures_seen: 0, recording, fault };
+        let watchers = Watchers::default();
+        let driver = Driver { engine, inbox, options, shared, live, departures_seen: 0, recording, fault, watchers };
         notice.verdict = Some(driver.run());
     };
     std::thread::Builder::new()
@@ -120,6 +124,7 @@ struct Driver<E: Executor> {
     departures_seen: u64,
     recording: Option<Recording>,
     fault: PlantedFault,
+    watchers: Watchers,
 }
 
 impl<E: Executor> Driver<E> {
@@ -147,6 +152,7 @@ impl<E: Executor> Driver<E> {
             }
             self.publish();
             self.record();
+            self.watchers.catch_up(|| now_stands(&self.engine, &self.shared));
             let Some(command) = self.wait() else { return EngineState::Stopped };
             self.take(command);
         }
@@ -162,8 +168,21 @@ impl<E: Executor> Driver<E> {
     }
 
     fn take(&mut self, command: Command) {
-        let Command::Submit(submission) = command else { return };
-        let Submission { request, arrived, events, reader, phases, reply } = *submission;
+        let submission = match command {
+            Command::Submit(submission) => submission,
+            // Whoever asked may have left meanwhile.
+            Command::Watch { interval, reply } => {
+                let watching = self.watchers.add(interval, || now_stands(&self.engine, &self.shared));
+                return drop(reply.send(watching));
+            }
+            Command::ReadBlock { block, reply } => return drop(reply.send(self.engine.tokens_in_block(block))),
+            Command::Wake => return,
+        };
+        self.submit(*submission);
+    }
+
+    fn submit(&mut self, submission: Submission) {
+        let Submission { request, arrived, events, reader, phases, reply } = submission;
         if events.is_closed() {
             return;
         }
@@ -222,7 +241,7 @@ impl<E: Executor> Driver<E> {
     fn step(&mut self) -> Result<(), String> {
         self.fault.before_step()?;
         let begun = Instant::now();
-        let outcome = pollster::block_on(self.engine.step());
+        let outcome = self.watched_step();
         let now = Instant::now();
         self.shared.beat();
         match outcome {
@@ -247,6 +266,22 @@ impl<E: Executor> Driver<E> {
             return Err(reason.unwrap_or_else(|| "the device failed".to_owned()));
         }
         Ok(())
+    }
+
+    /// A step of the engine, shown to those who watch.
+    fn watched_step(&mut self) -> Result<Vec<TokenEvent>, EngineError> {
+        if !self.watchers.want_step() {
+            return pollster::block_on(self.engine.step());
+        }
+        let begun = Instant::now();
+        let running = self.engine.begin_step()?;
+        let rows = self.engine.rows_in_flight();
+        let events = match running {
+            Some(running) => self.engine.finish_step(pollster::block_on(running))?,
+            None => self.engine.take_events(),
+        };
+        self.watchers.show(WatchedStep::new(&self.engine, rows, begun, self.shared.started));
+        Ok(events)
     }
 
     fn deliver(&mut self, event: TokenEvent, now: Instant) {
@@ -304,6 +339,10 @@ fn reason_of(rejected: &Rejected) -> Refused {
         Rejected::QueueFull { .. } | Rejected::NotAccepting => Refused::QueueFull,
         _ => Refused::Invalid,
     }
+}
+
+fn now_stands<E: Executor>(engine: &Engine<E>, shared: &Shared) -> WatchedStep {
+    WatchedStep::new(engine, Vec::new(), Instant::now(), shared.started)
 }
 
 fn snapshot<E: Executor>(engine: &Engine<E>) -> EngineSnapshot {

@@ -160,7 +160,9 @@ pub(crate) fn refused(error: SubmitError, model: &Model) -> ApiError {
             model.engine.metrics().count_refused(Refused::QueueFull);
             ApiError::new(ErrorKind::Unavailable, error.to_string())
         }
-        SubmitError::NotRunning => ApiError::new(ErrorKind::Unavailable, error.to_string()),
+        SubmitError::NotRunning | SubmitError::TooManyWatchers => {
+            ApiError::new(ErrorKind::Unavailable, error.to_string())
+        }
     }
 }
 

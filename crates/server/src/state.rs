@@ -18,6 +18,7 @@ use crate::limits::Limits;
 use crate::metrics::{HttpMetrics, Outcome};
 use crate::open_requests::OpenRequests;
 use crate::otlp::{TraceConfig, Tracer};
+use crate::page_files::PageFiles;
 use crate::planted_fault::PlantedFault;
 use crate::quota::{Accounts, Quota};
 use crate::request_id::IdSource;
@@ -39,6 +40,10 @@ pub struct ServerConfig {
     pub quota: Quota,
     /// Whether `/docs` and `/openapi.json` exist.
     pub docs: bool,
+    /// The page at `/ui/`, if there is one.
+    pub page: Option<Arc<PageFiles>>,
+    /// Whether `/v1/trace` exists, which needs an admin key too.
+    pub trace: bool,
     /// Where traces of requests go; `None` makes none.
     pub traces: Option<TraceConfig>,
     /// A path such as `/llm` under which the routes are found as well, for proxies that do not remove it.
@@ -60,6 +65,8 @@ impl Default for ServerConfig {
             admin_keys: ApiKeys::new(Vec::<String>::new()),
             quota: Quota::default(),
             docs: true,
+            page: None,
+            trace: false,
             traces: None,
             root_path: None,
             log_requests: true,
@@ -139,6 +146,8 @@ pub struct Model {
     pub eos_token_ids: Vec<TokenId>,
     /// Prompt and output together, at most.
     pub max_model_len: u32,
+    /// Bytes of one token's keys and values.
+    pub kv_bytes_per_token: u64,
     /// Devices that share the model.
     pub tensor_parallel_size: u32,
     /// Where it runs.

@@ -19,8 +19,8 @@ pub struct OperationsArgs {
     #[arg(long, value_name = "FILE", env = "FIREBRICK_API_KEY_FILE")]
     pub api_key_file: Option<PathBuf>,
 
-    /// Key of /admin/requests, /admin/pause, /admin/resume, /v1/models/load and /v1/models/unload, which do not exist
-    /// without one
+    /// Key of /admin/requests, /admin/pause, /admin/resume, /v1/models/load, /v1/models/unload and, with --trace,
+    /// /v1/trace, which do not exist without one
     #[arg(long, value_name = "KEY", env = "FIREBRICK_ADMIN_KEY", hide_env_values = true)]
     pub admin_key: Vec<String>,
 

@@ -75,6 +75,17 @@ pub struct ServeArgs {
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", help_heading = "Server")]
     pub metrics_host: String,
 
+    /// Serve the page that draws the engine at work, and runs it in a browser tab, at /ui/: the one in this program, or
+    /// the one in a folder, as in --ui=web-demo/page/dist
+    #[arg(long, value_name = "FOLDER", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    #[arg(help_heading = "Server")]
+    pub ui: Option<PathBuf>,
+
+    /// Show the engine's state after each step, and the tokens in its blocks, at /v1/trace to those who have an --admin-key
+    #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true", value_parser = switch, action = ArgAction::Set, help_heading = "Server")]
+    pub trace: bool,
+
     /// Models at once: what their weights leave of the memory is divided into so many KV caches; more than are given
     /// leave room for models that /v1/models/load brings [default: as many as are given]
     #[arg(long, value_name = "MODELS", value_parser = quantity, help_heading = "Limits")]

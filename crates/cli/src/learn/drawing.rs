@@ -65,6 +65,7 @@ mod tests {
             computed_tokens: tokens,
             published_blocks: 0,
             blocks: blocks.to_vec(),
+            blocks_left_out: 0,
         };
         let block = |references, cached| BlockSnapshot { references, cached };
         let snapshot = EngineSnapshot {

@@ -1,6 +1,7 @@
 //! What the command line decides about the server: keys, quotas, certificates.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use firebrick_server::{
@@ -9,6 +10,7 @@ use firebrick_server::{
 
 use crate::args::{OperationsArgs, ServeArgs};
 use crate::failure::Failure;
+use crate::serve::page;
 
 /// The keys of the command line and of the file.
 pub fn api_keys(args: &OperationsArgs) -> Result<Vec<String>, Failure> {
@@ -69,6 +71,8 @@ pub fn server_config(args: &ServeArgs, api_keys: &[String]) -> Result<ServerConf
             open_requests: operations.max_concurrent_requests_per_key,
         },
         docs: !operations.disable_fastapi_docs,
+        trace: trace(args)?,
+        page: args.ui.as_deref().map(page::find).transpose()?.map(Arc::new),
         traces: traces(operations)?,
         root_path: operations.root_path.clone(),
         cors: cors(args)?,
@@ -76,6 +80,15 @@ pub fn server_config(args: &ServeArgs, api_keys: &[String]) -> Result<ServerConf
         version: env!("CARGO_PKG_VERSION"),
         ..ServerConfig::default()
     })
+}
+
+/// `--trace` shows what everybody asks, so that it takes a key of its own.
+fn trace(args: &ServeArgs) -> Result<bool, Failure> {
+    if args.trace && !ApiKeys::new(&args.operations.admin_key).is_required() {
+        let advice = "give --admin-key KEY, which those who watch must send as `Authorization: Bearer KEY`";
+        return Err(Failure::Usage(format!("--trace shows what everybody asks the model: {advice}")));
+    }
+    Ok(args.trace)
 }
 
 fn traces(args: &OperationsArgs) -> Result<Option<TraceConfig>, Failure> {

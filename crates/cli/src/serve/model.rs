@@ -102,6 +102,7 @@ impl Plan {
             defaults: overrides.map_or(own.clone(), |overrides| overrides.over(own)),
             eos_token_ids,
             max_model_len: u32::try_from(report.max_model_len).unwrap_or(u32::MAX),
+            kv_bytes_per_token: report.plan.kv_bytes_per_token,
             tensor_parallel_size: 1,
             device,
             engine,

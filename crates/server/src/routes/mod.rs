@@ -12,9 +12,11 @@ mod messages;
 mod metrics;
 mod model_info;
 mod models;
+mod page;
 mod responses;
 mod scores;
 mod tokenize;
+mod trace;
 mod version;
 
 pub(crate) use chat_completions::set_reasoning_effort;
@@ -31,8 +33,8 @@ use crate::error::{ApiError, ErrorKind};
 use crate::openai::{ChatRequest, CompletionRequest};
 use crate::openapi::{Described, Operation, acts, removes, shows, takes};
 use crate::responses::ResponsesRequest;
-use crate::state::{AppState, CorsConfig};
-use crate::telemetry::trace;
+use crate::state::{AppState, CorsConfig, ServerConfig};
+use crate::telemetry::trace as log_request;
 
 /// Who may call a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +98,12 @@ fn table() -> Vec<Route> {
         route("/ready", Public, get(health::ready), [shows("Say whether new work is accepted.")]),
         route(docs::DOCUMENT_PATH, Key, get(docs::document), [shows("Show this description.")]),
         route(docs::PAGE_PATH, Public, get(docs::page), [shows("Show this description as a page.").answers(&["text/html"])]),
+        route(page::DOORS[0], Public, get(page::door), []),
+        route(page::DOORS[1], Public, get(page::door), []),
+        route(page::FOLDER_PATH, Public, get(page::index), []),
+        route(page::FILE_PATH, Public, get(page::file), []),
+        route(trace::STEPS_PATH, Admin, get(trace::watch), [shows("Show the engine's state after each step.").answers(&["text/event-stream"])]),
+        route(trace::BLOCK_PATH, Admin, get(trace::block), [shows("Show the tokens in a block of the KV cache.")]),
         route("/admin/requests", Admin, get(admin::list_requests), [shows("List the open requests.")]),
         route("/admin/pause", Admin, post(admin::pause), [acts("Refuse new requests.")]),
         route("/admin/resume", Admin, post(admin::resume), [acts("Accept requests again.")]),
@@ -107,9 +115,13 @@ const TEXT: &[&str] = &["text/plain", "application/json"];
 
 /// The routes that exist under this configuration.
 fn existing(state: &AppState) -> impl Iterator<Item = Route> {
-    let (admin, docs) = (state.config().admin_keys.is_required(), state.config().docs);
+    let ServerConfig { docs, trace, admin_keys, page, .. } = state.config();
+    let (admin, docs, trace, page) = (admin_keys.is_required(), *docs, *trace, page.is_some());
     table().into_iter().filter(move |route| match (route.class, route.path) {
+        (_, trace::STEPS_PATH | trace::BLOCK_PATH) => admin && trace,
         (Class::Admin, _) => admin,
+        (_, page::FOLDER_PATH | page::FILE_PATH) => page,
+        (_, path) if page::DOORS.contains(&path) => page,
         (_, docs::DOCUMENT_PATH | docs::PAGE_PATH) => docs,
         _ => true,
     })
@@ -168,7 +180,7 @@ fn finish(router: Router<AppState>, state: AppState) -> Router {
     if let Some(cors) = &state.config().cors {
         router = router.layer(cors_layer(cors));
     }
-    router.layer(from_fn_with_state(state.clone(), trace)).with_state(state)
+    router.layer(from_fn_with_state(state.clone(), log_request)).with_state(state)
 }
 
 async fn not_found() -> ApiError {
@@ -197,7 +209,8 @@ fn cors_layer(config: &CorsConfig) -> CorsLayer {
         AllowMethods::list(config.methods.iter().filter_map(|method| method.parse::<Method>().ok()))
     };
     let headers = if all(&config.headers) {
-        AllowHeaders::any()
+        // Browsers do not take `*` to mean `Authorization`: what a page asks for is allowed by name.
+        AllowHeaders::mirror_request()
     } else {
         AllowHeaders::list(config.headers.iter().filter_map(|name| name.parse::<HeaderName>().ok()))
     };

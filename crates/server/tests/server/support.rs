@@ -166,6 +166,7 @@ impl Setup {
             defaults: self.defaults.clone(),
             eos_token_ids: vec![END],
             max_model_len: self.max_model_len,
+            kv_bytes_per_token: 64,
             tensor_parallel_size: 1,
             device: DeviceInfo {
                 kind: DeviceKind::Cpu,
