@@ -236,6 +236,7 @@ fn random_key() -> [u64; 2] {
 pub fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer, Error> {
     Ok(match checkpoint.tokenizer_source() {
         TokenizerSource::Json(path) => Tokenizer::from_file(&path)?,
+        TokenizerSource::JsonBytes(bytes) => Tokenizer::from_bytes(&bytes)?,
         TokenizerSource::Gguf(vocabulary) => Tokenizer::from_gguf(gguf_vocabulary(vocabulary))?,
     })
 }

@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 pub enum TokenizerSource {
     /// A tokenizer.json, which need not exist.
     Json(PathBuf),
+    /// The content of a tokenizer.json; empty where there was none.
+    JsonBytes(Vec<u8>),
     /// In the GGUF file, or read from an older vocab.json and merges.txt.
     Gguf(GgufTokenizer),
 }
@@ -63,6 +65,12 @@ impl Checkpoint {
     /// Reads a GGUF file that is already in memory, as in a browser; `name` is for messages.
     pub fn from_gguf_bytes(name: &str, bytes: Vec<u8>) -> Result<Self, CheckpointError> {
         Self::from_gguf(ModelFile::from_bytes(name, bytes))
+    }
+
+    /// Reads the files of a folder that are already in memory, by their names: config.json, safetensors and the small files
+    /// beside them. `name` is for messages.
+    pub fn from_folder_bytes(name: &str, files: BTreeMap<String, Vec<u8>>) -> Result<Self, CheckpointError> {
+        folder::open_in_memory(name, files)
     }
 
     fn from_gguf(file: ModelFile) -> Result<Self, CheckpointError> {

@@ -73,9 +73,14 @@ pub(crate) fn read_text(path: &Path, bytes_max: u64) -> Result<Option<String>, C
     };
     let mut bytes = Vec::new();
     file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(failed)?;
+    text_of(bytes, bytes_max, &name).map(Some)
+}
+
+/// A small file's bytes as text; `name` is for messages.
+pub(crate) fn text_of(bytes: Vec<u8>, bytes_max: u64, name: &str) -> Result<String, CheckpointError> {
     if bytes.len() as u64 > bytes_max {
-        return Err(Fault::corrupt("size", format!("exceeds {bytes_max} bytes")).in_file(&name));
+        return Err(Fault::corrupt("size", format!("exceeds {bytes_max} bytes")).in_file(name));
     }
     let text = String::from_utf8(bytes);
-    text.map(Some).map_err(|error| Fault::corrupt("text", error.utf8_error().to_string()).in_file(&name))
+    text.map_err(|error| Fault::corrupt("text", error.utf8_error().to_string()).in_file(name))
 }

@@ -5,14 +5,15 @@ use crate::checkpoint::{Checkpoint, TokenizerSource};
 use crate::config::{Architecture, ModelConfig, from_json};
 use crate::dtype::{Dtype, StoredDtype};
 use crate::error::{CheckpointError, Fault, printable};
-use crate::file::{ModelFile, read_text};
+use crate::file::ModelFile;
+use crate::folder_files::FolderFiles;
 use crate::names::normalise;
 use crate::safetensors_file;
 use crate::tensor::{Fix, TensorEntry};
 use crate::vocabulary_files;
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Bounds on text files: several times the largest seen.
 const CONFIG_BYTES_MAX: u64 = 1 << 20;
@@ -31,39 +32,43 @@ pub(crate) fn has_weights(folder: &Path) -> bool {
 
 /// Opens a folder with a config.json and weights.
 pub(crate) fn open(folder: &Path) -> Result<Checkpoint, CheckpointError> {
-    open_with(folder, false)
+    open_with(FolderFiles::OnDisk(folder), false)
+}
+
+/// Opens the files of such a folder, which are in memory.
+pub(crate) fn open_in_memory(name: &str, files: BTreeMap<String, Vec<u8>>) -> Result<Checkpoint, CheckpointError> {
+    open_with(FolderFiles::InMemory { name, files }, false)
 }
 
 /// Opens a folder with a config.json, whose weights will be made up.
 pub(crate) fn open_dummy(folder: &Path) -> Result<Checkpoint, CheckpointError> {
-    open_with(folder, true)
+    open_with(FolderFiles::OnDisk(folder), true)
 }
 
-fn open_with(folder: &Path, dummy: bool) -> Result<Checkpoint, CheckpointError> {
-    let config_path = folder.join("config.json");
-    let config_text = read_text(&config_path, CONFIG_BYTES_MAX)?.ok_or_else(|| CheckpointError::NotAModel {
-        path: folder.display().to_string(),
+fn open_with(mut folder: FolderFiles<'_>, dummy: bool) -> Result<Checkpoint, CheckpointError> {
+    let config_text = folder.read_text("config.json", CONFIG_BYTES_MAX)?.ok_or_else(|| CheckpointError::NotAModel {
+        path: folder.shown(),
         problem: "holds neither config.json nor a .gguf file".to_owned(),
     })?;
-    let in_config = |fault: Fault| fault.in_file(&config_path.display().to_string());
+    let in_config = folder.in_file("config.json");
     // A first reading before the weights are touched, so that an unsupported model is refused as such.
-    let mut config = from_json(&config_text, Dtype::F32).map_err(in_config)?;
+    let mut config = from_json(&config_text, Dtype::F32).map_err(&in_config)?;
 
-    let files = if dummy { Vec::new() } else { open_weights(folder)? };
+    let files = if dummy { Vec::new() } else { open_weights(&mut folder)? };
     let Tables { tensors, unreadable } = read_tables(config.architecture, &files)?;
     if !dummy {
         config = from_json(&config_text, most_common_dtype(&tensors)).map_err(in_config)?;
     }
 
-    let prompting = Prompting::read(folder)?;
-    let mut generation_config = match read_text(&folder.join("generation_config.json"), CONFIG_BYTES_MAX)? {
-        Some(text) => GenerationConfig::parse(&text).map_err(in_file(folder, "generation_config.json"))?,
+    let prompting = Prompting::read(&folder)?;
+    let mut generation_config = match folder.read_text("generation_config.json", CONFIG_BYTES_MAX)? {
+        Some(text) => GenerationConfig::parse(&text).map_err(folder.in_file("generation_config.json"))?,
         None => GenerationConfig::default(),
     };
     if generation_config.eos_token_ids.is_empty() {
         generation_config.eos_token_ids = config.eos_token_ids.clone();
     }
-    let tokenizer = tokenizer(folder, &config, &prompting)?;
+    let tokenizer = tokenizer(&mut folder, &config, &prompting)?;
     let Prompting { chat_template, special_tokens, .. } = prompting;
     Ok(Checkpoint {
         config,
@@ -78,32 +83,25 @@ fn open_with(folder: &Path, dummy: bool) -> Result<Checkpoint, CheckpointError> 
     })
 }
 
-fn in_file(folder: &Path, name: &str) -> impl Fn(Fault) -> CheckpointError {
-    let path = folder.join(name).display().to_string();
-    move |fault| fault.in_file(&path)
-}
-
-fn open_weights(folder: &Path) -> Result<Vec<ModelFile>, CheckpointError> {
-    let single = folder.join(SINGLE);
-    let index = read_text(&folder.join(INDEX), INDEX_BYTES_MAX)?;
+fn open_weights(folder: &mut FolderFiles<'_>) -> Result<Vec<ModelFile>, CheckpointError> {
+    let index = folder.read_text(INDEX, INDEX_BYTES_MAX)?;
     match index {
-        _ if single.exists() => Ok(vec![ModelFile::open(&single)?]),
+        _ if folder.contains(SINGLE) => Ok(vec![folder.weights(SINGLE)?]),
         Some(index) => {
-            let names = shard_names(&index).map_err(in_file(folder, INDEX))?;
-            names.iter().map(|name| ModelFile::open(&folder.join(name))).collect()
+            let names = shard_names(&index).map_err(folder.in_file(INDEX))?;
+            names.iter().map(|name| folder.weights(name)).collect()
         }
         None => Err(no_weights(folder)),
     }
 }
 
-fn no_weights(folder: &Path) -> CheckpointError {
-    let pickled =
-        ["pytorch_model.bin", "pytorch_model.bin.index.json"].into_iter().find(|name| folder.join(name).exists());
+fn no_weights(folder: &FolderFiles<'_>) -> CheckpointError {
+    let pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json"].into_iter().find(|name| folder.contains(name));
     let Some(pickled) = pickled else {
         let problem = format!("holds config.json but neither {SINGLE} nor {INDEX}");
-        return CheckpointError::NotAModel { path: folder.display().to_string(), problem };
+        return CheckpointError::NotAModel { path: folder.shown(), problem };
     };
-    in_file(folder, pickled)(Fault::unsupported(
+    folder.in_file(pickled)(Fault::unsupported(
         "format",
         "pickled weights can run code when read and are not supported; convert them to model.safetensors \
          (in transformers: model.save_pretrained(folder, safe_serialization=True))",
@@ -185,17 +183,17 @@ struct Prompting {
 }
 
 impl Prompting {
-    fn read(folder: &Path) -> Result<Self, CheckpointError> {
-        let read = |name: &str| read_text(&folder.join(name), TOKENIZER_BYTES_MAX);
+    fn read(folder: &FolderFiles<'_>) -> Result<Self, CheckpointError> {
+        let read = |name: &str| folder.read_text(name, TOKENIZER_BYTES_MAX);
         let parsed = |name: &str| match read(name)? {
-            Some(text) => TokenizerConfig::parse(&text).map_err(in_file(folder, name)),
+            Some(text) => TokenizerConfig::parse(&text).map_err(folder.in_file(name)),
             None => Ok(TokenizerConfig::default()),
         };
         let (config, map) = (parsed("tokenizer_config.json")?, parsed("special_tokens_map.json")?);
         let template_file = match read("chat_template.jinja")? {
             Some(template) => Some(template),
             None => match read("chat_template.json")? {
-                Some(text) => chat::parse_template_file(&text).map_err(in_file(folder, "chat_template.json"))?,
+                Some(text) => chat::parse_template_file(&text).map_err(folder.in_file("chat_template.json"))?,
                 None => None,
             },
         };
@@ -209,20 +207,23 @@ impl Prompting {
 
 /// tokenizer.json where there is one; else the older vocab.json and merges.txt; else tokenizer.json, whose absence the
 /// tokenizer then reports.
-fn tokenizer(folder: &Path, config: &ModelConfig, prompting: &Prompting) -> Result<TokenizerSource, CheckpointError> {
-    let json: PathBuf = folder.join("tokenizer.json");
-    if json.exists() {
-        return Ok(TokenizerSource::Json(json));
+fn tokenizer(
+    folder: &mut FolderFiles<'_>,
+    config: &ModelConfig,
+    prompting: &Prompting,
+) -> Result<TokenizerSource, CheckpointError> {
+    if folder.contains("tokenizer.json") {
+        return Ok(folder.json_tokenizer());
     }
-    let read = |name: &str| read_text(&folder.join(name), TOKENIZER_BYTES_MAX);
+    let read = |name: &str| folder.read_text(name, TOKENIZER_BYTES_MAX);
     let (Some(vocabulary), Some(merges)) = (read("vocab.json")?, read("merges.txt")?) else {
-        return Ok(TokenizerSource::Json(json));
+        return Ok(folder.json_tokenizer());
     };
     // OPT's own tokenizer class puts the first token in front; GPT-2's does not.
     let add_bos = prompting.add_bos.unwrap_or(config.architecture == Architecture::Opt);
     vocabulary_files::read(&vocabulary, &merges, &prompting.special_tokens, add_bos)
         .map(TokenizerSource::Gguf)
-        .map_err(in_file(folder, "vocab.json"))
+        .map_err(folder.in_file("vocab.json"))
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ mod dummy;
 mod error;
 mod file;
 mod folder;
+mod folder_files;
 mod gguf;
 mod gpu;
 mod names;

@@ -70,6 +70,35 @@ fn a_folder_with_one_gguf_file_is_that_file() {
 }
 
 #[test]
+fn a_folder_in_memory_is_the_same_model_as_on_disk() {
+    let contents: [(&str, Vec<u8>); 4] = [
+        ("config.json", config().to_vec()),
+        ("model.safetensors", weights().to_vec()),
+        ("tokenizer.json", b"{}".to_vec()),
+        ("tokenizer_config.json", br#"{"chat_template": "c", "eos_token": "</s>"}"#.to_vec()),
+    ];
+    let files: Vec<(&str, &[u8])> = contents.iter().map(|(name, bytes)| (*name, &bytes[..])).collect();
+    let on_disk = Checkpoint::open(folder(&files).path()).unwrap();
+    let owned = |(name, bytes): &(&str, Vec<u8>)| ((*name).to_owned(), bytes.clone());
+    let in_memory = Checkpoint::from_folder_bytes("tiny", contents.iter().map(owned).collect()).unwrap();
+    assert_eq!(in_memory.config(), on_disk.config());
+    assert!(in_memory.tensor_names().eq(on_disk.tensor_names()) && in_memory.tensor_names().count() > 0);
+    for name in on_disk.tensor_names() {
+        assert_eq!(in_memory.read(name, Dtype::F32).unwrap(), on_disk.read(name, Dtype::F32).unwrap(), "{name}");
+    }
+    assert_eq!(in_memory.tokenizer_source(), TokenizerSource::JsonBytes(b"{}".to_vec()));
+    assert_eq!(in_memory.chat_template().as_deref(), Some("c"));
+    let without = contents.iter().filter(|(name, _)| *name != "model.safetensors").map(owned).collect();
+    let refused = Checkpoint::from_folder_bytes("tiny", without).unwrap_err().to_string();
+    assert!(refused.starts_with("tiny: holds config.json but neither"), "{refused}");
+    let index =
+        ("model.safetensors.index.json".to_owned(), br#"{"weight_map": {"a": "model-1.safetensors"}}"#.to_vec());
+    let only_index = [owned(&contents[0]), index].into_iter().collect();
+    let refused = Checkpoint::from_folder_bytes("tiny", only_index).unwrap_err().to_string();
+    assert!(refused.starts_with("tiny/model-1.safetensors: "), "{refused}");
+}
+
+#[test]
 fn what_is_no_model_is_told_so() {
     assert_eq!(refusal(&folder(&[])), "folder: holds neither config.json nor a .gguf file");
     let bare = folder(&[("config.json", &config())]);
