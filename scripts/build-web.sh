@@ -34,5 +34,7 @@ for path in sys.argv[1:]:
 with open(os.path.join(folder, "models.json"), "w") as file:
     json.dump(entries, file, indent=1)
 PYTHON
-size=$(gzip -9 -c web-demo/page/dist/assets/*.wasm | wc -c)
+# Servers that can send compressed files find them beside the others.
+for file in web-demo/page/dist/assets/*.wasm web-demo/page/dist/assets/*.js; do gzip -9 --keep --force --no-name "$file"; done
+size=$(cat web-demo/page/dist/assets/*.wasm.gz | wc -c)
 echo "web-demo/page/dist is built; its program has $size bytes compressed"

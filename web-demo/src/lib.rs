@@ -9,7 +9,7 @@ mod loading;
 mod messages;
 mod tab;
 
-pub use tab::Tab;
+pub use tab::{ModelFiles, Tab};
 
 use wasm_bindgen::prelude::wasm_bindgen;
 

@@ -1,4 +1,6 @@
-//! From the bytes of a GGUF file to an idle engine on the browser's device.
+//! From the bytes of a model's files to an idle engine on the browser's device.
+
+use std::collections::BTreeMap;
 
 use firebrick_checkpoint::{Checkpoint, Dtype, GgufTokenizer, MemoryPlan, ModelConfig, PlanOptions, TokenizerSource};
 use firebrick_engine::{Engine, EngineConfig, SchedulingPolicy};
@@ -24,9 +26,13 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Reads the file, opens the device and puts the weights there. `progress` is called with bytes as they arrive.
-    pub async fn load(bytes: Vec<u8>, request: &LoadRequest, progress: Progress<'_>) -> Result<Self, String> {
-        let checkpoint = Checkpoint::from_gguf_bytes(&request.name, bytes).map_err(text)?;
+    /// Reads the files, opens the device and puts the weights there. `progress` is called with bytes as they arrive.
+    pub async fn load(
+        files: BTreeMap<String, Vec<u8>>,
+        request: &LoadRequest,
+        progress: Progress<'_>,
+    ) -> Result<Self, String> {
+        let checkpoint = open(files, &request.name)?;
         let config = checkpoint.config().clone();
         // wgpu widens halves while it reads them. Without a GPU widening costs more than reading.
         let (backend, dtype) = match request.device {
@@ -58,6 +64,20 @@ impl Loaded {
     }
 }
 
+/// One GGUF file, or the files of a folder with config.json and safetensors.
+fn open(mut files: BTreeMap<String, Vec<u8>>, name: &str) -> Result<Checkpoint, String> {
+    if files.contains_key("config.json") {
+        return Checkpoint::from_folder_bytes(name, files).map_err(text);
+    }
+    match (files.pop_first(), files.is_empty()) {
+        (Some((file, bytes)), true) => Checkpoint::from_gguf_bytes(&file, bytes).map_err(text),
+        (None, _) => Err(format!("{name}: there are no files")),
+        (Some(_), false) => Err(format!(
+            "{name}: a model is one .gguf file, or config.json with safetensors and tokenizer.json beside it"
+        )),
+    }
+}
+
 /// Any error as the page shows it.
 pub fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
@@ -84,7 +104,10 @@ fn engine_config(request: &LoadRequest, config: &ModelConfig, max_model_len: u32
 fn tokenizer(checkpoint: &Checkpoint) -> Result<Tokenizer, String> {
     match checkpoint.tokenizer_source() {
         TokenizerSource::Gguf(vocabulary) => Tokenizer::from_gguf(gguf_vocabulary(vocabulary)).map_err(text),
-        TokenizerSource::Json(_) => Err("the page reads GGUF files, which carry their tokenizer".to_owned()),
+        TokenizerSource::JsonBytes(bytes) if !bytes.is_empty() => Tokenizer::from_bytes(&bytes).map_err(text),
+        TokenizerSource::Json(_) | TokenizerSource::JsonBytes(_) => {
+            Err("the model has no tokenizer.json beside its config.json".to_owned())
+        }
     }
 }
 

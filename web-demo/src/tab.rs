@@ -4,7 +4,7 @@
 //! across an `await`.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use firebrick_engine::{BlockId, Request, RequestId, TokenEvent};
 use firebrick_text::{Message, RenderOptions};
@@ -14,6 +14,25 @@ use wasm_bindgen::{JsError, JsValue};
 use crate::answer::Answer;
 use crate::loading::{Loaded, text};
 use crate::messages::{Accepted, BlockToken, ChatRequest, Event, LoadRequest, StepReport};
+
+/// The files of a model, by their names.
+#[wasm_bindgen]
+#[derive(Default)]
+pub struct ModelFiles(BTreeMap<String, Vec<u8>>);
+
+#[wasm_bindgen]
+impl ModelFiles {
+    /// None yet.
+    #[wasm_bindgen(constructor)]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds one.
+    pub fn add(&mut self, name: String, bytes: Vec<u8>) {
+        self.0.insert(name, bytes);
+    }
+}
 
 /// A loaded model with its engine.
 #[wasm_bindgen]
@@ -41,8 +60,8 @@ fn parse<T: serde::de::DeserializeOwned>(json: &str) -> Result<T, String> {
 
 #[wasm_bindgen]
 impl Tab {
-    /// Loads the model in `bytes` as the JSON `request` says; `progress` is called with the bytes on the device so far.
-    pub async fn load(bytes: Vec<u8>, request: String, progress: js_sys::Function) -> Result<Tab, JsError> {
+    /// Loads the model in `files` as the JSON `request` says; `progress` is called with the bytes on the device so far.
+    pub async fn load(files: ModelFiles, request: String, progress: js_sys::Function) -> Result<Tab, JsError> {
         let request: LoadRequest = parse(&request).map_err(js)?;
         let mut done = 0_u64;
         let mut report = |bytes: u64| {
@@ -50,7 +69,7 @@ impl Tab {
             // A listener that fails must not end the loading.
             let _ = progress.call1(&JsValue::NULL, &JsValue::from_f64(done as f64));
         };
-        let loaded = Loaded::load(bytes, &request, &mut report).await.map_err(js)?;
+        let loaded = Loaded::load(files.0, &request, &mut report).await.map_err(js)?;
         Ok(Tab { state: RefCell::new(State { loaded, answers: HashMap::new() }) })
     }
 
@@ -84,7 +103,7 @@ impl Tab {
             let events = state.loaded.engine.take_events();
             return Ok(json(&state.report(events, Vec::new())));
         };
-        let rows = self.state.borrow().loaded.engine.snapshot().rows;
+        let rows = self.state.borrow().loaded.engine.rows_in_flight();
         let result = running.await;
         let mut state = self.state.borrow_mut();
         let events = state.loaded.engine.finish_step(result).map_err(|error| js(text(error)))?;

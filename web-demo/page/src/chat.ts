@@ -18,6 +18,8 @@ export class Chat {
   readonly element: HTMLElement;
   private turns: Turn[] = [];
   private interrupted = false;
+  /** The answer was cut off by a failure, not by the user or a limit. */
+  private failed = false;
   private request: number | null = null;
   private answering = false;
   private stopWanted = false;
@@ -73,6 +75,11 @@ export class Chat {
     return this.interrupted && !this.answering;
   }
 
+  /** Whether the answer should go on once the engine is there again. */
+  get wasCutOff(): boolean {
+    return this.failed && this.canContinue;
+  }
+
   /** Sends a text, or what is in the box. */
   send(text = this.input.value.trim()): void {
     if (!text || this.answering) return;
@@ -116,6 +123,7 @@ export class Chat {
     if (this.system.value.trim()) messages.unshift({ role: "system", content: this.system.value.trim() });
     this.answering = true;
     this.interrupted = false;
+    this.failed = false;
     this.stopWanted = false;
     this.tokens = 0;
     this.started = performance.now();
@@ -165,6 +173,7 @@ export class Chat {
       default:
         this.note.textContent = reason;
         this.interrupted = true;
+        this.failed = true;
     }
     this.store();
     this.draw();

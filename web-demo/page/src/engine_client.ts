@@ -16,8 +16,20 @@ import type {
 export interface StepRecord {
   report: StepReport;
   seconds: number;
-  /** Milliseconds on the worker's clock when the step had ended. */
+  /** Milliseconds on the engine's clock when the step had ended. */
   at: number;
+  /** Steps before it that were not shown. */
+  missed: number;
+}
+
+/** What the views draw: the engine of this tab, or that of a server. */
+export interface Watched extends EventTarget {
+  /** The last steps, newest last. An event `step` says that there is one more. */
+  readonly steps: StepRecord[];
+  readonly latest: StepRecord | undefined;
+  /** Bytes of a token's keys and values, and the longest that a request can become. */
+  readonly memory: { bytesPerToken: number; longest: number } | null;
+  tokensInBlock(block: number): Promise<BlockToken[]>;
 }
 
 export interface Ready {
@@ -32,7 +44,8 @@ export type Status =
   | { state: "empty" }
   | { state: "loading"; phase: Phase; done: number; total: number }
   | { state: "ready"; ready: Ready }
-  | { state: "failed"; message: string; canResume: boolean };
+  /** `isLoss`: the device or the worker is gone, in the middle of work; `steps` is how many it had run. */
+  | { state: "failed"; message: string; canResume: boolean; isLoss: boolean; steps: number };
 
 /** What a request hears of its own fate. */
 export interface Listener {
@@ -45,7 +58,7 @@ export interface Listener {
 
 export const STEPS_KEPT = 600;
 
-export class EngineClient extends EventTarget {
+export class EngineClient extends EventTarget implements Watched {
   status: Status = { state: "empty" };
   steps: StepRecord[] = [];
   settings: EngineSettings | null = null;
@@ -56,9 +69,15 @@ export class EngineClient extends EventTarget {
   private blocks = new Map<number, (tokens: BlockToken[]) => void>();
   private settled: ((ready: Ready | null) => void)[] = [];
   private nextTicket = 1;
+  private program: WebAssembly.Module | null = null;
 
   get latest(): StepRecord | undefined {
     return this.steps.at(-1);
+  }
+
+  get memory(): Watched["memory"] {
+    const facts = this.ready?.facts;
+    return facts ? { bytesPerToken: facts.kv_bytes_per_token, longest: facts.max_model_len } : null;
   }
 
   get ready(): Ready | null {
@@ -75,7 +94,7 @@ export class EngineClient extends EventTarget {
     this.worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
     this.worker.onmessage = (event: MessageEvent<FromWorker>) => this.hear(event.data);
     this.worker.onerror = (event) => this.fail(event.message || "the worker's program cannot be loaded", true);
-    this.send({ type: "load", source, settings });
+    this.send({ type: "load", source, settings, program: this.program });
     return new Promise((resolve) => this.settled.push(resolve));
   }
 
@@ -114,11 +133,13 @@ export class EngineClient extends EventTarget {
     this.dispatchEvent(new Event("status"));
   }
 
-  private fail(message: string, canResume: boolean): void {
+  private fail(message: string, canResume: boolean, isLoss = false): void {
     if (this.status.state === "failed") return;
-    this.setStatus({ state: "failed", message, canResume });
+    // First, so that requests that are made because others ended are refused.
+    this.status = { state: "failed", message, canResume, isLoss, steps: this.latest?.report.engine.stats.steps ?? 0 };
     this.end(message);
     this.settled.splice(0).forEach((settle) => settle(null));
+    this.dispatchEvent(new Event("status"));
   }
 
   /** Ends the worker and tells every request. */
@@ -135,6 +156,9 @@ export class EngineClient extends EventTarget {
 
   private hear(message: FromWorker): void {
     switch (message.type) {
+      case "program":
+        this.program = message.module;
+        break;
       case "progress":
         this.setStatus({ ...message, state: "loading" });
         break;
@@ -146,7 +170,7 @@ export class EngineClient extends EventTarget {
         this.fail(message.message, this.status.state === "ready");
         break;
       case "lost":
-        this.fail(`the browser took the GPU away (${message.message})`, true);
+        this.fail(`the browser took the GPU away (${message.message})`, true, true);
         break;
       case "accepted": {
         const listener = this.waiting.get(message.ticket);
@@ -160,7 +184,7 @@ export class EngineClient extends EventTarget {
         this.waiting.delete(message.ticket);
         break;
       case "step":
-        this.steps.push(message);
+        this.steps.push({ ...message, missed: 0 });
         if (this.steps.length > STEPS_KEPT) this.steps.shift();
         message.report.events.forEach((event) => this.deliver(event));
         this.dispatchEvent(new Event("step"));

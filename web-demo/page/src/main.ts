@@ -1,14 +1,18 @@
 // Puts the page together: the model at the top, conversations at the left, the engine at the right.
 
+import { AttachedPage } from "./attached";
 import { Chat } from "./chat";
 import { bytes, el, fill } from "./dom";
+import { droppedFiles, nameOf } from "./dropped_files";
 import { EngineClient } from "./engine_client";
+import { HUB } from "./hub";
 import { Lesson } from "./lesson/lesson";
 import { PRESETS } from "./presets";
-import type { DeviceName, EngineSettings, ModelEntry } from "./protocol";
+import type { DeviceName, EngineSettings, ModelEntry, ModelSource } from "./protocol";
 import { BlockViews } from "./views/blocks";
 import { motion, sizes } from "./views/controls";
 import { Gauges } from "./views/gauges";
+import { tabs } from "./views/tabs";
 import { Timeline } from "./views/timeline";
 
 const DEFAULTS: Omit<EngineSettings, "device"> = {
@@ -20,6 +24,9 @@ const DEFAULTS: Omit<EngineSettings, "device"> = {
   enable_prefix_caching: true,
   seed: 1,
 };
+
+/** Losses of the GPU in ten minutes after which the user is asked. */
+const LOSSES_MAX = 3;
 
 /** Sizes given in the address, such as `?num_blocks=16&device=cpu`. */
 function settingsFrom(query: URLSearchParams, device: DeviceName): EngineSettings {
@@ -52,27 +59,36 @@ class Page {
   private readonly blocks = new BlockViews(this.engine);
   private readonly timeline = new Timeline();
   private readonly engineForm = el("div");
+  private readonly loss = el("p", { class: "warning", id: "loss", role: "status", hidden: true });
   private settings: EngineSettings;
   private frame = 0;
+  /** When the GPU was lost lately. */
+  private losses: number[] = [];
 
-  constructor(private readonly devices: DeviceName[], models: ModelEntry[]) {
+  /** A model of the hub that the address asks for. */
+  private readonly hubId = new URLSearchParams(location.search).get("model");
+
+  constructor(private readonly devices: DeviceName[], private readonly models: ModelEntry[]) {
     this.settings = settingsFrom(new URLSearchParams(location.search), devices[0]!);
     document.querySelector("#app")!.replaceChildren(this.layout());
-    this.engine.addEventListener("status", () => this.showStatus());
+    this.engine.addEventListener("status", () => {
+      this.showStatus();
+      this.recover();
+    });
     this.engine.addEventListener("step", () => this.drawSoon());
     globalThis.addEventListener("pagehide", () => this.chats.forEach((chat) => chat.store()));
     globalThis.addEventListener("resize", () => this.drawSoon());
     document.addEventListener("dragover", (event) => event.preventDefault());
     document.addEventListener("drop", (event) => {
       event.preventDefault();
-      const file = event.dataTransfer?.files[0];
-      if (file) void this.loadFile(file);
+      if (event.dataTransfer) void droppedFiles(event.dataTransfer).then((files) => this.loadFiles(files));
     });
     this.noticeOtherTabs();
     // For tests and for the curious: everything the page shows comes from here.
     Object.assign(globalThis, { firebrick: { engine: this.engine, chats: this.chats } });
     this.showSizes();
-    if (models[0]) void this.engine.load({ kind: "url", entry: models[0] }, this.settings);
+    if (this.hubId) this.loadHub(this.hubId);
+    else if (models[0]) this.load({ kind: "listed", entry: models[0] });
     else this.showStatus();
   }
 
@@ -92,47 +108,50 @@ class Page {
       everybody.value = "";
       this.chats.forEach((chat) => chat.send(text));
     } }, el("label", { for: "everybody", class: "hidden" }, "Message for all chats"), everybody, el("button", { type: "submit" }, "Ask all"), add);
-    const file = el("input", { type: "file", id: "file", accept: ".gguf", onchange: () => {
-      if (file.files?.[0]) void this.loadFile(file.files[0]);
-    } });
     return el("div", { class: "page" },
       el("header", { class: "top" }, el("h1", {}, "Firebrick in a tab"), this.status,
-        el("label", { class: "button", for: "file" }, "Open a GGUF file"), file),
+        this.loss, this.others()),
       el("main", { class: "left", "aria-label": "Conversations" }, askAll, grid),
       el("aside", { class: "right", "aria-label": "The engine" }, el("h2", {}, "The engine, step by step"), motion(this.engine), this.gauges.element, this.tabs()));
   }
 
-  /** The views as tabs, moved through with the arrow keys. */
   private tabs(): HTMLElement {
-    const views: [string, HTMLElement][] = [
+    return tabs("Views of the engine", [
       ["Blocks", this.blocks.element], ["Timeline", this.timeline.element], ["Lesson", new Lesson(this.engine).element], ["Sizes", this.engineForm],
-    ];
-    const list = el("div", { role: "tablist", class: "tabs", "aria-label": "Views of the engine" });
-    const panels = views.map(([name, view]) => el("div", { role: "tabpanel", id: `panel-${name}`, "aria-labelledby": `tab-${name}`, hidden: true, tabindex: 0 }, view));
-    const buttons = views.map(([name], index) => el("button", { type: "button", role: "tab", id: `tab-${name}`, "aria-controls": `panel-${name}`, onclick: () => choose(index) }, name));
-    const choose = (chosen: number) => {
-      buttons.forEach((button, index) => {
-        button.setAttribute("aria-selected", String(index === chosen));
-        button.tabIndex = index === chosen ? 0 : -1;
-        panels[index]!.hidden = index !== chosen;
-      });
-      this.drawSoon();
-    };
-    list.addEventListener("keydown", (event) => {
-      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-      if (step === undefined) return;
-      const here = buttons.findIndex((button) => button.getAttribute("aria-selected") === "true");
-      const next = (here + step + buttons.length) % buttons.length;
-      choose(next);
-      buttons[next]!.focus();
-    });
-    list.append(...buttons);
-    choose(0);
-    return el("div", {}, list, ...panels);
+    ], () => this.drawSoon());
   }
 
-  private async loadFile(file: File): Promise<void> {
-    await this.engine.load({ kind: "file", file }, this.settings);
+  /** Other models than the one beside the page, and other engines than the one in this tab. */
+  private others(): HTMLElement {
+    const file = el("input", { type: "file", id: "file", multiple: true, accept: ".gguf,.safetensors,.json,.jinja,.txt", onchange: () => {
+      if (file.files?.length) this.loadFiles([...file.files]);
+      file.value = "";
+    } });
+    const id = el("input", { type: "text", id: "hub-id", placeholder: "org/name", spellcheck: "false", autocomplete: "off" });
+    const hub = el("form", { class: "hub", onsubmit: (event) => {
+      event.preventDefault();
+      if (id.value.trim()) this.loadHub(id.value.trim());
+    } }, el("label", { for: "hub-id" }, "From the hub"), id, el("button", { type: "submit" }, "Load"));
+    const listed = this.models.map((entry) => el("button", { type: "button", onclick: () => this.load({ kind: "listed", entry }) }, entry.name));
+    return el("details", { class: "others", open: this.models.length === 0 && !this.hubId },
+      el("summary", {}, "Other models"),
+      ...(listed.length > 1 ? [el("div", { class: "motion" }, ...listed)] : []),
+      el("div", { class: "motion" }, el("label", { class: "button", for: "file" }, "Open files"), file,
+        el("span", { class: "hint" }, "a .gguf file, or config.json, tokenizer.json and .safetensors together; a folder can be dropped on the page")),
+      hub,
+      el("p", { class: "hint" }, el("a", { href: "?attach" }, "Watch a server instead")));
+  }
+
+  private load(source: ModelSource): void {
+    void this.engine.load(source, this.settings);
+  }
+
+  private loadFiles(files: File[]): void {
+    if (files.length > 0) this.load({ kind: "files", name: nameOf(files), files });
+  }
+
+  private loadHub(id: string): void {
+    this.load({ kind: "hub", id, endpoint: new URLSearchParams(location.search).get("hub") ?? HUB });
   }
 
   private showSizes(): void {
@@ -147,7 +166,7 @@ class Page {
     this.status.dataset["state"] = status.state;
     switch (status.state) {
       case "empty":
-        this.status.replaceChildren("No model beside this page: open a GGUF file, or drop one here.");
+        this.status.replaceChildren("No model lies beside this page: open one below, drop its files here, or watch a server.");
         break;
       case "loading": {
         const words = { program: "Loading the program", fetch: "Fetching the model", cache: "Reading the model", hash: "Checking the model", weights: "Putting weights on the device" };
@@ -174,9 +193,22 @@ class Page {
     }
   }
 
+  /** Starts anew by itself when an engine that worked has lost its GPU; not again and again, for some devices stay lost. */
+  private recover(): void {
+    const { status } = this.engine;
+    if (status.state !== "failed" || !status.isLoss) return;
+    const now = Date.now();
+    this.losses = [...this.losses.filter((at) => at > now - 600_000), now];
+    this.loss.hidden = false;
+    this.loss.textContent = `${new Date(now).toLocaleTimeString()}: ${status.message}.`;
+    if (status.steps === 0 || this.losses.length > LOSSES_MAX) return;
+    this.loss.textContent += " The engine starts anew, and answers that were cut off go on.";
+    void this.resume();
+  }
+
   /** A fresh worker with the same model, and the answers that were cut off go on. */
   private async resume(): Promise<void> {
-    if (await this.engine.resume()) this.chats.filter((chat) => chat.canContinue).forEach((chat) => chat.continue());
+    if (await this.engine.resume()) this.chats.filter((chat) => chat.wasCutOff).forEach((chat) => chat.continue());
   }
 
   /** Two tabs work, but share one GPU and one memory: the second is told. */
@@ -202,5 +234,10 @@ class Page {
   }
 }
 
-const [devices, models] = await Promise.all([findDevices(), modelList()]);
-new Page(devices, models);
+const attach = new URLSearchParams(location.search).get("attach");
+if (attach !== null) {
+  new AttachedPage(attach);
+} else {
+  const [devices, models] = await Promise.all([findDevices(), modelList()]);
+  new Page(devices, models);
+}

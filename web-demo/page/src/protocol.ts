@@ -71,6 +71,8 @@ export interface SequenceSnapshot {
   computed_tokens: number;
   published_blocks: number;
   blocks: number[];
+  /** Entries at the table's end that are not shown. */
+  blocks_left_out: number;
 }
 
 export interface RowSnapshot {
@@ -129,10 +131,21 @@ export interface ModelEntry {
   sha256: string;
 }
 
-export type ModelSource = { kind: "url"; entry: ModelEntry } | { kind: "file"; file: File };
+export type ModelSource =
+  | { kind: "listed"; entry: ModelEntry }
+  | { kind: "hub"; id: string; endpoint: string }
+  | { kind: "files"; name: string; files: File[] };
+
+export interface Load {
+  type: "load";
+  source: ModelSource;
+  settings: EngineSettings;
+  /** The program, where an earlier worker has compiled it. */
+  program: WebAssembly.Module | null;
+}
 
 export type ToWorker =
-  | { type: "load"; source: ModelSource; settings: EngineSettings }
+  | Load
   | { type: "add"; ticket: number; request: ChatRequest }
   | { type: "abort"; request: number }
   | { type: "pause"; paused: boolean }
@@ -144,6 +157,7 @@ export type ToWorker =
 export type Phase = "program" | "fetch" | "cache" | "hash" | "weights";
 
 export type FromWorker =
+  | { type: "program"; module: WebAssembly.Module }
   | { type: "progress"; phase: Phase; done: number; total: number }
   | { type: "ready"; facts: ModelFacts; adapter: string; sha256: string; fromCache: boolean; seconds: number }
   | { type: "failed"; message: string }

@@ -1,8 +1,9 @@
 // The Web Worker that owns the engine. The page never computes: it sends requests and draws what comes back.
 
-import init, { Tab } from "../pkg/firebrick_web.js";
-import { openModel, readFile, type Progress } from "./model_store";
-import type { ChatRequest, EngineSettings, FromWorker, ModelSource, StepReport, ToWorker } from "./protocol";
+import init, { ModelFiles, Tab } from "../pkg/firebrick_web.js";
+import programUrl from "../pkg/firebrick_web_bg.wasm?url";
+import { openModel, type Progress } from "./model_store";
+import type { ChatRequest, FromWorker, Load, StepReport, ToWorker } from "./protocol";
 
 let tab: Tab | null = null;
 let device: GPUDevice | null = null;
@@ -55,7 +56,22 @@ function explainShaders(): void {
   };
 }
 
-async function load(source: ModelSource, settings: EngineSettings): Promise<void> {
+/** Starts the program. The page keeps what was compiled, so that later workers start at once. */
+async function start(compiled: WebAssembly.Module | null): Promise<void> {
+  const module = compiled ?? (await compile());
+  if (!compiled) send({ type: "program", module });
+  await init({ module_or_path: module });
+}
+
+async function compile(): Promise<WebAssembly.Module> {
+  const response = await fetch(programUrl);
+  if (!response.ok) throw new Error(`the server answers ${response.status} for the page's program`);
+  // Servers that give WebAssembly another type only make it slower.
+  const streams = response.headers.get("content-type") === "application/wasm";
+  return streams ? WebAssembly.compileStreaming(response) : WebAssembly.compile(await response.arrayBuffer());
+}
+
+async function load({ source, settings, program: compiled }: Load): Promise<void> {
   const started = performance.now();
   const progress: Progress = (phase, done, total) => send({ type: "progress", phase, done, total });
   if (settings.device === "webgpu") {
@@ -66,19 +82,20 @@ async function load(source: ModelSource, settings: EngineSettings): Promise<void
     explainShaders();
   }
   send({ type: "progress", phase: "program", done: 0, total: 1 });
-  const program = init();
+  const program = start(compiled);
   const page = new URL("./", self.location.href.replace(/assets\/[^/]*$/, ""));
-  const model =
-    source.kind === "url" ? await openModel(source.entry, page.href, progress) : await readFile(source.file, progress);
+  const model = await openModel(source, page.href, progress);
   await program;
-  const name = source.kind === "url" ? source.entry.name : source.file.name;
+  const files = new ModelFiles();
+  // Each leaves JavaScript's memory as soon as it is in the program's.
+  for (let file = model.files.pop(); file; file = model.files.pop()) files.add(file.name, file.bytes);
   let told = 0;
   const loaded = (done: number) => {
     if (performance.now() - told < 100) return;
     told = performance.now();
     send({ type: "progress", phase: "weights", done, total: 0 });
   };
-  tab = await Tab.load(model.bytes, JSON.stringify({ name, ...settings }), loaded);
+  tab = await Tab.load(files, JSON.stringify({ name: model.name, ...settings }), loaded);
   send({
     type: "ready",
     facts: JSON.parse(tab.facts()),
@@ -90,6 +107,13 @@ async function load(source: ModelSource, settings: EngineSettings): Promise<void
   const state: StepReport = { events: [], rows: [], engine: JSON.parse(tab.snapshot()) };
   send({ type: "step", report: state, seconds: 0, at: performance.now() });
   await run(tab);
+}
+
+/** An engine whose GPU is gone may say so before the browser does: the browser's word comes first. */
+async function explain(error: unknown): Promise<void> {
+  const patience = new Promise<null>((resolve) => setTimeout(() => resolve(null), 500));
+  const lost = device ? await Promise.race([device.lost, patience]) : null;
+  if (!lost) send({ type: "failed", message: describe(error) });
 }
 
 /** Steps as long as there is work, for ever. */
@@ -122,7 +146,7 @@ function add(ticket: number, request: ChatRequest): void {
 function handle(message: ToWorker): void {
   switch (message.type) {
     case "load":
-      load(message.source, message.settings).catch((error) => send({ type: "failed", message: describe(error) }));
+      load(message).catch((error) => void explain(error));
       break;
     case "add":
       add(message.ticket, message.request);
@@ -151,4 +175,4 @@ function handle(message: ToWorker): void {
 }
 
 self.onmessage = (event: MessageEvent<ToWorker>) => handle(event.data);
-self.onunhandledrejection = (event) => send({ type: "failed", message: describe(event.reason) });
+self.onunhandledrejection = (event) => void explain(event.reason);

@@ -1,5 +1,7 @@
 // What the page's tests share: a server of static files, Chromium with a software WebGPU adapter, and claims.
 
+import { execFileSync, spawn } from "node:child_process";
+import { createHash } from "node:crypto";
 import fs from "node:fs";
 import http from "node:http";
 import path from "node:path";
@@ -22,6 +24,59 @@ export async function serve(folder) {
   });
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
   return { server, url: `http://127.0.0.1:${server.address().port}/` };
+}
+
+/** A hub with one model, as far as the page asks one. `damage` changes the first byte of what is sent for a file. */
+export async function serveHub(id, folder) {
+  const fetched = [];
+  let damaged = null;
+  const listed = fs.readdirSync(folder).map((name) => {
+    const bytes = fs.readFileSync(path.join(folder, name));
+    const git = createHash("sha1").update(`blob ${bytes.length}\0`).update(bytes).digest("hex");
+    const large = name.endsWith(".safetensors") && { lfs: { oid: createHash("sha256").update(bytes).digest("hex"), size: bytes.length } };
+    return { type: "file", path: name, size: bytes.length, oid: git, ...large };
+  });
+  const server = http.createServer((request, response) => {
+    response.setHeader("access-control-allow-origin", "*");
+    if (request.url === `/api/models/${id}/tree/main`) return response.end(JSON.stringify(listed));
+    const [, name] = request.url.split(`/${id}/resolve/main/`);
+    if (!listed.some((file) => file.path === name)) {
+      response.statusCode = 404;
+      return response.end();
+    }
+    fetched.push(name);
+    const bytes = fs.readFileSync(path.join(folder, name));
+    if (name === damaged) bytes[0] ^= 1;
+    return response.end(bytes);
+  });
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  return { server, url: `http://127.0.0.1:${server.address().port}`, fetched, damage: (name) => (damaged = name) };
+}
+
+export function runPython(...args) {
+  execFileSync("python3", args, { stdio: "inherit" });
+}
+
+/** `firebrick serve` as a process of its own, on a free port unless the flags name one. */
+export async function startFirebrick(binary, flags) {
+  const port = flags.includes("--port") ? [] : ["--port", "0"];
+  const child = spawn(binary, ["serve", ...flags, ...port], { stdio: ["ignore", "pipe", "pipe"], env: { ...process.env, NO_COLOR: "1" } });
+  let log = "";
+  child.stdout.on("data", (data) => (log += data));
+  child.stderr.on("data", (data) => (log += data));
+  const ended = new Promise((resolve) => child.on("exit", resolve));
+  const stop = async () => {
+    child.kill("SIGTERM");
+    await ended;
+  };
+  for (let tries = 0; tries < 600; tries += 1) {
+    const found = /listening on (http:\/\/[^ ;]*:\d+)/.exec(log);
+    if (child.exitCode !== null) break;
+    if (found && log.includes("Application startup complete")) return { url: `${found[1]}/`, stop };
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  await stop();
+  throw new Error(`the server did not come up: ${log}`);
 }
 
 /** Debian's Chromium, headless. Without a GPU, WebGPU comes from SwiftShader, which these two flags ask for. */

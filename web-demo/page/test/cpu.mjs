@@ -131,7 +131,7 @@ async function faults(page, context) {
   const message = await page.evaluate(async () => {
     const { engine } = globalThis.firebrick;
     const before = { source: engine.source, settings: engine.settings };
-    await engine.load({ kind: "file", file: new File([new Uint8Array(1000)], "broken.gguf") }, engine.settings);
+    await engine.load({ kind: "files", name: "broken.gguf", files: [new File([new Uint8Array(1000)], "broken.gguf")] }, engine.settings);
     const { message } = engine.status;
     await engine.load(before.source, before.settings);
     return message;

@@ -1,7 +1,7 @@
 // The pool of KV blocks, one cell a block, and each sequence's block table. Both come from the engine's own snapshot.
 
 import { el, hue } from "../dom";
-import type { EngineClient } from "../engine_client";
+import type { Watched } from "../engine_client";
 import type { EngineSnapshot, SequenceSnapshot } from "../protocol";
 
 type Owners = Map<number, number[]>;
@@ -43,7 +43,7 @@ export class BlockViews {
   private cells: HTMLButtonElement[] = [];
   private chosen: number | null = null;
 
-  constructor(private readonly engine: EngineClient) {
+  constructor(private readonly engine: Watched) {
     this.element = el("div", {},
       el("h3", {}, "Block pool"), this.summary, this.grid,
       el("ul", { class: "legend" },
@@ -72,8 +72,11 @@ export class BlockViews {
     });
     const { stats, block_size } = engine;
     this.summary.textContent =
-      `${stats.blocks_used} of ${stats.blocks_total} blocks of ${block_size} tokens in use, ${stats.blocks_cached} kept for the prefix cache`;
+      `${stats.blocks_used} of ${stats.blocks_total} blocks of ${block_size} tokens in use, ${stats.blocks_cached} kept for the prefix cache`
+      + (engine.blocks.length < stats.blocks_total ? `; the first ${engine.blocks.length} are drawn` : "");
     this.tables.replaceChildren(...engine.sequences.map((sequence) => this.table(sequence, engine)));
+    const hidden = stats.running + stats.waiting - engine.sequences.length;
+    if (hidden > 0) this.tables.append(el("p", { class: "empty" }, `… and ${hidden} more.`));
     if (engine.sequences.length === 0) this.tables.append(el("p", { class: "empty" }, "No request is running."));
   }
 
@@ -100,13 +103,13 @@ export class BlockViews {
   private async show(block: number): Promise<void> {
     this.chosen = block;
     this.cells.forEach((cell, index) => cell.classList.toggle("chosen", index === block));
-    const tokens = await this.engine.tokensInBlock(block);
+    const tokens = await this.engine.tokensInBlock(block).catch(() => []);
     const shown = tokens.flatMap(({ token, text }) => [el("code", { title: `token ${token}` }, text.replaceAll("\n", "↵").replaceAll(" ", "·") || "∅"), " "]);
     this.detail.replaceChildren(`Block ${block} holds ${tokens.length} tokens: `, ...shown);
   }
 
   private table(sequence: SequenceSnapshot, engine: EngineSnapshot): HTMLElement {
-    const slots = sequence.blocks.length * engine.block_size;
+    const slots = (sequence.blocks.length + sequence.blocks_left_out) * engine.block_size;
     const waste = slots > 0 ? `, ${slots - sequence.computed_tokens} of ${slots} slots not used` : "";
     const chips = sequence.blocks.map((block, index) => {
       const shared = (engine.blocks[block]?.references ?? 0) > 1;
@@ -122,7 +125,7 @@ export class BlockViews {
     const row = el("div", { class: `table ${sequence.state.toLowerCase()}` },
       el("div", { class: "owner" }, el("b", {}, `request ${sequence.id.request}`),
         ` ${sequence.state.toLowerCase()}, ${sequence.computed_tokens} of ${sequence.tokens} tokens computed${waste}`),
-      el("div", { class: "chips" }, ...chips));
+      el("div", { class: "chips" }, ...chips, sequence.blocks_left_out > 0 && `and ${sequence.blocks_left_out} more`));
     row.style.setProperty("--hue", String(hue(sequence.id.request)));
     return row;
   }

@@ -1,7 +1,7 @@
 // Numbers of the engine: speed, queue, budget, prefix cache, preemptions, and the memory that paging saves.
 
 import { bytes, el } from "../dom";
-import type { EngineClient, StepRecord } from "../engine_client";
+import type { StepRecord, Watched } from "../engine_client";
 
 /** Seconds that the speed is measured over. */
 const WINDOW = 3;
@@ -19,14 +19,13 @@ export class Gauges {
   readonly element = el("dl", { class: "gauges" });
   private readonly values = new Map<string, HTMLElement>();
 
-  constructor(private readonly engine: EngineClient) {}
+  constructor(private readonly engine: Watched) {}
 
   draw(steps: StepRecord[]): void {
     const latest = steps.at(-1)?.report.engine;
     if (!latest) return;
     const { stats } = latest;
-    const perToken = this.engine.ready?.facts.kv_bytes_per_token ?? 0;
-    const longest = this.engine.ready?.facts.max_model_len ?? 0;
+    const { bytesPerToken: perToken, longest } = this.engine.memory ?? { bytesPerToken: 0, longest: 0 };
     const paged = stats.blocks_used * latest.block_size * perToken;
     const contiguous = stats.running * longest * perToken;
     const hits = stats.prefix_cache_queries > 0 ? (100 * stats.prefix_cache_hits) / stats.prefix_cache_queries : 0;

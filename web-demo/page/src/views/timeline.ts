@@ -8,6 +8,8 @@ const COLUMN = 12;
 const ROW = 18;
 const BUDGET_HEIGHT = 48;
 const LEFT = 84;
+/** Requests drawn, the newest ones: a large server runs hundreds at once. */
+const REQUESTS_MAX = 40;
 
 export class Timeline {
   readonly element: HTMLElement;
@@ -16,14 +18,14 @@ export class Timeline {
 
   constructor() {
     this.element = el("div", {}, el("h3", {}, "Batch timeline"),
-      el("p", { class: "summary" }, "One column a step. Tall marks are prefill chunks with their number of tokens, dots are single decoded tokens, crosses are preemptions."),
+      el("p", { class: "summary" }, "One column a step. Tall marks are prefill chunks with their number of tokens, dots are single decoded tokens, crosses are preemptions. A dotted line stands for steps that were not shown."),
       el("div", { class: "scroll" }, this.canvas), this.words);
   }
 
   draw(steps: StepRecord[]): void {
     const width = Math.max(280, this.element.clientWidth || 600);
     const shown = steps.filter((step) => step.report.rows.length > 0).slice(-Math.floor((width - LEFT) / COLUMN));
-    const requests = [...new Set(shown.flatMap((step) => step.report.rows.map((row) => row.sequence.request)))].sort((a, b) => a - b);
+    const requests = [...new Set(shown.flatMap((step) => step.report.rows.map((row) => row.sequence.request)))].sort((a, b) => a - b).slice(-REQUESTS_MAX);
     const height = requests.length * ROW + BUDGET_HEIGHT + 8;
     const scale = globalThis.devicePixelRatio || 1;
     this.canvas.width = width * scale;
@@ -50,8 +52,19 @@ export class Timeline {
     { step, before, column, requests }: { step: StepRecord; before: StepRecord | undefined; column: number; requests: number[] },
   ): void {
     const x = LEFT + column * COLUMN;
+    if (step.missed > 0) {
+      context.setLineDash([1, 3]);
+      context.strokeStyle = "gray";
+      context.lineWidth = 1;
+      context.beginPath();
+      context.moveTo(x, 0);
+      context.lineTo(x, requests.length * ROW);
+      context.stroke();
+      context.setLineDash([]);
+    }
     for (const row of step.report.rows) {
       const y = requests.indexOf(row.sequence.request) * ROW;
+      if (y < 0) continue;
       context.fillStyle = `hsl(${hue(row.sequence.request)} 65% 50%)`;
       if (row.tokens === 1) {
         context.beginPath();
@@ -97,10 +110,14 @@ export class Timeline {
   }
 }
 
+/** A server's step may take less than a millisecond. */
+const formatted = (seconds: number) => `${(1000 * seconds).toFixed(seconds < 0.01 ? 2 : 0)} ms`;
+
 /** The last step in words, for those who cannot see the drawing. */
 function describe(step: StepRecord | undefined): string {
   if (!step) return "No step has run.";
   const parts = step.report.rows.map((row) =>
     row.tokens === 1 ? `request ${row.sequence.request} decodes a token` : `request ${row.sequence.request} prefills ${row.tokens} tokens from position ${row.position}`);
-  return `Last step (${Math.round(step.seconds * 1000)} ms): ${parts.join("; ")}.`;
+  const more = parts.length > 8 ? ` and ${parts.length - 8} more` : "";
+  return `Last step (${formatted(step.seconds)}): ${parts.slice(0, 8).join("; ")}${more}.`;
 }
