@@ -170,7 +170,7 @@ export class EngineClient extends EventTarget implements Watched {
         this.fail(message.message, this.status.state === "ready");
         break;
       case "lost":
-        this.fail(`the browser took the GPU away (${message.message})`, true, true);
+        this.fail(`the browser took the GPU away (${message.message.replace(/\.$/, "")})`, true, true);
         break;
       case "accepted": {
         const listener = this.waiting.get(message.ticket);

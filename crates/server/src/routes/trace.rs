@@ -1,7 +1,6 @@
 //! `/v1/trace`: the engine's own state after each step as an event stream, for pages that draw it, and the tokens of a
 //! block. Only where the command line asks for it, and only for who has an admin key: it shows what others ask.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
@@ -13,9 +12,9 @@ use futures::stream;
 use serde::{Deserialize, Serialize};
 
 use crate::body::json_response;
-use crate::engine_handle::{EngineState, SubmitError};
+use crate::engine_handle::{EngineHandle, EngineState, SubmitError};
 use crate::error::{ApiError, ErrorKind};
-use crate::state::{AppState, Model};
+use crate::state::AppState;
 use crate::step_watch::{Shown, Watching};
 
 /// Where the steps are.
@@ -77,7 +76,7 @@ pub async fn watch(
         enable_prefix_caching: config.enable_prefix_caching,
     };
     let first = event("server", &facts);
-    let mut response = Response::new(Body::from_stream(events(first, Watcher { watching, model: model.clone() })));
+    let mut response = Response::new(Body::from_stream(events(first, Watcher { watching, engine: model.engine.clone() })));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -97,9 +96,10 @@ fn event<T: Serialize>(name: &str, value: &T) -> Bytes {
     format!("event: {name}\ndata: {json}\n\n").into()
 }
 
+/// Holds the engine and not the model, which may be unloaded while it is watched.
 struct Watcher {
     watching: Watching,
-    model: Arc<Model>,
+    engine: EngineHandle,
 }
 
 #[derive(Serialize)]
@@ -115,16 +115,16 @@ impl Watcher {
         loop {
             match tokio::time::timeout(PATIENCE, self.watching.steps.recv()).await {
                 Ok(shown) => return shown.map(|shown| step_event(&shown)),
-                Err(_) if self.watching.is_behind() => self.model.engine.wake(),
+                Err(_) if self.watching.is_behind() => self.engine.wake(),
                 Err(_) => {}
             }
         }
     }
 
     fn end(&self) -> Bytes {
-        let reason = match self.model.engine.state() {
+        let reason = match self.engine.state() {
             EngineState::Dead(reason) => reason,
-            _ => "the server is shutting down".to_owned(),
+            _ => "the server is shutting down, or the model was unloaded".to_owned(),
         };
         event("end", &End { reason })
     }
