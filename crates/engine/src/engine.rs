@@ -6,7 +6,8 @@ use crate::scheduler::Scheduler;
 use crate::trace::{Recorder, Trace, TraceEntry};
 use crate::{
     Batch, BlockId, ConfigError, EngineConfig, EngineError, EngineSnapshot, EngineStats, ExecuteError, Executor,
-    FinishReason, Rejected, Request, RequestId, RowSnapshot, SequenceId, SnapshotLimits, StepOutput, TokenEvent, TokenId,
+    FinishReason, Rejected, Request, RequestId, RowSnapshot, SequenceId, SnapshotLimits, StepOutput, TokenEvent,
+    TokenId,
 };
 
 /// What an executor's future gives: the step's results, or the reason why the device cannot go on.

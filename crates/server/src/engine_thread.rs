@@ -270,17 +270,17 @@ impl<E: Executor> Driver<E> {
 
     /// A step of the engine, shown to those who watch.
     fn watched_step(&mut self) -> Result<Vec<TokenEvent>, EngineError> {
-        if !self.watchers.want_step() {
+        let begun = Instant::now();
+        if !self.watchers.want_step(begun) {
             return pollster::block_on(self.engine.step());
         }
-        let begun = Instant::now();
         let running = self.engine.begin_step()?;
         let rows = self.engine.rows_in_flight();
         let events = match running {
             Some(running) => self.engine.finish_step(pollster::block_on(running))?,
             None => self.engine.take_events(),
         };
-        self.watchers.show(WatchedStep::new(&self.engine, rows, begun, self.shared.started));
+        self.watchers.show(WatchedStep::new(&self.engine, rows, begun, self.shared.started), begun);
         Ok(events)
     }
 

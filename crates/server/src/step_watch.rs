@@ -82,15 +82,16 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn takes(&self, now: Instant) -> bool {
-        self.steps.capacity() > 0 && now >= self.due
+    /// Whether it wants a step that has begun at this time.
+    fn takes(&self, begun: Instant) -> bool {
+        self.steps.capacity() > 0 && begun >= self.due
     }
 
-    fn show(&mut self, step: &Arc<WatchedStep>, now: Instant) {
+    fn show(&mut self, step: &Arc<WatchedStep>, begun: Instant) {
         let missed = self.missed.swap(0, Ordering::AcqRel);
         // One that has just left is found before the next step.
         let _ = self.steps.try_send(Shown { missed, step: step.clone() });
-        self.due = now + self.interval;
+        self.due = begun + self.interval;
     }
 
     fn miss(&self) {
@@ -119,14 +120,13 @@ impl Watchers {
         Some(Watching { steps: receiver, missed })
     }
 
-    /// Whether somebody has room for the coming step; the others miss it.
-    pub fn want_step(&mut self) -> bool {
+    /// Whether somebody has room for the step that begins now; if nobody has, all miss it.
+    pub fn want_step(&mut self, begun: Instant) -> bool {
         if self.0.is_empty() {
             return false;
         }
         self.0.retain(|watcher| !watcher.steps.is_closed());
-        let now = Instant::now();
-        let wanted = self.0.iter().any(|watcher| watcher.takes(now));
+        let wanted = self.0.iter().any(|watcher| watcher.takes(begun));
         if !wanted {
             self.0.iter().for_each(Watcher::miss);
         }
@@ -134,10 +134,10 @@ impl Watchers {
     }
 
     /// Shows a step to those who have room for it; the others miss it.
-    pub fn show(&mut self, step: WatchedStep) {
-        let (step, now) = (Arc::new(step), Instant::now());
+    pub fn show(&mut self, step: WatchedStep, begun: Instant) {
+        let step = Arc::new(step);
         for watcher in &mut self.0 {
-            if watcher.takes(now) { watcher.show(&step, now) } else { watcher.miss() }
+            if watcher.takes(begun) { watcher.show(&step, begun) } else { watcher.miss() }
         }
     }
 
@@ -180,13 +180,14 @@ mod tests {
     }
 
     fn step(engine: &mut Engine<ScriptedExecutor>, watchers: &mut Watchers) {
-        let (begun, wanted) = (Instant::now(), watchers.want_step());
+        let begun = Instant::now();
+        let wanted = watchers.want_step(begun);
         let running = engine.begin_step().expect("alive").expect("there is work");
         let rows = engine.rows_in_flight();
         let result = pollster::block_on(running);
         engine.finish_step(result).expect("the device works");
         if wanted {
-            watchers.show(WatchedStep::new(engine, rows, begun, begun));
+            watchers.show(WatchedStep::new(engine, rows, begun, begun), begun);
         }
     }
 
@@ -197,7 +198,7 @@ mod tests {
     #[test]
     fn a_watcher_with_room_is_shown_every_step() {
         let (mut engine, mut watchers) = (engine(), Watchers::default());
-        assert!(!watchers.want_step(), "nobody watches yet");
+        assert!(!watchers.want_step(Instant::now()), "nobody watches yet");
         let mut watching = watchers.add(Duration::ZERO, || stands(&engine)).expect("there is room");
         for _ in 0..5 {
             step(&mut engine, &mut watchers);
@@ -208,7 +209,7 @@ mod tests {
             assert_eq!(shown.step.rows.len(), usize::from(expected > 0));
         }
         drop(watching);
-        assert!(!watchers.want_step(), "the only one has left");
+        assert!(!watchers.want_step(Instant::now()), "the only one has left");
     }
 
     #[test]
@@ -218,7 +219,10 @@ mod tests {
         for _ in 0..40 {
             step(&mut engine, &mut watchers);
         }
-        assert!(slow.is_behind() && !watchers.want_step(), "its line is full, so that no snapshot is made");
+        assert!(
+            slow.is_behind() && !watchers.want_step(Instant::now()),
+            "its line is full, so that no snapshot is made"
+        );
         for _ in 0..STEPS_BEHIND_MAX {
             assert_eq!(slow.steps.try_recv().expect("a step").missed, 0);
         }

@@ -76,7 +76,8 @@ pub async fn watch(
         enable_prefix_caching: config.enable_prefix_caching,
     };
     let first = event("server", &facts);
-    let mut response = Response::new(Body::from_stream(events(first, Watcher { watching, engine: model.engine.clone() })));
+    let mut response =
+        Response::new(Body::from_stream(events(first, Watcher { watching, engine: model.engine.clone() })));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
