@@ -92,9 +92,11 @@ async fn a_name_belongs_to_one_model() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_of_several_that_dies_is_seen() {
     let dying = Setup { script: repeats(b'x'), fail_at: Some(2), ..setup("") };
-    let (server, _) = two(dying).await;
+    let (server, engine) = two(dying).await;
     assert_eq!(server.get("/health").await.status, 200);
     assert_eq!(server.post("/v1/completions", &json!({"model": "second", "prompt": "a"})).await.status, 500);
+    // The requests are told before the thread has ended.
+    engine.dead().await;
     assert_eq!(server.get("/health").await.status, 503);
     assert_eq!(text(&server, Some("tiny")).await, "first", "the other one is well");
 }
