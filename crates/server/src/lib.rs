@@ -23,6 +23,7 @@ mod exposition;
 mod generation;
 mod grammars;
 mod histogram;
+mod incoming;
 mod keep_alive;
 mod limits;
 mod listener;

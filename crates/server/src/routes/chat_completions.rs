@@ -1,38 +1,25 @@
 //! `/v1/chat/completions`: messages in, the assistant's message out.
 
-use axum::Extension;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::Response;
 use serde_json::{Map, Value};
 
 use crate::answer::Format;
 use crate::auth::Caller;
-use crate::body::read_json;
 use crate::chat_messages::messages_of;
 use crate::error::ApiError;
+use crate::incoming::Incoming;
 use crate::limits::Limits;
 use crate::message::MessageDraft;
 use crate::openai::{ChatRequest, OneOrMany};
 use crate::prompt::{Conversation, Source};
-use crate::serve_request::serve_request;
 use crate::state::AppState;
-use crate::telemetry::RequestContext;
 use crate::tool_use::{ToolUse, offered_tools, tool_choice};
 use crate::validate::{Draft, refuse_unless_neutral};
 
 /// Answers a conversation.
-pub async fn create(
-    State(state): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, ApiError> {
-    let limits = &state.config().limits;
-    let read = async { Ok((Format::Chat, draft(caller, read_json(&headers, body, limits).await?, limits)?)) };
-    serve_request(&state, context, "chat completion", read).await
+pub async fn create(incoming: Incoming) -> Result<Response, ApiError> {
+    let read = |state: &AppState, caller, body| Ok((Format::Chat, draft(caller, body, &state.config().limits)?));
+    incoming.serve("chat completion", read).await
 }
 
 fn draft(caller: Caller, mut body: ChatRequest, limits: &Limits) -> Result<Draft, ApiError> {

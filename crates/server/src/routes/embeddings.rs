@@ -1,21 +1,16 @@
 //! `/v1/embeddings`: texts in, vectors out.
 
-use axum::Extension;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::Response;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use crate::auth::Caller;
-use crate::body::{json_response, read_json};
+use crate::body::json_response;
 use crate::error::ApiError;
+use crate::incoming::Incoming;
 use crate::openai::Prompt;
 use crate::pooling::{PoolingFields, Vectors, base64, draft, normalized};
-use crate::serve_request::collect_request;
-use crate::state::{AppState, unix_seconds};
-use crate::telemetry::RequestContext;
+use crate::state::unix_seconds;
 
 /// The body of `/v1/embeddings`.
 #[derive(Default, Deserialize, schemars::JsonSchema)]
@@ -92,15 +87,8 @@ struct Shape {
 }
 
 /// Turns texts into vectors.
-pub async fn create(
-    State(state): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, ApiError> {
-    let read = async {
-        let body: EmbeddingsRequest = read_json(&headers, body, &state.config().limits).await?;
+pub async fn create(incoming: Incoming) -> Result<Response, ApiError> {
+    let read = |caller, body: EmbeddingsRequest| {
         let shape = shape(&body)?;
         let input = body.input.ok_or_else(|| ApiError::parameter("input", "`input` is missing"))?;
         let fields = PoolingFields {
@@ -112,7 +100,7 @@ pub async fn create(
         };
         Ok((shape, draft(caller, input, fields)?))
     };
-    let answered = collect_request(&state, context, "embeddings", read).await;
+    let answered = incoming.collect("embeddings", read).await;
     let (shape, answered) = answered.map_err(|error| error.of_input("input"))?;
     let vectors = Vectors::new(answered)?;
     let usage = PoolingUsage::of(&vectors);

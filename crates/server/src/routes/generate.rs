@@ -1,21 +1,16 @@
 //! `/generate` and `/batch_generate`: the plain endpoints, with errors as `{"detail": …}`.
 
-use axum::Extension;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 
 use crate::answer::CollectedChoice;
 use crate::auth::Caller;
-use crate::body::{json_response, read_json};
+use crate::body::json_response;
 use crate::error::DetailError;
+use crate::incoming::Incoming;
 use crate::openai::{OneOrMany, Prompt, SamplingFields};
 use crate::prompt::Source;
-use crate::serve_request::collect_request;
-use crate::state::AppState;
-use crate::telemetry::RequestContext;
 use crate::validate::Draft;
 
 /// The body of `/generate`.
@@ -37,15 +32,8 @@ struct GenerateResponse {
 }
 
 /// Continues one prompt.
-pub async fn generate(
-    State(state): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, DetailError> {
-    let read = async {
-        let body: GenerateRequest = read_json(&headers, body, &state.config().limits).await?;
+pub async fn generate(incoming: Incoming) -> Result<Response, DetailError> {
+    let read = |caller, body: GenerateRequest| {
         let sampling = SamplingFields {
             max_tokens: body.max_tokens,
             temperature: Some(body.temperature.unwrap_or(0.7)),
@@ -55,7 +43,7 @@ pub async fn generate(
         };
         Ok(((), draft(caller, vec![body.prompt], sampling)))
     };
-    let ((), answered) = collect_request(&state, context, "generate", read).await?;
+    let ((), answered) = incoming.collect("generate", read).await?;
     let choice = answered.choices.into_iter().next().unwrap_or_default();
     let finish_reason = choice.finish_reason();
     let body = GenerateResponse { text: choice.text, tokens_generated: choice.num_tokens, finish_reason };
@@ -83,15 +71,8 @@ struct BatchResult {
 }
 
 /// Continues several prompts.
-pub async fn batch_generate(
-    State(state): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, DetailError> {
-    let read = async {
-        let body: BatchRequest = read_json(&headers, body, &state.config().limits).await?;
+pub async fn batch_generate(incoming: Incoming) -> Result<Response, DetailError> {
+    let read = |caller, body: BatchRequest| {
         let sampling = SamplingFields {
             max_tokens: body.max_tokens,
             temperature: Some(body.temperature.unwrap_or(0.7)),
@@ -99,7 +80,7 @@ pub async fn batch_generate(
         };
         Ok(((), draft(caller, body.prompts, sampling)))
     };
-    let ((), answered) = collect_request(&state, context, "generate", read).await?;
+    let ((), answered) = incoming.collect("generate", read).await?;
     let result = |choice: CollectedChoice| BatchResult { text: choice.text, tokens: choice.num_tokens };
     Ok(json_response(StatusCode::OK, &BatchResponse { results: answered.choices.into_iter().map(result).collect() }))
 }

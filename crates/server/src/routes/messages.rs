@@ -1,6 +1,5 @@
 //! `/v1/messages` and `/v1/messages/count_tokens`: Anthropic's API.
 
-use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -9,26 +8,15 @@ use serde_json::json;
 
 use crate::answer::Format;
 use crate::anthropic::{AnthropicError, count_draft, draft};
-use crate::auth::Caller;
 use crate::body::{json_response, read_json};
-use crate::serve_request::{off_thread, serve_request};
+use crate::incoming::Incoming;
+use crate::serve_request::off_thread;
 use crate::state::AppState;
-use crate::telemetry::RequestContext;
 
 /// Answers a conversation.
-pub async fn create(
-    State(state): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, AnthropicError> {
-    let limits = &state.config().limits;
-    let read = async {
-        let body = read_json(&headers, body, limits).await?;
-        Ok((Format::Messages, draft(caller, body, limits)?))
-    };
-    Ok(serve_request(&state, context, "message", read).await?)
+pub async fn create(incoming: Incoming) -> Result<Response, AnthropicError> {
+    let read = |state: &AppState, caller, body| Ok((Format::Messages, draft(caller, body, &state.config().limits)?));
+    Ok(incoming.serve("message", read).await?)
 }
 
 /// Counts the tokens of a conversation.

@@ -1,35 +1,26 @@
 //! `/v1/responses`: a text or items in, a response out; kept responses by their id.
 
 use axum::Extension;
-use axum::body::Body;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::json;
 
 use crate::answer::Format;
 use crate::auth::Caller;
-use crate::body::{json_response, read_json};
+use crate::body::json_response;
 use crate::error::{ApiError, ErrorKind};
+use crate::incoming::Incoming;
 use crate::responses::{StoredResponse, draft};
-use crate::serve_request::serve_request;
 use crate::state::AppState;
-use crate::telemetry::RequestContext;
 
 /// Answers, streams, or begins to generate behind.
-pub async fn create(
-    State(state): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, ApiError> {
-    let read = async {
-        let body = read_json(&headers, body, &state.config().limits).await?;
-        let (format, draft) = draft(&state, caller, body)?;
+pub async fn create(incoming: Incoming) -> Result<Response, ApiError> {
+    let read = |state: &AppState, caller, body| {
+        let (format, draft) = draft(state, caller, body)?;
         Ok((Format::Response(format), draft))
     };
-    serve_request(&state, context, "response", read).await
+    incoming.serve("response", read).await
 }
 
 /// A kept response.

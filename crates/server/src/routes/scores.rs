@@ -1,22 +1,17 @@
 //! `/score` and `/rerank`: how near two texts are, as the cosine of their vectors.
 
-use axum::Extension;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::Response;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::embeddings::PoolingUsage;
-use crate::auth::Caller;
-use crate::body::{json_response, read_json};
+use crate::body::json_response;
 use crate::error::ApiError;
+use crate::incoming::Incoming;
 use crate::openai::{OneOrMany, Prompt};
 use crate::pooling::{PoolingFields, Vectors, cosine, draft};
-use crate::serve_request::collect_request;
-use crate::state::{AppState, unix_seconds};
-use crate::telemetry::RequestContext;
+use crate::state::unix_seconds;
 
 /// The body of `/score`.
 #[derive(Default, Deserialize, schemars::JsonSchema)]
@@ -60,15 +55,8 @@ struct Score {
 }
 
 /// Compares texts in pairs.
-pub async fn score(
-    State(state): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, ApiError> {
-    let read = async {
-        let body: ScoreRequest = read_json(&headers, body, &state.config().limits).await?;
+pub async fn score(incoming: Incoming) -> Result<Response, ApiError> {
+    let read = |caller, body: ScoreRequest| {
         let (left, right) = pairs(body.text_1, body.text_2)?;
         let fields = PoolingFields {
             model: body.model,
@@ -80,7 +68,7 @@ pub async fn score(
         let num_left = left.len();
         Ok((num_left, draft(caller, Prompt::Texts([left, right].concat()), fields)?))
     };
-    let answered = collect_request(&state, context, "score", read).await;
+    let answered = incoming.collect("score", read).await;
     let (num_left, answered) = answered.map_err(|error| error.of_input("text_1 or text_2"))?;
     let vectors = Vectors::new(answered)?;
     let (left, right) = vectors.vectors.split_at(num_left);
@@ -152,15 +140,8 @@ struct Document {
 }
 
 /// Puts documents in the order of their nearness to a query.
-pub async fn rerank(
-    State(state): State<AppState>,
-    Extension(context): Extension<RequestContext>,
-    Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, ApiError> {
-    let read = async {
-        let body: RerankRequest = read_json(&headers, body, &state.config().limits).await?;
+pub async fn rerank(incoming: Incoming) -> Result<Response, ApiError> {
+    let read = |caller, body: RerankRequest| {
         let query = body.query.ok_or_else(|| ApiError::parameter("query", "`query` is missing"))?;
         let documents = body.documents.map(|OneOrMany(documents)| documents).filter(|documents| !documents.is_empty());
         let documents = documents.ok_or_else(|| ApiError::parameter("documents", "`documents` is missing or empty"))?;
@@ -178,7 +159,7 @@ pub async fn rerank(
         let texts = [vec![query], documents.clone()].concat();
         Ok(((documents, count), draft(caller, Prompt::Texts(texts), fields)?))
     };
-    let answered = collect_request(&state, context, "rerank", read).await;
+    let answered = incoming.collect("rerank", read).await;
     let ((documents, count), answered) = answered.map_err(|error| error.of_input("query or documents"))?;
     let vectors = Vectors::new(answered)?;
     let Some((query, others)) = vectors.vectors.split_first() else { unreachable!("a query was asked for") };
