@@ -111,7 +111,8 @@ class SeveralModels(unittest.TestCase):
             head = "POST /v1/models/load HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer chief\r\n"
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
             stream = server.send_raw(head.encode() + body)
-            wait_for(lambda: server.post("/v1/models/load", {"model": "x"}, headers=ADMIN)[0] == 503, "a load under way", 10)
+            wait_for(lambda: f"loading {stuck}" in server.log(), "a load under way", 10)
+            self.assertEqual(server.post("/v1/models/load", {"model": "x"}, headers=ADMIN)[0], 503)
             self.assertTrue(server.text())
             server.stop()
             self.assertEqual(server.wait_end(10), 0)
