@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Installs what building the page needs and the machine lacks: a Rust compiler for wasm32-unknown-unknown, wasm-bindgen in
-# the version of web-demo/Cargo.lock, and the page's npm packages. With --browser also Chromium, for the tests.
+# the version of web-demo/Cargo.lock, and the page's npm packages. With --compiler only the compiler; with --browser also
+# Chromium, for the tests.
 #
-#   scripts/install-web-tools.sh [--browser]
+#   scripts/install-web-tools.sh [--compiler | --browser]
 #
 # Everything is kept in ${XDG_CACHE_HOME:-~/.cache}/firebrick/web. Its file `toolchain` then holds the argument that makes
 # cargo compile for wasm: empty, or the name of a toolchain.
@@ -69,6 +70,8 @@ else
   debian_toolchain
   echo "+firebrick-wasm" > "$cache/toolchain"
 fi
+
+[ "${1:-}" != --compiler ] || exit 0
 
 version=$(sed -n '/^name = "wasm-bindgen"$/{n;s/version = "\(.*\)"/\1/p}' web-demo/Cargo.lock)
 if [ "$("$cache/tools/bin/wasm-bindgen" --version 2>/dev/null)" != "wasm-bindgen $version" ]; then

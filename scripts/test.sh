@@ -54,7 +54,19 @@ python3 tests/real_server/run.py "$CARGO_TARGET_DIR/debug/firebrick"
 step "deploy/ against a live server"
 ./scripts/test-deploy.sh "$CARGO_TARGET_DIR/debug/examples/scripted_server"
 
+step "what the browser runs, checked for wasm"
+./scripts/check-wasm.sh
+
+# Compiling the page's program takes as long as everything above; where that has been done, the page is tested too.
+if [ -n "${FIREBRICK_WEB:-}" ] || [ -e "${FIREBRICK_WEB_TARGET:-$cache/web/target}/wasm32-unknown-unknown/release/firebrick_web.wasm" ]; then
+  step "the page in a browser"
+  ./scripts/test-web.sh "$CARGO_TARGET_DIR/debug/firebrick"
+else
+  step "the page in a browser is not tested here: FIREBRICK_WEB=1 builds and tests it, as does scripts/test-web.sh"
+fi
+
 step "not tested here"
-echo "The page in a browser: scripts/test-web.sh. Other clients: scripts/test-clients.sh. Load: bench/load/run.py."
+echo "The real model on a software WebGPU adapter: scripts/test-web.sh --all. Other clients: scripts/test-clients.sh."
+echo "Load: bench/load/run.py."
 
 step "done"
