@@ -66,7 +66,6 @@ else
 fi
 
 step "not tested here"
-echo "The real model on a software WebGPU adapter: scripts/test-web.sh --all. Other clients: scripts/test-clients.sh."
-echo "Load: bench/load/run.py."
+echo "Other clients: scripts/test-clients.sh. Load: bench/load/run.py."
 
 step "done"

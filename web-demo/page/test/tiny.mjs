@@ -127,8 +127,8 @@ async function lostDevice(expected) {
     const [ended, resumed] = await page.evaluate(loseOnce);
     clicks += resumed;
     await ready(page);
-    const [again] = await ask(page, [REQUEST]);
-    if (ended && String(again.tokens) === String(before.tokens)) good += 1;
+    const [again] = await ask(page, [{ ...REQUEST, sampling: { temperature: 0, max_tokens: 4 } }]);
+    if (ended && String(again.tokens) === String(before.tokens.slice(0, 4))) good += 1;
     else console.log(`     loss ${loss}: ${ended} ${again.tokens} ${again.reason}`);
   }
   claim(`the engine comes back with the same tokens after each of ${losses} losses`, good === losses, `${good}`);
@@ -185,10 +185,15 @@ async function watching() {
     method: "POST", headers: { "content-type": "application/json" },
     body: JSON.stringify({ model: "tiny", prompt: `${prompt} `.repeat(3), max_tokens: 300, temperature: 1, seed: 3, ignore_eos: true }),
   }).then((response) => response.json());
-  const answers = Promise.all(prompts.map(complete));
+  // The server is much faster than the page: it is kept at work for as long as the page is looked at.
+  let looking = true;
+  const answers = Promise.all(prompts.map(async (prompt) => {
+    while (looking) await complete(prompt);
+  }));
   await page.waitForFunction(() => document.querySelectorAll(".table .chip").length > 8 && (document.querySelector(".chip").click(), true), null, { timeout: 30_000 });
   await picture(page, "web-attached");
   await page.waitForFunction(() => document.querySelector("#block-detail").textContent.includes("tokens:"));
+  looking = false;
   await answers;
   await page.waitForFunction(() => globalThis.firebrick.server.latest.report.engine.stats.running === 0, null, { timeout: 30_000 });
   const seen = await page.evaluate(() => globalThis.seen.map((step) => ({ engine: step.report.engine, rows: step.report.rows.length, missed: step.missed })));

@@ -6,10 +6,18 @@ import type { StepRecord, Watched } from "../engine_client";
 /** Seconds that the speed is measured over. */
 const WINDOW = 3;
 
-/** Tokens sampled a second over the last seconds of work; steps that did nothing do not count as time. */
+/**
+ * Tokens sampled a second over the last seconds of work; steps that did nothing do not count as time. Where steps were not
+ * shown, the engine's counters and its clock tell.
+ */
 export function tokensPerSecond(steps: StepRecord[]): number {
   const end = steps.at(-1)?.at ?? 0;
   const recent = steps.filter((step) => step.at > end - WINDOW * 1000 && step.report.rows.length > 0);
+  const [first, last] = [recent[0], recent.at(-1)];
+  if (first && last && last.at > first.at && recent.some((step) => step.missed > 0)) {
+    const generated = last.report.engine.stats.generated_tokens - first.report.engine.stats.generated_tokens;
+    return (1000 * generated) / (last.at - first.at);
+  }
   const seconds = recent.reduce((sum, step) => sum + step.seconds, 0);
   const tokens = recent.reduce((sum, step) => sum + step.report.rows.filter((row) => row.samples).length, 0);
   return seconds > 0 ? tokens / seconds : 0;
