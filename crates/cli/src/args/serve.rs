@@ -77,9 +77,8 @@ pub struct ServeArgs {
 
     /// Serve the page that draws the engine at work, and runs it in a browser tab, at /ui/: the one in this program, or
     /// the one in a folder, as in --ui=web-demo/page/dist
-    #[arg(long, value_name = "FOLDER", num_args = 0..=1, require_equals = true, default_missing_value = "")]
-    #[arg(help_heading = "Server")]
-    pub ui: Option<PathBuf>,
+    #[arg(long, value_name = "FOLDER", require_equals = true, help_heading = "Server")]
+    pub ui: Option<Option<PathBuf>>,
 
     /// Show the engine's state after each step, and the tokens in its blocks, at /v1/trace to those who have an --admin-key
     #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true)]

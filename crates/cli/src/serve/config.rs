@@ -72,7 +72,7 @@ pub fn server_config(args: &ServeArgs, api_keys: &[String]) -> Result<ServerConf
         },
         docs: !operations.disable_fastapi_docs,
         trace: trace(args)?,
-        page: args.ui.as_deref().map(page::find).transpose()?.map(Arc::new),
+        page: args.ui.as_ref().map(|folder| page::find(folder.as_deref())).transpose()?.map(Arc::new),
         traces: traces(operations)?,
         root_path: operations.root_path.clone(),
         cors: cors(args)?,

@@ -13,9 +13,9 @@ const ADVICE: &str = "scripts/build-web.sh builds it in web-demo/page/dist; then
                       --ui=web-demo/page/dist, or build the program with it, \
                       FIREBRICK_UI=web-demo/page/dist cargo build --release";
 
-/// The page in a folder; the empty path means the one in this program.
-pub fn find(folder: &Path) -> Result<PageFiles, Failure> {
-    if !folder.as_os_str().is_empty() {
+/// The page in a folder, or the one in this program.
+pub fn find(folder: Option<&Path>) -> Result<PageFiles, Failure> {
+    if let Some(folder) = folder {
         return PageFiles::from_folder(folder).map_err(|error| Failure::Usage(format!("--ui: {error}; {ADVICE}")));
     }
     if FILES.is_empty() {
@@ -30,9 +30,9 @@ mod tests {
 
     #[test]
     fn a_page_that_is_not_there_is_refused_with_what_to_do() {
-        let refused = find(Path::new("/nowhere")).expect_err("refused").to_string();
+        let refused = find(Some(Path::new("/nowhere"))).expect_err("refused").to_string();
         assert!(refused.contains("/nowhere") && refused.contains("scripts/build-web.sh"), "{refused}");
-        match find(Path::new("")) {
+        match find(None) {
             Ok(_) => assert!(FILES.iter().any(|(path, _)| *path == "index.html")),
             Err(refusal) => assert!(refusal.to_string().contains("FIREBRICK_UI"), "{refusal}"),
         }
