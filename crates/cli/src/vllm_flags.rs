@@ -44,6 +44,8 @@ const NO_GRAPHS: &str = "graphs are recorded for the batch sizes that occur, so 
 const ONE_PROCESS: &str = "Firebrick is one process on one device";
 const NO_PYTHON_SERVER: &str = "it tunes a web server that Firebrick does not have";
 const TEXT_ONLY: &str = "models here read and write text only";
+const EVERY_MODEL: &str = "every model generates text and embeds it; classes and rewards are not supported";
+const ONE_BACKEND: &str = "there is one implementation of structured output";
 const ONE_DEVICE: &str = "this version runs a model on one device";
 const NO_LORA: &str = "LoRA adapters are not supported yet; merge the adapter into the model";
 const NO_SPECULATION: &str = "speculative decoding is not supported";
@@ -84,8 +86,8 @@ const FOREIGN: &[Foreign] = {
         ignored("max-log-len", Value, "texts of requests are never logged"),
         ignored("tokenizer-mode", Value, "there is one tokenizer implementation"),
         ignored("config-format", Value, "the format is seen from the files"),
-        ignored("guided-decoding-backend", Value, "requests for structured output are refused one by one"),
-        ignored("structured-outputs-config", Value, "requests for structured output are refused one by one"),
+        ignored("guided-decoding-backend", Value, ONE_BACKEND),
+        ignored("structured-outputs-config", Value, ONE_BACKEND),
         ignored("enable-request-id-headers", Nothing, "X-Request-Id is always answered"),
         ignored("enable-prompt-tokens-details", Nothing, "usage always has the details"),
         ignored("enable-per-request-metrics", Nothing, "answers always have vllm_stats"),
@@ -93,7 +95,7 @@ const FOREIGN: &[Foreign] = {
         ignored("show-hidden-metrics-for-version", Value, "no metric is hidden"),
         ignored("collect-detailed-traces", Values, "traces always have the engine's phases"),
         ignored("response-role", Value, "the role is always assistant"),
-        ignored("return-tokens-as-token-ids", Nothing, "token ids are not part of answers"),
+        ignored("return-tokens-as-token-ids", Nothing, "requests ask for it, with the field of that name"),
         ignored("limit-mm-per-prompt", Value, TEXT_ONLY),
         ignored("mm-processor-cache-gb", Value, TEXT_ONLY),
         ignored("disable-mm-preprocessor-cache", Nothing, TEXT_ONLY),
@@ -110,8 +112,10 @@ const FOREIGN: &[Foreign] = {
         refused("tokenizer", Value, OFF, "the tokenizer comes with the model; put its tokenizer.json into the model's folder"),
         refused("tokenizer-revision", Value, OFF, "the tokenizer comes with the model"),
         refused("code-revision", Value, OFF, "code from model repositories is never run"),
-        refused("runner", Value, &["auto", "generate"], "only text generation is supported"),
-        refused("task", Value, &["auto", "generate"], "only text generation is supported"),
+        refused("runner", Value, &["auto", "generate", "pooling"], EVERY_MODEL),
+        refused("task", Value, &["auto", "generate", "embed", "embedding", "score"], EVERY_MODEL),
+        refused("convert", Value, &["auto", "none", "embed"], EVERY_MODEL),
+        refused("pooler-config", Value, &["{}"], "requests say how they pool, with the field `pooling` of /v1/embeddings"),
         refused("hf-overrides", Value, &["{}"], "edit config.json in a local folder instead"),
         refused("hf-config-path", Value, OFF, "edit config.json in a local folder instead"),
         refused("rope-scaling", Value, OFF, "edit config.json in a local folder instead"),
