@@ -77,7 +77,8 @@ macro_rules! with_shared_fields {
         guided_whitespace_pattern: String,
         /// Generate so many choices per prompt and answer with the likeliest `n`.
         best_of: i64,
-        /// Search for the likeliest texts, with `best_of` beams, or `n`.
+        /// Search for the likeliest texts, with `best_of` beams, or `n`. Nothing is drawn then, so that temperature and
+        /// seed change nothing.
         use_beam_search: bool,
         /// How much longer texts are favoured by beam search.
         length_penalty: f64,
