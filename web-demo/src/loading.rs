@@ -41,6 +41,8 @@ impl Loaded {
         };
         let trained = u32::try_from(config.max_position_embeddings).unwrap_or(u32::MAX);
         let max_model_len = request.max_model_len.min(trained);
+        let facts = facts(&checkpoint, request, dtype, max_model_len);
+        refuse_what_has_no_room(&facts, request)?;
         let device = open_device_async(backend).await.map_err(text)?;
         let load = LoadOptions { dtype, max_model_len: max_model_len as usize };
         let cache = CacheOptions {
@@ -59,9 +61,30 @@ impl Loaded {
             tokenizer: tokenizer(&checkpoint)?,
             chat_template: chat_template.map(|source| ChatTemplate::new(&source, special)).transpose().map_err(text)?,
             eos_token_ids: checkpoint.end_tokens(),
-            facts: facts(&checkpoint, request, dtype, max_model_len),
+            facts,
         })
     }
+}
+
+/// Without a GPU weights and cache lie in the program's own memory, where an allocation that fails ends the program.
+fn refuse_what_has_no_room(facts: &ModelFacts, request: &LoadRequest) -> Result<(), String> {
+    /// What WebAssembly addresses, less what the program and the steps themselves need.
+    const BYTES_MAX: u64 = 3_500_000_000;
+    let slots = u64::from(request.num_blocks) * u64::from(request.block_size);
+    let cache_bytes = slots.saturating_mul(facts.kv_bytes_per_token);
+    if request.device == DeviceName::Webgpu || facts.weight_bytes.saturating_add(cache_bytes) <= BYTES_MAX {
+        return Ok(());
+    }
+    let megabytes = |bytes: u64| bytes / 1_000_000;
+    Err(format!(
+        "the weights need {} MB and {} blocks of {} tokens {} MB, but there is room for {} MB without a GPU: choose fewer \
+         or smaller blocks, or a smaller model",
+        megabytes(facts.weight_bytes),
+        request.num_blocks,
+        request.block_size,
+        megabytes(cache_bytes),
+        megabytes(BYTES_MAX),
+    ))
 }
 
 /// One GGUF file, or the files of a folder with config.json and safetensors.

@@ -58,6 +58,12 @@ export interface Listener {
 
 export const STEPS_KEPT = 600;
 
+/** WebAssembly that fails says next to nothing; when it does, memory is the likeliest reason. */
+function explained(message: string): string {
+  if (message === "") return "the worker's program cannot be loaded";
+  return message.includes("RuntimeError") ? `the program failed, most likely for want of memory (${message}); fewer or smaller blocks need less` : message;
+}
+
 export class EngineClient extends EventTarget implements Watched {
   status: Status = { state: "empty" };
   steps: StepRecord[] = [];
@@ -93,7 +99,7 @@ export class EngineClient extends EventTarget implements Watched {
     this.setStatus({ state: "loading", phase: "program", done: 0, total: 1 });
     this.worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
     this.worker.onmessage = (event: MessageEvent<FromWorker>) => this.hear(event.data);
-    this.worker.onerror = (event) => this.fail(event.message || "the worker's program cannot be loaded", true);
+    this.worker.onerror = (event) => this.fail(explained(event.message), true);
     this.send({ type: "load", source, settings, program: this.program });
     return new Promise((resolve) => this.settled.push(resolve));
   }

@@ -137,6 +137,15 @@ async function faults(page, context) {
     return message;
   });
   claim("a file that is no model is refused by name", message.includes("broken.gguf"), message);
+  const crowded = await page.evaluate(async () => {
+    const { engine } = globalThis.firebrick;
+    const before = engine.settings;
+    await engine.load(engine.source, { ...before, num_blocks: 20000 });
+    const { message } = engine.status;
+    await engine.load(engine.source, before);
+    return message ?? "it was loaded";
+  });
+  claim("a cache that has no room is refused with the numbers", /need \d+ MB and 20000 blocks/.test(crowded), crowded);
   const refused = await ask(page, [{ text: "a ".repeat(3000), sampling: { max_tokens: 2 } }]);
   claim("a prompt that is too long is refused with the numbers", /prompt has \d+ tokens/.test(refused[0].reason), refused[0].reason);
   const second = await context.newPage();
