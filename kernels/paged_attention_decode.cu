@@ -22,14 +22,14 @@ constexpr int THREADS = WARPS * WARP;
 constexpr int TILE = 16;
 constexpr int HEADS = 8; // columns of the instructions
 constexpr int PASSES = (GROUP + HEADS - 1) / HEADS, TAKEN = PASSES == 1 ? GROUP : HEADS; // query heads of a block
-// Parts of 256 positions for contexts of up to 8 of them, else at least 512 and at most 16 parts.
-constexpr int SHORT_PART_SHIFT = 8, SHORT_CONTEXT = 2048, LONG_PART_SHIFT = 9, LONG_PARTS = 16;
+// One part for contexts of up to 1024 positions, else parts of at least 512, at most 16 of them.
+constexpr int WHOLE_SHIFT = 10, WHOLE_CONTEXT = 1 << WHOLE_SHIFT, PART_SHIFT = 9, PARTS = 16;
 constexpr int STEPS = HEAD_DIM / 16;
 constexpr int CHUNKS = HEAD_DIM / 8; // of 16 bytes, in a row
 constexpr bool SWIZZLED = HEAD_DIM % 64 == 0;
 constexpr int ROW_CHUNKS = SWIZZLED ? CHUNKS : CHUNKS + 1; // swizzled, or an odd number, so that 8 rows hit all banks
 static_assert(HEAD_DIM % 16 == 0, "matrix instructions take 16 columns");
-static_assert(LONG_PARTS < WARP, "a warp merges the parts of a head");
+static_assert(PARTS < WARP, "a warp merges the parts of a head");
 
 // The keys and values of TILE positions.
 struct Stage {
@@ -62,8 +62,8 @@ struct Part {
 
 // Positions of a part, from those that the token sees: a power of two.
 __device__ __forceinline__ int part_shift(int visible) {
-    if (visible <= SHORT_CONTEXT) return SHORT_PART_SHIFT;
-    return max(LONG_PART_SHIFT, 32 - __clz((visible - 1) / LONG_PARTS));
+    if (visible <= WHOLE_CONTEXT) return WHOLE_SHIFT;
+    return max(PART_SHIFT, 32 - __clz((visible - 1) / PARTS));
 }
 __device__ __forceinline__ int first_visible(int context, const Shape& shape) {
     return shape.window > 0 ? max(0, context - shape.window) : 0;
@@ -161,8 +161,11 @@ __device__ __forceinline__ void copy_tile(Stage& stage, Feed& feed, const Shape&
 // A warp's ring: how many tiles it has begun to copy and has used.
 struct Ring {
     int copied = 0, used = 0;
-    __device__ __forceinline__ void fill(Stage* stages, Feed& feed, const Shape& shape) {
-        while (copied - used < STAGES && !feed.is_empty()) copy_tile(stages[copied++ % STAGES], feed, shape);
+    // Copies as many tiles as there is room for; the part's last `later` ones come another time.
+    __device__ __forceinline__ void fill(Stage* stages, Feed& feed, const Shape& shape, int later = 0) {
+        while (copied - used < STAGES && feed.tile < feed.end_tile - later) {
+            copy_tile(stages[copied++ % STAGES], feed, shape);
+        }
     }
     // Waits for the oldest tile in it.
     __device__ __forceinline__ void wait() const {
@@ -442,23 +445,34 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     list.contexts = list.starts + shape.num_sequences + 1;
     int per_part = shape.num_kv_heads * PASSES;
     int item = blockIdx.x, items = gridDim.x;
-    Part part;
+    bool has_part;
+    Part part = {};
+    // No kernel of a step writes lengths, tables, or keys and values before the last position: they are read, as far as
+    // there is room, before this step's keys are there.
+    start_next_kernel();
     if (shape.dense) {
         list_parts(shared, list, query_starts, context_lens, shape);
         items = list.starts[shape.num_sequences] * per_part;
-        if (item >= items) return;
-        part = part_of_list(item, list, per_part, shape);
+        has_part = item < items;
+        if (has_part) part = part_of_list(item, list, per_part, shape);
     } else {
         int sequence = item / per_part / shape.parts_max, index = item / per_part % shape.parts_max;
         int context = context_of(sequence, query_starts, context_lens, shape);
-        if (index >= num_parts(context, shape)) return;
-        part = part_of(sequence, index, item % per_part, context, shape);
+        has_part = index < num_parts(context, shape);
+        if (has_part) part = part_of(sequence, index, item % per_part, context, shape);
+    }
+    if (!has_part) {
+        wait_for_previous_kernel(); // the next kernel counts on it
+        return;
     }
     Work work = work_of(part, query_starts, shape);
     Feed feed = feed_of(part, work, keys, values, tables, first_slots_of(part, tables, shape), shape);
+    Ring ring;
+    bool has_last = part.index == part.count - 1; // the tile of the last position
+    ring.fill(shared.ring[threadIdx.x / WARP], feed, shape, has_last);
+    wait_for_previous_kernel();
     unsigned int query[STEPS][2], next_query[STEPS][2];
     read_query(query, qkv, work, shape);
-    Ring ring;
     ring.fill(shared.ring[threadIdx.x / WARP], feed, shape);
     // Slots are looked up two parts ahead, tiles copied and queries read one part ahead.
     int step = gridDim.x, next_slots = 0;
@@ -493,6 +507,8 @@ extern "C" __global__ void __launch_bounds__(THREADS)
     merge_decode(const int* query_starts, const int* context_lens, ELEMENT* out, const float* partial,
                  const __grid_constant__ Shape shape) {
     __shared__ Factors factors;
+    start_next_kernel();
+    wait_for_previous_kernel();
     int per_part = shape.num_kv_heads * PASSES;
     int sequence = blockIdx.x / per_part, count = num_parts(context_of(sequence, query_starts, context_lens, shape), shape);
     if (count <= 1) return;

@@ -209,6 +209,8 @@ __device__ __forceinline__ void write_rows(State& state, ELEMENT* out, const Til
 extern "C" __global__ void __launch_bounds__(THREADS)
     attend_tiles(const ELEMENT* qkv, const ELEMENT* keys, const ELEMENT* values, const int* query_starts,
                  const int* context_lens, const int* tables, ELEMENT* out, const __grid_constant__ Shape shape) {
+    start_next_kernel();
+    wait_for_previous_kernel();
     extern __shared__ __align__(16) char memory[];
     Shared& shared = *reinterpret_cast<Shared*>(memory);
     // The last tiles of a long context are the longest work: they go first.

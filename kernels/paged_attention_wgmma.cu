@@ -419,6 +419,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     attend_wgmma(const __grid_constant__ TensorMap queries, const __grid_constant__ TensorMap keys,
                  const __grid_constant__ TensorMap values, const int* query_starts, const int* context_lens,
                  const int* tables, ELEMENT* out, int* counters, const __grid_constant__ Shape shape) {
+    start_next_kernel();
+    wait_for_previous_kernel();
     extern __shared__ char memory[];
     // Swizzled rows repeat every 1024 bytes.
     Shared& shared = *reinterpret_cast<Shared*>(memory + (1024 - shared_address(memory) % 1024) % 1024);

@@ -2,10 +2,14 @@
 
 use burn::tensor::{DType, Device, Tensor};
 
+use super::CapturedGraph;
 use super::gpu::limited::with_capability;
 use super::tests::{for_both_dtypes, pair};
 use crate::testing::{AttentionCase, Seeded, assert_close, reference_device};
-use crate::{AttentionOptions, HeadLayout, KvLayer, QkvOptions, paged_attention, reference, rope_and_store_kv};
+use crate::{
+    Activation, AttentionOptions, HeadLayout, KvLayer, QkvOptions, gated_activation, paged_attention, reference,
+    rope_and_store_kv,
+};
 
 /// Compute capabilities whose kernels differ.
 const CAPABILITIES: [u32; 4] = [75, 80, 86, 90];
@@ -152,6 +156,33 @@ fn a_decoding_token_has_the_same_bits_alone_and_in_a_large_batch() {
                         assert_close(got, batch.clone().narrow(0, token, 1), 0.0);
                     }
                 });
+            }
+        }
+    });
+}
+
+#[test]
+fn a_recorded_graph_attends_with_the_same_bits_at_every_replay() {
+    for_both_dtypes(|device, dtype, _| {
+        let mut seeded = Seeded::new(49);
+        let heads = HeadLayout { num_heads: 9, num_kv_heads: 3, head_dim: 64 };
+        let mixed: Vec<(usize, usize)> = vec![(130, 400), (1, 700), (1, 20)];
+        for sequences in [vec![(1, 700), (1, 20), (1, 300)], vec![(1, 700); 90], mixed] {
+            let case = AttentionCase::new(&sequences, 16, &mut seeded, device);
+            let [_, layer] = filled(&mut seeded, &case, heads, (device, dtype));
+            let (_, x) = pair(&mut seeded, [case.num_tokens(), 2 * heads.row_len()], (device, dtype));
+            let (options, metadata) = (options(heads, 16), case.metadata(device));
+            // What comes before writes the queries, what comes after reads the result.
+            let step = move || {
+                let qkv = gated_activation(x.clone(), Activation::Silu);
+                let attended = paged_attention(qkv, &layer, &metadata, options);
+                let doubled = Tensor::cat(vec![attended.clone(), attended], 1);
+                gated_activation(doubled, Activation::Silu)
+            };
+            let expected = step();
+            let mut graph = CapturedGraph::record(device, step).expect("attention can be recorded");
+            for _ in 0..3 {
+                assert_close(graph.replay(), expected.clone(), 0.0);
             }
         }
     });

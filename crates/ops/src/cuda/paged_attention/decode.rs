@@ -15,10 +15,9 @@ use crate::cuda::{PAGED_ATTENTION_DECODE, element};
 /// Constants of `paged_attention_decode.cu`.
 const TILE: usize = 16;
 const HEADS: usize = 8;
-const SHORT_PART: usize = 256;
-const SHORT_CONTEXT: usize = 2048;
-const LONG_PART: usize = 512;
-const LONG_PARTS: usize = 16;
+const WHOLE_CONTEXT: usize = 1024;
+const PART: usize = 512;
+const PARTS: usize = 16;
 const STAGES_MAX: usize = 3;
 const LANES: usize = 32;
 
@@ -107,12 +106,8 @@ impl Decode {
 fn parts_max(attention: &Attention) -> usize {
     let window = attention.options.sliding_window;
     let seen = window.map_or(usize::MAX, |window| window.max(1)).min(attention.context_max());
-    let parts = if seen <= SHORT_CONTEXT {
-        seen.div_ceil(SHORT_PART)
-    } else {
-        seen.div_ceil(LONG_PART).clamp(SHORT_CONTEXT / SHORT_PART, LONG_PARTS)
-    };
-    parts.max(1) + usize::from(window.is_some())
+    let parts = if seen <= WHOLE_CONTEXT { 1 } else { seen.div_ceil(PART).min(PARTS) };
+    parts + usize::from(window.is_some())
 }
 
 /// Where the parts of each sequence begin, and its context.
