@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use firebrick_engine::{EventKind, FinishReason, Request, RequestId, SamplingParams, TokenId};
+use firebrick_engine::{EventKind, FinishReason, Pipeline, Request, RequestId, SamplingParams, TokenId};
 use firebrick_text::{Message, RenderOptions};
 
 use crate::{Error, Loaded, Options, resolve};
@@ -89,8 +89,9 @@ impl Llm {
             running.push(Progress::default());
             detokenizers.push(self.loaded.tokenizer.detokenizer(true));
         }
+        let mut pipeline = Pipeline::new();
         while self.loaded.engine.has_work() {
-            for event in pollster::block_on(self.loaded.engine.step())? {
+            for event in pollster::block_on(pipeline.step(&mut self.loaded.engine))? {
                 let Some(&index) = order.get(&event.request) else { continue };
                 let progress = &mut running[index];
                 match event.kind {

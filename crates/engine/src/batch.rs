@@ -33,6 +33,19 @@ pub struct Batch {
     /// Tokens of prompts whose results are reported.
     #[serde(default)]
     pub prompt_rows: Vec<PromptRows>,
+    /// Input tokens that nobody knew when the step was planned, because the step before was still choosing them; `tokens`
+    /// has 0 in their places.
+    pub carried: Vec<CarriedToken>,
+}
+
+/// An input token that the step before chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CarriedToken {
+    /// Index in [`Batch::tokens`].
+    pub token: u32,
+    /// Index in the [`Batch::samples`] of the step before. Where its logits are not finite any token may be taken: what
+    /// is computed from it is dropped.
+    pub sample: u32,
 }
 
 impl Batch {
@@ -48,6 +61,7 @@ impl Batch {
         self.blocks_per_row = 0;
         self.samples.clear();
         self.prompt_rows.clear();
+        self.carried.clear();
     }
 
     /// Number of sequences.

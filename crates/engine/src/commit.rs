@@ -5,7 +5,7 @@
 
 use crate::block_pool::Published;
 use crate::scheduler::Scheduler;
-use crate::sequence::Appended;
+use crate::sequence::{Appended, Sequence};
 use crate::sequence_table::SequenceKey;
 use crate::{EventKind, ExecuteError, FinishReason, PromptOutput, SampleOutcome, SampledToken, StepOutput};
 
@@ -13,21 +13,21 @@ use crate::{EventKind, ExecuteError, FinishReason, PromptOutput, SampleOutcome, 
 pub const NOT_FINITE: &str = "the model's output was not finite";
 
 impl Scheduler {
-    /// Takes the results of the step in flight.
+    /// Takes the results of the oldest step in flight.
     pub(crate) fn commit(&mut self, output: StepOutput) -> Result<(), ExecuteError> {
-        let rows = self.in_flight.take().expect("results belong to a step in flight");
+        let step = self.in_flight.front().expect("results belong to a step in flight");
         let got = (output.samples.len(), output.prompts.len());
-        let expected = (self.batch.samples.len(), self.batch.prompt_rows.len());
+        let expected = (step.num_samples, step.prompt_rows.len());
         if got != expected {
-            self.in_flight = Some(rows);
             let message = format!("the executor returned {got:?} results for {expected:?} samples and prompt rows");
             return Err(ExecuteError(message));
         }
         let (mut outcomes, mut prompts) = (output.samples.into_iter(), output.prompts.into_iter());
-        for row in rows {
+        for row in self.in_flight.pop_front().into_iter().flat_map(|step| step.rows) {
             let outcome = if row.samples { outcomes.next() } else { None };
             let reported = row.reports_to.zip(if row.reports_to.is_some() { prompts.next() } else { None });
-            let id = self.sequences[row.key].id();
+            // A sequence may have ended after this step was planned: its row was in vain.
+            let Some(id) = self.sequences.get(row.key).map(Sequence::id) else { continue };
             if self.is_leaving(id) {
                 continue;
             }
@@ -41,6 +41,7 @@ impl Scheduler {
                 self.finish_computed(row.key);
                 continue;
             };
+            self.sequences[row.key].num_unknown -= 1;
             if id.index == 0 {
                 self.bring_forth_choices(id.request);
             }
@@ -58,18 +59,23 @@ impl Scheduler {
     /// Ends a sequence that was to be computed and not continued, once it is.
     fn finish_computed(&mut self, key: SequenceKey) {
         let sequence = &self.sequences[key];
-        if sequence.facts.generates() || sequence.num_pending() > 0 {
+        if sequence.facts.generates() || sequence.num_computed_tokens < sequence.len() {
             return;
         }
         let is_pooled = matches!(sequence.facts.prompt_output, Some(PromptOutput::Pooled(_)));
         self.finish(key, if is_pooled { FinishReason::Stop(None) } else { FinishReason::Length });
     }
 
-    /// Forgets the step in flight, whose results will never come. Its tokens are computed again into the same slots.
+    /// Forgets the steps in flight, whose results will never come. Their tokens are computed again into the same slots.
     pub(crate) fn abandon(&mut self) {
-        if self.in_flight.take().is_some() {
-            self.apply_deferred_aborts();
+        if self.in_flight.is_empty() {
+            return;
         }
+        self.in_flight.clear();
+        for (_, key) in &self.running {
+            self.sequences[*key].abandon_planned();
+        }
+        self.apply_deferred_aborts();
     }
 
     fn accept_token(&mut self, key: SequenceKey, sampled: SampledToken) {

@@ -6,8 +6,8 @@ use crate::scheduler::Scheduler;
 use crate::trace::{Recorder, Trace, TraceEntry};
 use crate::{
     Batch, BlockId, ConfigError, EngineConfig, EngineError, EngineSnapshot, EngineStats, ExecuteError, Executor,
-    FinishReason, Rejected, Request, RequestId, RowSnapshot, SequenceId, SnapshotLimits, StepOutput, TokenEvent,
-    TokenId,
+    FinishReason, PromptRows, Rejected, Request, RequestId, RowSnapshot, SequenceId, SnapshotLimits, StepOutput,
+    TokenEvent, TokenId,
 };
 
 /// What an executor's future gives: the step's results, or the reason why the device cannot go on.
@@ -100,7 +100,7 @@ impl<E: Executor> Engine<E> {
     /// The first half of a step: plans a batch and hands it to the executor. `None` when there is nothing to run.
     ///
     /// The future borrows nothing. While it runs, requests may be added and aborted; its result goes to
-    /// [`finish_step`](Self::finish_step). Beginning another step instead abandons this one.
+    /// [`finish_step`](Self::finish_step). Beginning another step instead abandons all that are in flight.
     pub fn begin_step(&mut self) -> Result<Option<impl Future<Output = StepResult> + 'static>, EngineError> {
         if let Some(error) = &self.dead
             && self.scheduler.events.is_empty()
@@ -118,6 +118,29 @@ impl<E: Executor> Engine<E> {
             recorder.push(TraceEntry::Begin(batch.cloned()));
         }
         Ok(batch.map(|batch| self.executor.execute(batch)))
+    }
+
+    /// Plans the step after the one in flight and hands it to the executor, if that can be done before the results of
+    /// the one in flight are known. Its result goes to [`finish_step`](Self::finish_step) after theirs.
+    ///
+    /// A device is never idle while it is told what to do next. [`Pipeline`](crate::Pipeline) does it in the right order.
+    pub fn begin_ahead(&mut self) -> Option<impl Future<Output = StepResult> + 'static> {
+        let possible = self.dead.is_none() && self.executor.can_run_ahead();
+        if !possible || !self.scheduler.schedule_ahead() {
+            return None;
+        }
+        #[cfg(test)]
+        self.planted.after_schedule(&mut self.scheduler);
+        let batch = &self.scheduler.batch;
+        if let Some(recorder) = &mut self.recorder {
+            recorder.push(TraceEntry::BeginAhead(batch.clone()));
+        }
+        Some(self.executor.execute(batch))
+    }
+
+    /// Forgets the steps in flight, whose results will never come. They are run again.
+    pub(crate) fn abandon_steps(&mut self) {
+        self.scheduler.abandon();
     }
 
     /// The second half of a step: takes its result and returns everything that has happened since the last step.
@@ -168,12 +191,22 @@ impl<E: Executor> Engine<E> {
 
     /// Whether a step has begun and not finished.
     pub fn is_step_in_flight(&self) -> bool {
-        self.scheduler.in_flight.is_some()
+        self.num_steps_in_flight() > 0
     }
 
-    /// Whose rows the step in flight has, in the order of the batch.
+    /// Steps that have begun and not finished: 2 at most.
+    pub fn num_steps_in_flight(&self) -> usize {
+        self.scheduler.in_flight.len()
+    }
+
+    /// Whose rows the last step that was begun has, in the order of the batch, while it is in flight.
     pub fn sequences_in_flight(&self) -> impl Iterator<Item = SequenceId> + '_ {
         self.scheduler.sequences_in_flight()
+    }
+
+    /// What the oldest step in flight reports of prompts.
+    pub(crate) fn prompt_rows_in_flight(&self) -> &[PromptRows] {
+        self.scheduler.in_flight.front().map_or(&[], |step| &step.prompt_rows)
     }
 
     /// The batch of the last step that had one.
@@ -181,9 +214,10 @@ impl<E: Executor> Engine<E> {
         (self.scheduler.batch.num_tokens() > 0).then_some(&self.scheduler.batch)
     }
 
-    /// The requests whose sequences the last plan preempted, once per sequence; some of them may have ended since.
-    pub fn last_preempted(&self) -> &[RequestId] {
-        &self.scheduler.preempted
+    /// The requests whose sequences have been preempted since the last call, once per sequence; some of them may have
+    /// ended since.
+    pub fn take_preempted(&mut self) -> Vec<RequestId> {
+        std::mem::take(&mut self.scheduler.preempted)
     }
 
     /// Counters and gauges, without scanning anything.

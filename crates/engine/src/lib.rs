@@ -36,6 +36,7 @@ mod event;
 mod executor;
 mod ids;
 mod lru_list;
+mod pipeline;
 mod plan;
 #[cfg(test)]
 mod planted_bugs;
@@ -52,7 +53,7 @@ mod stats;
 mod token_span;
 mod trace;
 
-pub use batch::{Batch, SampleRow, TokenHistory};
+pub use batch::{Batch, CarriedToken, SampleRow, TokenHistory};
 pub use commit::NOT_FINITE;
 pub use config::{EngineConfig, SchedulingPolicy};
 pub use constraint::{Constraint, ConstraintState, MaskSender, NotFollowed, Progress, TokenConstraint, TokenMask};
@@ -61,6 +62,7 @@ pub use error::{ConfigError, EngineError, ExecuteError, Rejected};
 pub use event::{EventKind, FinishReason, SampleOutcome, SampledToken, StepOutput, TokenEvent, TokenLogprobs};
 pub use executor::Executor;
 pub use ids::{BlockId, RequestId, SequenceId, TokenId};
+pub use pipeline::Pipeline;
 pub use prompt_output::{Pooling, PromptOutput, PromptResult, PromptRows, PromptWanted};
 pub use request::{Request, SamplingParams};
 pub use scripted::{HistoryHash, Script, ScriptedExecutor};

@@ -7,17 +7,24 @@
 //!   step, and when there is none the last in service order is preempted, never an earlier one;
 //! - every running sequence gets at least one token in every step (the budget is at least `max_num_seqs`), so a long
 //!   prompt never stops those that are already generating.
+//!
+//! A step may be planned while the one before it runs. The tokens that are being chosen then stand in the batch as
+//! *carried*: the device fills them in. Only what is certain is planned so: nobody is preempted, and no draw depends on
+//! more than the position of the token before it. Sequences that turn out to have ended have a row in vain.
 
 use std::ops::Range;
 
 use crate::scheduler::Scheduler;
+use crate::sequence::Sequence;
 use crate::sequence_table::SequenceKey;
-use crate::{EventKind, PromptOutput, PromptRows, PromptWanted, SequenceId};
+use crate::{Batch, CarriedToken, EventKind, PromptOutput, PromptRows, PromptWanted, SequenceId};
 
 /// One sequence's part of a planned step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PlannedRow {
     pub(crate) key: SequenceKey,
+    /// Position of the first token.
+    pub(crate) start: u32,
     pub(crate) num_tokens: u32,
     /// Whether the step closes the gap, so that a token is sampled.
     pub(crate) samples: bool,
@@ -25,13 +32,49 @@ pub(crate) struct PlannedRow {
     pub(crate) reports_to: Option<u32>,
 }
 
+/// A step that was planned and whose results are not there.
+pub(crate) struct PlannedStep {
+    pub(crate) rows: Vec<PlannedRow>,
+    pub(crate) num_samples: usize,
+    /// What is reported of prompts.
+    pub(crate) prompt_rows: Vec<PromptRows>,
+}
+
 impl Scheduler {
     /// Plans a step into `batch` and takes the blocks for it; false when no sequence can use a step. The plan is in
     /// flight until `commit` or `abandon`.
     pub(crate) fn schedule(&mut self) -> bool {
-        assert!(self.in_flight.is_none(), "one step is in flight at a time");
+        assert!(self.in_flight.is_empty(), "a step is in flight: the next one is planned ahead of its results");
+        self.plan()
+    }
+
+    /// The same while one step is in flight; false also when the next one depends on its results.
+    pub(crate) fn schedule_ahead(&mut self) -> bool {
+        self.in_flight.len() == 1 && self.is_next_step_certain() && self.plan()
+    }
+
+    /// Whether the next step can be planned without the results of the one in flight.
+    fn is_next_step_certain(&self) -> bool {
+        let running = || self.running.iter().map(|(_, key)| &self.sequences[*key]);
+        let going_on = || running().filter(|sequence| !self.sits_out(sequence));
+        let missing = |sequence: &Sequence| {
+            let needed = sequence.len_planned().div_ceil(self.config.block_size);
+            needed.saturating_sub(sequence.table.blocks().len() as u32)
+        };
+        // Choices that the step brings forth come before everybody who waits behind their request.
+        self.num_unborn == 0
+            && !running().any(Sequence::is_reporting)
+            && !going_on().any(|sequence| sequence.num_unknown > 0 && sequence.draws_by_tokens())
+            && going_on().map(missing).sum::<u32>() <= self.pool.num_available()
+    }
+
+    /// Whether a running sequence has nothing left to do once the step in flight returns, as far as that is known.
+    fn sits_out(&self, sequence: &Sequence) -> bool {
+        sequence.num_pending() == 0 || sequence.ends_in_flight() || self.is_leaving(sequence.id())
+    }
+
+    fn plan(&mut self) -> bool {
         self.batch.clear();
-        self.preempted.clear();
         let mut rows = Vec::with_capacity(self.running.len() + 1);
         let mut budget = self.config.max_num_batched_tokens;
         let preempted = self.plan_running(&mut rows, &mut budget);
@@ -47,7 +90,9 @@ impl Scheduler {
         self.batch.step = self.counters.steps;
         self.counters.last_step_tokens = self.batch.num_tokens() as u32;
         self.counters.last_step_sequences = rows.len() as u32;
-        self.in_flight = Some(rows);
+        let Batch { samples, prompt_rows, .. } = &self.batch;
+        let step = PlannedStep { rows, num_samples: samples.len(), prompt_rows: prompt_rows.clone() };
+        self.in_flight.push_back(step);
         true
     }
 
@@ -58,8 +103,12 @@ impl Scheduler {
         let mut place = 0;
         while place < self.running.len() {
             let (_, key) = self.running[place];
+            if self.sits_out(&self.sequences[key]) {
+                place += 1;
+                continue;
+            }
             let mut fits = true;
-            while fits && self.sequences[key].table.capacity() < self.sequences[key].len() {
+            while fits && self.sequences[key].table.capacity() < self.sequences[key].len_planned() {
                 match self.pool.allocate() {
                     Some(block) => self.sequences[key].table.push(block),
                     None => {
@@ -94,11 +143,12 @@ impl Scheduler {
 
     fn admit_waiting(&mut self, rows: &mut Vec<PlannedRow>, budget: &mut u32) {
         while *budget > 0 && (self.running.len() as u32) < self.config.max_num_seqs {
-            let Some((&order, &key)) = self.waiting.first_key_value() else { break };
+            let mut staying = self.waiting.iter().filter(|(_, key)| !self.is_leaving(self.sequences[**key].id()));
+            let Some((&order, &key)) = staying.next() else { break };
             if !self.take_blocks(key, *budget) {
                 break;
             }
-            self.waiting.pop_first();
+            self.waiting.remove(&order);
             let place = self.running.partition_point(|entry| entry.0 < order);
             self.running.insert(place, (order, key));
             self.announce_start(key);
@@ -142,6 +192,7 @@ impl Scheduler {
         let sequence = &mut self.sequences[key];
         sequence.num_published = num_found;
         sequence.num_computed_tokens = cached_tokens;
+        sequence.num_planned_tokens = cached_tokens;
         true
     }
 
@@ -190,19 +241,27 @@ impl Scheduler {
     fn plan_row(&mut self, key: SequenceKey, num_tokens: u32) -> PlannedRow {
         let Self { batch, sequences, .. } = self;
         let sequence = &mut sequences[key];
-        let start = sequence.num_computed_tokens;
+        let start = sequence.num_planned_tokens;
         let end = start + num_tokens;
-        batch.tokens.extend(sequence.span(start..end).iter());
+        batch.tokens.extend(sequence.span(start..end.min(sequence.len())).iter());
+        if end > sequence.len() {
+            batch.carried.push(CarriedToken { token: batch.tokens.len() as u32, sample: sequence.last_sample });
+            batch.tokens.push(0);
+        }
         batch.positions.extend(start..end);
         batch.slot_mapping.extend((start..end).map(|position| sequence.table.slot(position)));
         batch.query_starts.push(batch.tokens.len() as u32);
         batch.context_lens.push(end);
-        let samples = end == sequence.len() && sequence.facts.generates();
+        let samples = end == sequence.len_planned() && sequence.facts.generates();
+        sequence.num_planned_tokens = end;
         if samples {
-            batch.samples.push(sequence.sample_row(batch.context_lens.len() as u32 - 1));
+            let sample = sequence.sample_row(batch.context_lens.len() as u32 - 1);
+            sequence.last_sample = batch.samples.len() as u32;
+            sequence.num_unknown += 1;
+            batch.samples.push(sample);
         }
         let reports_to = self.plan_report(key, start..end);
-        PlannedRow { key, num_tokens, samples, reports_to }
+        PlannedRow { key, start, num_tokens, samples, reports_to }
     }
 
     /// Writes into the batch what is reported of a sequence's tokens at these positions, the last ones of the batch. Says
@@ -242,8 +301,9 @@ impl Scheduler {
         }
     }
 
-    /// Whose rows the step in flight has.
+    /// Whose rows the last step that was planned has, if it is in flight and they live.
     pub(crate) fn sequences_in_flight(&self) -> impl Iterator<Item = SequenceId> + '_ {
-        self.in_flight.iter().flatten().map(|row| self.sequences[row.key].id())
+        let rows = self.in_flight.back().into_iter().flat_map(|step| &step.rows);
+        rows.filter_map(|row| self.sequences.get(row.key).map(Sequence::id))
     }
 }

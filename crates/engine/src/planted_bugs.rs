@@ -48,7 +48,7 @@ planted_bugs! {
     /// A choice shares its sibling's half-full block without a copy.
     SharesPartialBlock => [4],
     /// A row is told to write into a block of another row.
-    WritesToSharedBlock => [4],
+    WritesToSharedBlock => [4, 11],
     /// A block is published under tokens that it does not hold.
     PublishesOtherTokens => [5],
     /// A hit is believed without comparing tokens and parent.
@@ -249,7 +249,9 @@ impl Planted {
             Some(PlantedBug::SkipsPosition) => {
                 let keys: Vec<SequenceKey> = scheduler.running.iter().map(|(_, key)| *key).collect();
                 if let Some(key) = keys.into_iter().find(|key| scheduler.sequences[*key].num_pending() > 1) {
-                    scheduler.sequences[key].num_computed_tokens += 1;
+                    let sequence = &mut scheduler.sequences[key];
+                    sequence.num_computed_tokens += 1;
+                    sequence.num_planned_tokens += 1;
                 }
             }
             Some(bug) => {

@@ -7,13 +7,13 @@
 //! A sequence is in exactly one place: not yet born (a choice that waits for its sibling to compute the prompt),
 //! waiting, or running. Only running sequences own blocks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 
 use crate::admission::Door;
 use crate::block_pool::BlockPool;
-use crate::plan::PlannedRow;
+use crate::plan::PlannedStep;
 use crate::policy::ServiceOrder;
 use crate::prefix_cache::ChainHasher;
 use crate::sequence::{RequestFacts, Sequence};
@@ -44,15 +44,15 @@ pub(crate) struct Scheduler {
     pub(crate) waiting: BTreeMap<ServiceOrder, SequenceKey>,
     /// Sorted; the last is preempted first.
     pub(crate) running: Vec<(ServiceOrder, SequenceKey)>,
-    /// The rows of the step in flight.
-    pub(crate) in_flight: Option<Vec<PlannedRow>>,
-    /// Aborts that wait for the step in flight.
+    /// The steps in flight, the oldest first: one, and perhaps one that was planned ahead of its results.
+    pub(crate) in_flight: VecDeque<PlannedStep>,
+    /// Aborts that wait for the oldest step in flight.
     pub(crate) deferred_aborts: Vec<RequestId>,
-    /// Aborts of single choices that wait for the step in flight.
+    /// Aborts of single choices that wait for the oldest step in flight.
     pub(crate) deferred_choice_aborts: Vec<SequenceId>,
     /// The last plan; its buffers are reused.
     pub(crate) batch: Batch,
-    /// Whose sequences the last plan preempted, once per sequence.
+    /// Whose sequences were preempted and nobody has been told, once per sequence.
     pub(crate) preempted: Vec<RequestId>,
     /// What has happened and was not told yet.
     pub(crate) events: Vec<TokenEvent>,
@@ -76,7 +76,7 @@ impl Scheduler {
             requests: BTreeMap::new(),
             waiting: BTreeMap::new(),
             running: Vec::new(),
-            in_flight: None,
+            in_flight: VecDeque::new(),
             deferred_aborts: Vec::new(),
             deferred_choice_aborts: Vec::new(),
             batch: Batch::default(),
@@ -131,21 +131,20 @@ impl Scheduler {
         unborn.for_each(|index| self.enqueue(id, index));
     }
 
-    /// Ends all sequences of a request: at once, or when the step in flight returns. Unknown requests are ignored,
+    /// Ends all sequences of a request: at once, or, if it has been in a batch, when the oldest step in flight returns. Unknown requests are ignored,
     /// because a request may have ended by itself while the abort was on its way.
     pub(crate) fn abort(&mut self, id: RequestId) {
-        if self.in_flight.is_some() {
-            if self.requests.contains_key(&id) {
-                self.deferred_aborts.push(id);
-            }
+        let Some(request) = self.requests.get(&id) else { return };
+        if request.started && !self.in_flight.is_empty() {
+            self.deferred_aborts.push(id);
         } else {
             self.end_request(id, &FinishReason::Abort);
         }
     }
 
-    /// Ends one choice of a request: at once, or when the step in flight returns. Unknown and ended ones are ignored.
+    /// Ends one choice of a request: at once, or when the oldest step in flight returns. Unknown and ended ones are ignored.
     pub(crate) fn abort_choice(&mut self, id: SequenceId) {
-        if self.in_flight.is_some() {
+        if !self.in_flight.is_empty() {
             if self.requests.contains_key(&id.request) {
                 self.deferred_choice_aborts.push(id);
             }
@@ -154,7 +153,7 @@ impl Scheduler {
         }
     }
 
-    /// Whether the step in flight changes nothing for a sequence any more.
+    /// Whether the steps in flight change nothing for a sequence any more.
     pub(crate) fn is_leaving(&self, id: SequenceId) -> bool {
         self.deferred_aborts.contains(&id.request) || self.deferred_choice_aborts.contains(&id)
     }

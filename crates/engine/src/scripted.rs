@@ -96,6 +96,8 @@ pub struct ScriptedExecutor {
     script: Script,
     /// `[slots]` what was last written to each slot.
     cells: Vec<Option<Cell>>,
+    /// The choices of the last batch, for the tokens that the next one carries; 0 for what was not finite.
+    last_choices: Vec<TokenId>,
     steps: u64,
     fail_at_step: Option<u64>,
     not_finite_one_in: Option<u64>,
@@ -116,6 +118,7 @@ impl ScriptedExecutor {
             block_size,
             script,
             cells: vec![None; kv_blocks as usize * block_size as usize],
+            last_choices: Vec::new(),
             steps: 0,
             fail_at_step: None,
             not_finite_one_in: None,
@@ -151,10 +154,19 @@ impl ScriptedExecutor {
         if self.fail_at_step.is_some_and(|step| self.steps >= step) {
             return Err(ExecuteError(format!("scripted failure of step {}", self.steps)));
         }
-        for ((slot, token), position) in batch.slot_mapping.iter().zip(&batch.tokens).zip(&batch.positions) {
-            self.cells[*slot as usize] = Some(Cell { token: *token, position: *position });
+        let mut tokens = batch.tokens.clone();
+        for carried in &batch.carried {
+            tokens[carried.token as usize] = self.last_choices[carried.sample as usize];
         }
-        let samples = batch.samples.iter().map(|sample| self.sample(batch, sample)).collect();
+        for ((slot, token), position) in batch.slot_mapping.iter().zip(tokens).zip(&batch.positions) {
+            self.cells[*slot as usize] = Some(Cell { token, position: *position });
+        }
+        let samples: Vec<SampleOutcome> = batch.samples.iter().map(|sample| self.sample(batch, sample)).collect();
+        let choice = |outcome: &SampleOutcome| match outcome {
+            SampleOutcome::Token(sampled) => sampled.token,
+            SampleOutcome::NotFinite => 0,
+        };
+        self.last_choices = samples.iter().map(choice).collect();
         Ok(StepOutput { samples, prompts: batch.prompt_rows.iter().map(|rows| report(batch, rows)).collect() })
     }
 
@@ -223,5 +235,9 @@ impl Executor for ScriptedExecutor {
 
     fn execute(&mut self, batch: &Batch) -> impl Future<Output = StepResult> + 'static {
         std::future::ready(self.run(batch))
+    }
+
+    fn can_run_ahead(&self) -> bool {
+        true
     }
 }

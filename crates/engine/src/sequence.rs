@@ -95,8 +95,11 @@ impl StopTokens {
 /// ```text
 /// positions  [0, num_published)     full blocks, in the prefix cache, perhaps shared; never written again
 ///            [.., num_computed)     ours alone
-///            [num_computed, len())  no keys and values yet: the work of coming steps
+///            [num_computed, num_planned)  the work of the steps in flight
+///            [num_planned, len_planned()) no keys and values yet: the work of coming steps
 /// ```
+///
+/// The last `num_unknown` positions have no tokens yet either: steps in flight choose them.
 pub(crate) struct Sequence {
     pub(crate) facts: Arc<RequestFacts>,
     pub(crate) index: u32,
@@ -104,6 +107,12 @@ pub(crate) struct Sequence {
     pub(crate) output: Vec<TokenId>,
     /// Tokens whose keys and values are in the cache.
     pub(crate) num_computed_tokens: u32,
+    /// The same once the steps in flight have run.
+    pub(crate) num_planned_tokens: u32,
+    /// Tokens that the steps in flight choose.
+    pub(crate) num_unknown: u32,
+    /// Index among the draws of the last step that had one for it.
+    pub(crate) last_sample: u32,
     pub(crate) table: BlockTable,
     /// Blocks at the head of the table that are in the prefix cache.
     pub(crate) num_published: u32,
@@ -140,6 +149,9 @@ impl Sequence {
             index,
             output: Vec::new(),
             num_computed_tokens: 0,
+            num_planned_tokens: 0,
+            num_unknown: 0,
+            last_sample: 0,
             table: BlockTable::new(block_size),
             num_published: 0,
             num_reported: 0,
@@ -161,9 +173,30 @@ impl Sequence {
         self.facts.prompt_len() + self.output.len() as u32
     }
 
-    /// Tokens whose keys and values are not in the cache yet.
+    /// [`len`](Self::len) with the tokens that steps in flight choose.
+    pub(crate) fn len_planned(&self) -> u32 {
+        self.len() + self.num_unknown
+    }
+
+    /// Tokens whose keys and values no step has written or is writing.
     pub(crate) fn num_pending(&self) -> u32 {
-        self.len() - self.num_computed_tokens
+        self.len_planned() - self.num_planned_tokens
+    }
+
+    /// Whether the token being chosen is certainly its last.
+    pub(crate) fn ends_in_flight(&self) -> bool {
+        self.num_unknown > 0 && self.len_planned() >= self.facts.max_len
+    }
+
+    /// Whether steps have results of its prompt to report.
+    pub(crate) fn is_reporting(&self) -> bool {
+        self.facts.prompt_output.is_some() && self.num_computed_tokens < self.facts.prompt_len()
+    }
+
+    /// Whether a draw needs to know the token before it.
+    pub(crate) fn draws_by_tokens(&self) -> bool {
+        let params = &self.facts.params;
+        self.constraint.is_some() || params.needs_history() || !params.bad_words.is_empty()
     }
 
     /// The first position whose results are still to be delivered; beyond all positions when there is none.
@@ -225,20 +258,21 @@ impl Sequence {
             row,
             params: params.clone(),
             seed: self.seed,
-            position: self.len(),
-            suppressed: self.suppressed(),
+            position: self.len_planned(),
+            suppressed: self.suppressed(self.output.len() as u32 + self.num_unknown),
             allowed: constrained.or_else(|| self.facts.allowed.clone()),
             history,
         }
     }
 
-    fn suppresses_stops(&self) -> bool {
-        (self.output.len() as u32) < self.facts.params.min_tokens
+    fn suppresses_stops(&self, num_outputs: u32) -> bool {
+        num_outputs < self.facts.params.min_tokens
     }
 
-    /// Tokens that the next draw must not choose: stops that come too early, and the ends of bad words.
-    fn suppressed(&self) -> Vec<TokenId> {
-        let stops = if self.suppresses_stops() { &self.facts.stops.suppressed[..] } else { &[] };
+    /// Tokens that the draw after `num_outputs` tokens must not choose: stops that come too early, and the ends of bad
+    /// words.
+    fn suppressed(&self, num_outputs: u32) -> Vec<TokenId> {
+        let stops = if self.suppresses_stops(num_outputs) { &self.facts.stops.suppressed[..] } else { &[] };
         let ends = self.facts.params.bad_words.iter().filter_map(|word| {
             let (last, before) = word.split_last()?;
             self.output.ends_with(before).then_some(*last)
@@ -257,7 +291,7 @@ impl Sequence {
     fn had_no_choice(&mut self, token: TokenId) -> bool {
         let constrained = self.constraint.as_mut().map(|constraint| constraint.allowed());
         let Some(allowed) = constrained.or_else(|| self.facts.allowed.clone()) else { return false };
-        let suppressed = self.suppressed();
+        let suppressed = self.suppressed(self.output.len() as u32);
         if allowed.allows(token) && suppressed.binary_search(&token).is_err() {
             return false;
         }
@@ -272,7 +306,7 @@ impl Sequence {
         if self.had_no_choice(token) {
             return Appended::Refused(FinishReason::Impossible);
         }
-        let mut stop = if self.suppresses_stops() { None } else { self.facts.stops.reason(token) };
+        let mut stop = self.stop_reason(token);
         if let Some(constraint) = &mut self.constraint {
             let progress = match &stop {
                 None => constraint.accept(token),
@@ -296,13 +330,26 @@ impl Sequence {
 
     /// Whether a token is an end-of-sequence or stop token here, and so carries no text.
     pub(crate) fn is_stop(&self, token: TokenId) -> bool {
-        !self.suppresses_stops() && self.facts.stops.reason(token).is_some()
+        self.stop_reason(token).is_some()
+    }
+
+    /// Why a token would end the sequence as the next one.
+    fn stop_reason(&self, token: TokenId) -> Option<FinishReason> {
+        if self.suppresses_stops(self.output.len() as u32) { None } else { self.facts.stops.reason(token) }
+    }
+
+    /// The step that these tokens were planned for will not run.
+    pub(crate) fn abandon_planned(&mut self) {
+        self.num_planned_tokens = self.num_computed_tokens;
+        self.num_unknown = 0;
     }
 
     /// Sets the sequence back to having nothing in the cache. Its tokens stay, so it continues where it was.
     pub(crate) fn forget_computed(&mut self) {
         assert!(self.table.blocks().is_empty(), "blocks are given back before they are forgotten");
         self.num_computed_tokens = 0;
+        self.num_planned_tokens = 0;
+        self.num_unknown = 0;
         self.num_published = 0;
         self.publishing = self.facts.sharing.is_some();
     }

@@ -4,34 +4,46 @@ use std::ops::{Index, IndexMut};
 
 use crate::sequence::Sequence;
 
+const REMOVED: &str = "a key is valid until its sequence is removed";
+
 /// Where a live sequence is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct SequenceKey(usize);
+pub(crate) struct SequenceKey {
+    place: usize,
+    /// Which of the sequences that were there one after the other.
+    tenant: u64,
+}
 
 /// All live sequences. A key is valid from `insert` to `remove`.
 #[derive(Default)]
 pub(crate) struct SequenceTable {
-    places: Vec<Option<Sequence>>,
+    places: Vec<Option<(u64, Sequence)>>,
     vacant: Vec<usize>,
+    tenants: u64,
 }
 
 impl SequenceTable {
     pub(crate) fn insert(&mut self, sequence: Sequence) -> SequenceKey {
-        match self.vacant.pop() {
-            Some(place) => {
-                self.places[place] = Some(sequence);
-                SequenceKey(place)
-            }
-            None => {
-                self.places.push(Some(sequence));
-                SequenceKey(self.places.len() - 1)
-            }
-        }
+        self.tenants += 1;
+        let tenant = self.tenants;
+        let place = self.vacant.pop().unwrap_or_else(|| {
+            self.places.push(None);
+            self.places.len() - 1
+        });
+        self.places[place] = Some((tenant, sequence));
+        SequenceKey { place, tenant }
+    }
+
+    /// The sequence, if it is still there.
+    pub(crate) fn get(&self, key: SequenceKey) -> Option<&Sequence> {
+        let (tenant, sequence) = self.places[key.place].as_ref()?;
+        (*tenant == key.tenant).then_some(sequence)
     }
 
     pub(crate) fn remove(&mut self, key: SequenceKey) -> Sequence {
-        self.vacant.push(key.0);
-        self.places[key.0].take().expect("a key is valid until its sequence is removed")
+        assert!(self.get(key).is_some(), "{REMOVED}");
+        self.vacant.push(key.place);
+        self.places[key.place].take().expect(REMOVED).1
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -43,12 +55,14 @@ impl Index<SequenceKey> for SequenceTable {
     type Output = Sequence;
 
     fn index(&self, key: SequenceKey) -> &Sequence {
-        self.places[key.0].as_ref().expect("a key is valid until its sequence is removed")
+        self.get(key).expect(REMOVED)
     }
 }
 
 impl IndexMut<SequenceKey> for SequenceTable {
     fn index_mut(&mut self, key: SequenceKey) -> &mut Sequence {
-        self.places[key.0].as_mut().expect("a key is valid until its sequence is removed")
+        let (tenant, sequence) = self.places[key.place].as_mut().expect(REMOVED);
+        assert!(*tenant == key.tenant, "{REMOVED}");
+        sequence
     }
 }

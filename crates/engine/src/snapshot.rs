@@ -134,15 +134,18 @@ impl Scheduler {
         }
     }
 
-    /// The rows of the step in flight, in the order of the batch.
+    /// The rows of the oldest step in flight whose sequences live, in the order of the batch.
     pub(crate) fn rows_in_flight(&self) -> Vec<RowSnapshot> {
-        let row = |row: &PlannedRow| RowSnapshot {
-            sequence: self.sequences[row.key].id(),
-            position: self.sequences[row.key].num_computed_tokens,
-            tokens: row.num_tokens,
-            samples: row.samples,
+        let row = |row: &PlannedRow| {
+            Some(RowSnapshot {
+                sequence: self.sequences.get(row.key)?.id(),
+                position: row.start,
+                tokens: row.num_tokens,
+                samples: row.samples,
+            })
         };
-        self.in_flight.iter().flatten().map(row).collect()
+        let rows = self.in_flight.front().into_iter().flat_map(|step| &step.rows);
+        rows.filter_map(row).collect()
     }
 
     /// The tokens whose keys and values a block holds, first to last; none for a block that holds nothing of use.

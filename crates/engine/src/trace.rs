@@ -40,10 +40,12 @@ pub enum TraceEntry {
     StopAccepting,
     /// A step was planned, or nothing was there to be planned.
     Begin(Option<Batch>),
-    /// The step's tokens came back, `None` where the logits were not finite. Log-probabilities and results of prompts
-    /// decide nothing and are left out.
+    /// A step was planned before the results of the one before it came back.
+    BeginAhead(Batch),
+    /// The oldest step's tokens came back, `None` where the logits were not finite. Log-probabilities and results of
+    /// prompts decide nothing and are left out.
     Finish(Vec<Option<TokenId>>),
-    /// The step failed.
+    /// The oldest step failed.
     Fail(String),
 }
 
@@ -128,13 +130,20 @@ fn replay_entry(engine: &mut Engine<Recorded>, entry: &TraceEntry) -> Result<(),
                 return Err(difference);
             }
         }
+        TraceEntry::BeginAhead(batch) => {
+            let running = engine.begin_ahead().is_some();
+            let planned = engine.last_batch().filter(|_| running);
+            if let Some(difference) = difference(planned, Some(batch)) {
+                return Err(difference);
+            }
+        }
         TraceEntry::Finish(tokens) => {
-            let prompts = engine.last_batch().map(|batch| batch.prompt_rows.iter().map(PromptRows::nothing).collect());
+            let prompts = engine.prompt_rows_in_flight().iter().map(PromptRows::nothing).collect();
             let samples = tokens.iter().map(|token| match token {
                 Some(token) => SampleOutcome::Token(SampledToken { token: *token, logprobs: None }),
                 None => SampleOutcome::NotFinite,
             });
-            let output = StepOutput { samples: samples.collect(), prompts: prompts.unwrap_or_default() };
+            let output = StepOutput { samples: samples.collect(), prompts };
             engine.finish_step(Ok(output)).map_err(|error| error.to_string())?;
         }
         TraceEntry::Fail(message) => {
@@ -183,6 +192,10 @@ impl Executor for Recorded {
 
     fn execute(&mut self, _: &Batch) -> impl Future<Output = StepResult> + 'static {
         std::future::ready(Ok(StepOutput::default()))
+    }
+
+    fn can_run_ahead(&self) -> bool {
+        true
     }
 }
 

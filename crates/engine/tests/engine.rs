@@ -7,9 +7,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
 use firebrick_engine::{
-    Batch, Engine, EngineConfig, EngineError, EventKind, ExecuteError, Executor, FinishReason, Rejected, Replay,
-    Request, RequestId, SamplingParams, SchedulingPolicy, Script, ScriptedExecutor, StepOutput, StepResult, TokenEvent,
-    TokenId, TraceEntry,
+    Batch, Engine, EngineConfig, EngineError, EventKind, ExecuteError, Executor, FinishReason, Pipeline, Rejected,
+    Replay, Request, RequestId, SamplingParams, SchedulingPolicy, Script, ScriptedExecutor, StepOutput, StepResult,
+    TokenEvent, TokenId, TraceEntry,
 };
 use support::{VOCAB_SIZE, config, engine, executor, finish, outputs, ready};
 
@@ -229,6 +229,10 @@ impl Executor for SlowExecutor {
             true => Poll::Ready(result.take().expect("asked once more")),
         })
     }
+
+    fn can_run_ahead(&self) -> bool {
+        true
+    }
 }
 
 #[test]
@@ -405,4 +409,108 @@ fn a_configuration_that_cannot_work_is_refused() {
     assert_eq!(refused(EngineConfig { block_size: 0, ..config() }), "block_size");
     assert_eq!(refused(EngineConfig { max_num_batched_tokens: 7, ..config() }), "max_num_batched_tokens");
     assert_eq!(refused(EngineConfig { max_model_len: 1, ..config() }), "max_model_len");
+}
+
+/// Steps until nothing is left, one ahead of the results, and returns all events.
+fn pipelined<E: Executor>(engine: &mut Engine<E>) -> Vec<TokenEvent> {
+    let (mut pipeline, mut events) = (Pipeline::new(), Vec::new());
+    while engine.has_work() || engine.is_step_in_flight() {
+        events.extend(ready(pipeline.step(engine)).expect("the device works"));
+    }
+    engine.audit();
+    events
+}
+
+#[test]
+fn a_pipeline_has_two_steps_in_flight_and_yields_the_same() {
+    let requests = [request(1, 12, 20), request(50, 3, 9), Request { n: 3, ..request(80, 5, 7) }];
+    let mut engine = engine(config(), 100);
+    let ids = requests.clone().map(|request| engine.add_request(request).expect("accepted"));
+    let (mut pipeline, mut events, mut most) = (Pipeline::new(), Vec::new(), 0);
+    while engine.has_work() || engine.is_step_in_flight() {
+        events.extend(ready(pipeline.step(&mut engine)).expect("works"));
+        // Of the two one has just returned.
+        most = most.max(1 + engine.num_steps_in_flight());
+    }
+    assert_eq!(most, 2);
+    let outputs = outputs(&events);
+    for (id, request) in ids.into_iter().zip(&requests) {
+        assert_eq!(outputs[&(id, 0)].0, tokens_alone(request));
+    }
+    assert_eq!(engine.stats().blocks_used, 0);
+}
+
+#[test]
+fn a_draw_that_depends_on_the_token_before_it_waits_for_it() {
+    let mut engine = engine(config(), 100);
+    let mut penalised = request(1, 12, 20);
+    penalised.params.presence_penalty = 0.5;
+    let id = engine.add_request(penalised.clone()).expect("accepted");
+    let running = engine.begin_step().expect("alive").expect("something to run");
+    assert!(engine.begin_ahead().is_none());
+    let mut events = engine.finish_step(ready(running)).expect("works");
+    events.extend(pipelined(&mut engine));
+    assert_eq!(outputs(&events)[&(id, 0)].0, tokens_alone(&penalised));
+}
+
+#[test]
+fn a_row_planned_for_a_sequence_that_has_ended_is_in_vain() {
+    let config = config();
+    let script = Script::Tokens(vec![5, 6, 7]);
+    let mut engine = Engine::new(config.clone(), ScriptedExecutor::new(100, config.block_size, script)).expect("valid");
+    let mut stopping = request(1, 3, 20);
+    stopping.params.stop_token_ids = vec![6];
+    let id = engine.add_request(stopping).expect("accepted");
+    let outputs = outputs(&pipelined(&mut engine));
+    assert_eq!(outputs[&(id, 0)], (vec![5, 6], Some(FinishReason::Stop(Some(6)))));
+    let stats = engine.stats();
+    assert_eq!((stats.steps, stats.generated_tokens, stats.blocks_used), (3, 2, 0));
+}
+
+#[test]
+fn a_dropped_step_of_a_pipeline_is_run_again_and_loses_no_token() {
+    let request = request(1, 12, 20);
+    let mut engine = Engine::new(config(), SlowExecutor(executor(&config(), 100))).expect("valid");
+    let id = engine.add_request(request.clone()).expect("accepted");
+    let (mut pipeline, mut events) = (Pipeline::new(), Vec::new());
+    let mut context = Context::from_waker(Waker::noop());
+    for turn in 0.. {
+        if !engine.has_work() {
+            break;
+        }
+        let mut step: Pin<Box<dyn Future<Output = _>>> = Box::pin(pipeline.step(&mut engine));
+        let mut polled = step.as_mut().poll(&mut context);
+        if turn % 3 != 0 && polled.is_pending() {
+            polled = step.as_mut().poll(&mut context);
+        }
+        if let Poll::Ready(result) = polled {
+            events.extend(result.expect("works"));
+        }
+    }
+    assert_eq!(outputs(&events)[&(id, 0)].0, tokens_alone(&request));
+}
+
+#[test]
+fn a_device_error_ends_a_pipeline_whose_next_step_is_on_the_way() {
+    let mut engine = Engine::new(config(), executor(&config(), 100).failing_at(3)).expect("valid");
+    let id = engine.add_request(request(1, 12, 20)).expect("accepted");
+    let outputs = outputs(&pipelined(&mut engine));
+    assert!(matches!(outputs[&(id, 0)].1, Some(FinishReason::Error(_))));
+    assert!(engine.is_dead() && !engine.is_step_in_flight());
+    assert!(ready(Pipeline::new().step(&mut engine)).is_err());
+}
+
+#[test]
+fn an_abort_while_two_steps_are_in_flight_ends_the_request_with_the_first() {
+    let mut engine = engine(config(), 100);
+    let leaving = engine.add_request(request(1, 12, 20)).expect("accepted");
+    let staying = engine.add_request(request(50, 12, 20)).expect("accepted");
+    let first = engine.begin_step().expect("alive").expect("something to run");
+    let second = engine.begin_ahead().expect("nothing depends on a token");
+    engine.abort(leaving);
+    let mut events = engine.finish_step(ready(first)).expect("works");
+    assert_eq!(outputs(&events)[&(leaving, 0)], (vec![], Some(FinishReason::Abort)));
+    events.extend(engine.finish_step(ready(second)).expect("works"));
+    events.extend(pipelined(&mut engine));
+    assert_eq!(outputs(&events)[&(staying, 0)].0, tokens_alone(&request(50, 12, 20)));
 }

@@ -10,10 +10,11 @@ use std::sync::{Arc, Mutex};
 use burn::tensor::{Device, Int, Tensor};
 use firebrick_engine::Batch;
 use firebrick_ops::{
-    CapturedGraph, SECTION_ALIGNMENT, SampleOptions, SamplePlan, Sampled, int_tensor, overwrite, sample, section,
+    CapturedGraph, SECTION_ALIGNMENT, SampleOptions, SamplePlan, Sampled, device_memory, free_device_memory,
+    int_tensor, overwrite, sample, section,
 };
 
-use crate::inputs::{Longest, SpareBlock, StepShape, pack, unpack};
+use crate::inputs::{Longest, SpareBlock, StepShape, carry, pack, unpack};
 use crate::local::{Model, Output};
 use crate::sampler;
 
@@ -25,6 +26,9 @@ const MIXED_TOKEN_BUCKETS: [usize; 6] = [32, 128, 256, 512, 768, 1024];
 const MIXED_SEQUENCE_BUCKETS: [usize; 4] = [16, 64, 257, 513];
 /// Tokens of context that the narrowest block tables have room for; the next ones have four times as many.
 const CONTEXT_MIN: usize = 1024;
+/// Recordings leave one part in this many of the device's memory free: what is launched kernel by kernel needs room, and a
+/// recording keeps the memory of its activations.
+const FREE_PARTS: u64 = 32;
 /// Recordings that may fail before no more are tried.
 const FAILURES_MAX: usize = 3;
 
@@ -66,6 +70,8 @@ pub(crate) struct StepGraphs {
     /// `None`: it could not be recorded.
     graphs: HashMap<Key, Option<StepGraph>>,
     num_failures: usize,
+    /// Whether the device had room for another recording when it was last asked.
+    has_room: bool,
 }
 
 /// One recorded step and the buffer that it reads.
@@ -96,6 +102,7 @@ impl StepGraphs {
             vocab_size,
             graphs: HashMap::new(),
             num_failures: 0,
+            has_room: true,
         };
         let largest = bucket(&DECODE_BUCKETS, max_num_seqs).unwrap_or(usize::MAX);
         for sequences in DECODE_BUCKETS.into_iter().rev().filter(|&sequences| sequences <= largest) {
@@ -103,30 +110,54 @@ impl StepGraphs {
             let shape = graphs.decode_shape(sequences, 1);
             let plan = sampler::plan(&[], shape.samples, vocab_size);
             let key = Key { shape, decode: true, sampling: Choice::of(&plan) };
-            graphs.record(key, words(&nothing, shape, spare, &plan));
+            let words = words(&nothing, shape, spare, &plan);
+            let length = words.len();
+            graphs.record(key, int_tensor(words, [length], device));
         }
         graphs
     }
 
-    /// Runs a step; `None` when no graph covers the batch.
-    pub(crate) fn run(&mut self, batch: &Batch) -> Option<Output> {
+    /// Runs a step after the one that chose `chosen`; `None` when no graph covers the batch.
+    pub(crate) fn run(&mut self, batch: &Batch, chosen: Option<&Sampled>) -> Option<Output> {
         let (shape, decode) = self.shape(batch)?;
         let plan = sampler::plan(&batch.samples, shape.samples, self.vocab_size);
         let key = Key { shape, decode, sampling: Choice::of(&plan) };
         let words = words(batch, shape, self.spare, &plan);
-        if let Some(graph) = self.graphs.get_mut(&key) {
-            let graph = graph.as_mut()?;
+        let buffer = if let Some(graph) = self.graphs.get(&key) {
             // Written in place: the result is the same tensor.
-            drop(overwrite(graph.words.clone(), words));
-        } else if self.num_failures < FAILURES_MAX {
+            overwrite(graph.as_ref()?.words.clone(), words)
+        } else if self.num_failures < FAILURES_MAX && self.has_room() {
+            let length = words.len();
+            int_tensor(words, [length], &self.device)
+        } else {
+            return None;
+        };
+        if let Some(chosen) = chosen {
+            carry(&buffer, shape, chosen);
+        }
+        if !self.graphs.contains_key(&key) {
             // Recording runs the step on these very words; a replay computes the same keys and values again.
-            self.record(key, words)?;
+            self.record(key, buffer)?;
         }
         let recorded = self.graphs.get_mut(&key)?.as_mut()?.graph.replay();
         Some(match recorded {
             Recorded::Logits(logits) => Output::Logits(logits),
             Recorded::Sampled(sampled) => Output::Sampled(sampled),
         })
+    }
+
+    /// Whether another step can be recorded; never again once it cannot.
+    fn has_room(&mut self) -> bool {
+        if !self.has_room {
+            return false;
+        }
+        let memory = device_memory(&self.device).zip(free_device_memory(&self.device));
+        if memory.is_some_and(|(total, free)| free < total / FREE_PARTS) {
+            let recorded = self.graphs.len();
+            tracing::info!(recorded, "no more steps are recorded as CUDA graphs: the memory is needed for other steps");
+            self.has_room = false;
+        }
+        self.has_room
     }
 
     /// The shape to which a batch is padded, and whether it is a decode step; `None` when it is too large.
@@ -155,11 +186,10 @@ impl StepGraphs {
         width.min(self.blocks_per_row_max)
     }
 
-    /// Records a step on a buffer that holds `words` now.
-    fn record(&mut self, key: Key, words: Vec<i32>) -> Option<()> {
+    /// Records a step on a buffer that holds the words of one now.
+    fn record(&mut self, key: Key, words: Tensor<1, Int>) -> Option<()> {
         let Key { shape, decode, sampling } = key;
-        let length = words.len();
-        let words = int_tensor(words, [length], &self.device);
+        let [length] = words.dims();
         let longest = Longest {
             query: if decode { 1 } else { shape.tokens },
             context: shape.blocks_per_row * self.spare.block_size as usize,

@@ -6,6 +6,8 @@ use burn::tensor::{Device, Int, Tensor};
 use firebrick_engine::Batch;
 use firebrick_model::ForwardInput;
 use firebrick_ops::{AttentionMetadata, SECTION_ALIGNMENT, int_tensor, section};
+#[cfg(feature = "cuda")]
+use firebrick_ops::{Sampled, carry_tokens};
 
 /// The sizes of a step's arrays. A batch may be padded to a larger shape, so that few shapes occur.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,9 +51,9 @@ impl StepShape {
     }
 
     /// Elements of each array, in the order of the buffer.
-    fn lengths(&self) -> [usize; 8] {
+    fn lengths(&self) -> [usize; 9] {
         let Self { tokens, sequences, samples, blocks_per_row } = *self;
-        [tokens, tokens, tokens, tokens, sequences + 1, sequences, samples, sequences * blocks_per_row]
+        [tokens, tokens, tokens, tokens, sequences + 1, sequences, samples, sequences * blocks_per_row, tokens]
     }
 }
 
@@ -64,12 +66,29 @@ impl Longest {
 }
 
 /// The batch's flat arrays as index tensors; logits are wanted for the last token of every sampled sequence.
+///
+/// # Panics
+/// When the batch carries tokens of the step before.
 pub fn forward_input(batch: &Batch, device: &Device) -> ForwardInput {
+    assert!(batch.carried.is_empty(), "carried tokens come from a step before");
+    let (buffer, shape) = step_buffer(batch, device);
+    unpack(&buffer, shape, Longest::of(batch))
+}
+
+/// The same with the choices of the step before.
+#[cfg(feature = "cuda")]
+pub(crate) fn forward_input_after(batch: &Batch, chosen: &Sampled, device: &Device) -> ForwardInput {
+    let (buffer, shape) = step_buffer(batch, device);
+    carry(&buffer, shape, chosen);
+    unpack(&buffer, shape, Longest::of(batch))
+}
+
+fn step_buffer(batch: &Batch, device: &Device) -> (Tensor<1, Int>, StepShape) {
     let shape = StepShape::of(batch);
     let unused = SpareBlock { block: 0, block_size: 1 };
     let values = pack(batch, shape, unused);
     let length = values.len();
-    unpack(&int_tensor(values, [length], device), shape, Longest::of(batch))
+    (int_tensor(values, [length], device), shape)
 }
 
 /// The arrays of a batch, padded to `shape`, each beginning where a [`section`] may.
@@ -96,7 +115,7 @@ pub(crate) fn pack(batch: &Batch, shape: StepShape, spare: SpareBlock) -> Vec<i3
     let last_tokens = batch.samples.iter().map(|sample| batch.query_starts[sample.row as usize + 1] - 1);
 
     let mut buffer =
-        Buffer { values: Vec::with_capacity(shape.lengths().iter().sum::<usize>() + 8 * SECTION_ALIGNMENT) };
+        Buffer { values: Vec::with_capacity(shape.lengths().iter().sum::<usize>() + 9 * SECTION_ALIGNMENT) };
     buffer.push(batch.tokens.iter().copied(), shape.tokens, 0);
     buffer.push(positions, shape.tokens, 0);
     buffer.push(slots, shape.tokens, 0);
@@ -108,7 +127,19 @@ pub(crate) fn pack(batch: &Batch, shape: StepShape, spare: SpareBlock) -> Vec<i3
         |row: &[u32]| row.iter().copied().chain(repeat_n(spare.block, shape.blocks_per_row - row.len())).collect();
     let rows: Vec<Vec<u32>> = batch.block_tables.chunks_exact(batch.blocks_per_row.max(1)).map(row).collect();
     buffer.push(rows.into_iter().flatten(), shape.sequences * shape.blocks_per_row, spare.block);
+    let mut sources = vec![0; tokens];
+    for carried in &batch.carried {
+        sources[carried.token as usize] = carried.sample + 1;
+    }
+    buffer.push(sources.into_iter(), shape.tokens, 0);
     buffer.values
+}
+
+/// Puts the choices of the step before into the buffer that [`pack`] filled.
+#[cfg(feature = "cuda")]
+pub(crate) fn carry(buffer: &Tensor<1, Int>, shape: StepShape, chosen: &Sampled) {
+    let sources = shape.buffer_len() - shape.tokens.next_multiple_of(SECTION_ALIGNMENT);
+    carry_tokens(&section(buffer, 0, shape.tokens), &section(buffer, sources, shape.tokens), chosen);
 }
 
 /// The tensors of a step, as views of the buffer that [`pack`] filled.
@@ -156,6 +187,7 @@ impl Buffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use firebrick_engine::CarriedToken;
 
     /// Three tokens of one sequence and one of another.
     fn batch() -> Batch {
@@ -167,6 +199,7 @@ mod tests {
             context_lens: vec![3, 10],
             block_tables: vec![2, 0, 0, 3, 4, 5],
             blocks_per_row: 3,
+            carried: vec![CarriedToken { token: 3, sample: 4 }],
             ..Batch::default()
         }
     }
@@ -186,7 +219,7 @@ mod tests {
         let shape = StepShape { tokens: 7, sequences: 4, samples: 4, blocks_per_row: 4 };
         let values = pack(&batch(), shape, SpareBlock { block: 9, block_size: 4 });
         assert_eq!(values.len(), shape.buffer_len());
-        let expected: [&[i32]; 8] = [
+        let expected: [&[i32]; 9] = [
             &[5, 6, 7, 8, 0, 0, 0],
             &[0, 1, 2, 9, 0, 1, 0],
             &[8, 9, 10, 21, 36, 37, 36],
@@ -195,6 +228,7 @@ mod tests {
             &[3, 10, 2, 1],
             &[0, 0, 0, 0],
             &[2, 0, 0, 9, 3, 4, 5, 9, 9, 9, 9, 9, 9, 9, 9, 9],
+            &[0, 0, 0, 5, 0, 0, 0],
         ];
         assert_eq!(arrays(&values, shape), expected);
     }
@@ -204,7 +238,7 @@ mod tests {
         let batch = batch();
         let shape = StepShape::of(&batch);
         let arrays = arrays(&pack(&batch, shape, SpareBlock { block: 0, block_size: 1 }), shape);
-        assert_eq!(arrays[4..], [vec![0, 3, 4], vec![3, 10], vec![0], vec![2, 0, 0, 3, 4, 5]]);
+        assert_eq!(arrays[4..8], [vec![0, 3, 4], vec![3, 10], vec![0], vec![2, 0, 0, 3, 4, 5]]);
     }
 
     #[test]

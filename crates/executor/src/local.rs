@@ -18,8 +18,9 @@ use firebrick_ops::{Backend, WorkStream, backend_of};
 #[cfg(feature = "cuda")]
 use crate::graph::StepGraphs;
 #[cfg(feature = "cuda")]
-use crate::inputs::SpareBlock;
+use crate::inputs::{SpareBlock, forward_input_after};
 use crate::prompt_rows::PromptReading;
+#[cfg(feature = "cuda")]
 use crate::sampler::Sampling;
 use crate::{forward_input, sampler};
 
@@ -55,9 +56,20 @@ pub struct LocalExecutor {
     model: Arc<Mutex<Model>>,
     #[cfg(feature = "cuda")]
     graphs: Option<StepGraphs>,
+    /// What the last step chose, for the tokens that the next one carries.
+    #[cfg(feature = "cuda")]
+    chosen: Chosen,
     num_blocks: u32,
     device: Device,
     stream: WorkStream,
+}
+
+/// Where the choices of the last step are.
+#[cfg(feature = "cuda")]
+enum Chosen {
+    Nothing,
+    OnDevice(Sampled),
+    Elsewhere,
 }
 
 impl LocalExecutor {
@@ -100,6 +112,8 @@ impl LocalExecutor {
         Ok(Self {
             #[cfg(feature = "cuda")]
             graphs,
+            #[cfg(feature = "cuda")]
+            chosen: Chosen::Nothing,
             model,
             num_blocks,
             device: device.clone(),
@@ -110,13 +124,24 @@ impl LocalExecutor {
     /// Enqueues a step.
     fn start(&mut self, batch: &Batch) -> Step {
         #[cfg(feature = "cuda")]
-        if let Some(output) = self.replay(batch) {
+        let chosen = match &self.chosen {
+            Chosen::OnDevice(sampled) if !batch.carried.is_empty() => Some(sampled.clone()),
+            _ => None,
+        };
+        #[cfg(feature = "cuda")]
+        if let Some(output) = self.replay(batch, chosen.as_ref()) {
             let sampling = (!batch.samples.is_empty()).then(|| match output {
                 Output::Logits(logits) => sampler::start(logits, &batch.samples),
                 Output::Sampled(sampled) => Sampling::of(sampled, &batch.samples),
             });
             return Step { sampling, prompts: Vec::new() };
         }
+        #[cfg(feature = "cuda")]
+        let input = match &chosen {
+            Some(chosen) => forward_input_after(batch, chosen, &self.device),
+            None => forward_input(batch, &self.device),
+        };
+        #[cfg(not(feature = "cuda"))]
         let input = forward_input(batch, &self.device);
         let mut model = self.model.lock().expect("a forward pass does not panic while it holds the model");
         let Model { model, cache } = &mut *model;
@@ -130,11 +155,11 @@ impl LocalExecutor {
 
     /// Replays a step as a graph, where one covers it. Steps that report prompts are launched kernel by kernel.
     #[cfg(feature = "cuda")]
-    fn replay(&mut self, batch: &Batch) -> Option<Output> {
+    fn replay(&mut self, batch: &Batch, chosen: Option<&Sampled>) -> Option<Output> {
         if !batch.prompt_rows.is_empty() {
             return None;
         }
-        self.graphs.as_mut()?.run(batch)
+        self.graphs.as_mut()?.run(batch, chosen)
     }
 }
 
@@ -153,15 +178,19 @@ struct Step {
 }
 
 impl Step {
-    async fn finish(self) -> Result<StepOutput, ExecuteError> {
-        let mut output = StepOutput::default();
-        if let Some(sampling) = self.sampling {
-            output.samples = sampling.finish().await?;
+    /// The results, once the device has them; those of the draws begin their way to the host now.
+    fn finish(self) -> impl Future<Output = Result<StepOutput, ExecuteError>> {
+        let samples = self.sampling.map(Sampling::finish);
+        async move {
+            let mut output = StepOutput::default();
+            if let Some(samples) = samples {
+                output.samples = samples.await?;
+            }
+            for prompt in self.prompts {
+                output.prompts.push(prompt.finish().await?);
+            }
+            Ok(output)
         }
-        for prompt in self.prompts {
-            output.prompts.push(prompt.finish().await?);
-        }
-        Ok(output)
     }
 }
 
@@ -173,6 +202,22 @@ impl Executor for LocalExecutor {
     fn execute(&mut self, batch: &Batch) -> impl Future<Output = Result<StepOutput, ExecuteError>> + 'static {
         let stream = self.stream;
         let step = stream.enter(|| self.start(batch));
-        stream.attach(step.finish())
+        #[cfg(feature = "cuda")]
+        {
+            self.chosen = match step.sampling.as_ref().map(Sampling::on_device) {
+                None => Chosen::Nothing,
+                Some(Some(sampled)) => Chosen::OnDevice(sampled.clone()),
+                Some(None) => Chosen::Elsewhere,
+            };
+        }
+        // The way back to the host begins before the next step, which may write over the results.
+        stream.attach(stream.enter(|| step.finish()))
+    }
+
+    fn can_run_ahead(&self) -> bool {
+        #[cfg(feature = "cuda")]
+        return backend_of(&self.device) == Backend::Cuda && !matches!(self.chosen, Chosen::Elsewhere);
+        #[cfg(not(feature = "cuda"))]
+        false
     }
 }

@@ -1,5 +1,7 @@
 //! One token per sampled row, chosen where the logits are; ids and log-probabilities alone come back.
 
+use std::future::Future;
+
 use burn::tensor::Tensor;
 use firebrick_engine::{ExecuteError, SampleOutcome, SampleRow, SampledToken, TokenLogprobs};
 use firebrick_ops::{RowParams, SAMPLE_LOGPROBS_MAX, SamplePlan, Sampled, SampledRow, int_tensor, reference, sample};
@@ -48,19 +50,36 @@ impl Sampling {
         Self { chosen: Chosen::OnDevice(sampled), wanted: wanted(samples) }
     }
 
-    /// The tokens, once the device has chosen them.
-    pub(crate) async fn finish(self) -> Result<Vec<SampleOutcome>, ExecuteError> {
+    /// The choice, if it is made on the device.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_device(&self) -> Option<&Sampled> {
+        match &self.chosen {
+            Chosen::OnDevice(sampled) => Some(sampled),
+            Chosen::OnHost(..) => None,
+        }
+    }
+
+    /// The tokens, once the device has chosen them; their way to the host begins now.
+    pub(crate) fn finish(self) -> impl Future<Output = Result<Vec<SampleOutcome>, ExecuteError>> {
         let failed = |error| ExecuteError(format!("{error:?}"));
-        let rows = match self.chosen {
-            Chosen::OnDevice(sampled) => sampled.read().await.map_err(failed)?,
-            Chosen::OnHost(logits, plan) => {
+        let wanted = self.wanted;
+        let (on_device, on_host) = match self.chosen {
+            Chosen::OnDevice(sampled) => (Some(sampled.read()), None),
+            Chosen::OnHost(logits, plan) => (None, Some((logits, plan))),
+        };
+        async move {
+            let mut rows = Vec::new();
+            if let Some(reading) = on_device {
+                rows = reading.await.map_err(failed)?;
+            }
+            if let Some((logits, plan)) = on_host {
                 let [_, vocab_size] = logits.dims();
                 let values = logits.into_data_async().await.map_err(failed)?.convert::<f32>();
                 let values = values.as_slice::<f32>().map_err(|error| ExecuteError(format!("{error:?}")))?;
-                reference::sample(values, vocab_size, &plan)
+                rows = reference::sample(values, vocab_size, &plan);
             }
-        };
-        Ok(rows.into_iter().zip(self.wanted).map(|(row, wanted)| outcome(row, wanted)).collect())
+            Ok(rows.into_iter().zip(wanted).map(|(row, wanted)| outcome(row, wanted)).collect())
+        }
     }
 }
 

@@ -27,8 +27,7 @@ fn prefill(tokens: &[TokenId], device: &Device) -> firebrick_model::ForwardInput
         context_lens: vec![length],
         block_tables: (0..blocks).collect(),
         blocks_per_row: blocks as usize,
-        samples: Vec::new(),
-        prompt_rows: Vec::new(),
+        ..Batch::default()
     };
     let logit_rows = firebrick_ops::int_tensor((0..length as i32).collect(), [length as usize], device);
     firebrick_model::ForwardInput { logit_rows, ..forward_input(&batch, device) }

@@ -6,11 +6,13 @@ use burn_cubecl::tensor::CubeTensor;
 
 use crate::activation::Activation;
 use crate::attention::{AttentionOptions, QueryLens};
+#[cfg(feature = "cuda")]
+use crate::backend::{CarryTokens, FusedProjections, ProjectionInputs, ReadBack};
 use crate::backend::{FusedOps, Optional};
 #[cfg(feature = "cuda")]
-use crate::backend::{FusedProjections, ProjectionInputs};
-#[cfg(feature = "cuda")]
 use crate::cuda;
+#[cfg(feature = "cuda")]
+use crate::read_back::on_cuda::Started;
 use crate::rope_and_store_kv::QkvOptions;
 use crate::sample::SampleOptions;
 #[cfg(feature = "wgpu")]
@@ -145,6 +147,21 @@ impl FusedOps for CubeBackend {
     }
     fn sample(logits: FloatTensor<Self>, plan: IntTensor<Self>, options: SampleOptions) -> IntTensor<Self> {
         on_runtime_of!(logits, sample(logits, plan, options))
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl CarryTokens for CubeBackend {
+    fn carry_tokens(tokens: IntTensor<Self>, sources: IntTensor<Self>, choices: IntTensor<Self>) -> IntTensor<Self> {
+        cuda::carry_tokens(tokens, sources, choices)
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl ReadBack for CubeBackend {
+    fn read_back(tensor: IntTensor<Self>, started: Started) -> IntTensor<Self> {
+        started.put(cuda::read_back(&tensor));
+        tensor
     }
 }
 

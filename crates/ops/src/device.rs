@@ -84,6 +84,15 @@ pub fn device_memory(device: &Device) -> Option<u64> {
     }
 }
 
+/// Bytes of the device's memory that no process has allocated, where the device tells.
+pub fn free_device_memory(device: &Device) -> Option<u64> {
+    match device.as_dispatch() {
+        #[cfg(feature = "cuda")]
+        DispatchDevice::Cube(cubecl::Device::Cuda(device)) => crate::cuda::free_memory(device),
+        _ => None,
+    }
+}
+
 /// The backend that a device belongs to.
 pub fn backend_of(device: &Device) -> Backend {
     match device.as_dispatch() {

@@ -7,6 +7,8 @@
 mod activation;
 mod attention;
 mod backend;
+#[cfg(feature = "cuda")]
+mod carry_tokens;
 #[cfg(feature = "cpu")]
 mod cpu;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
@@ -21,6 +23,7 @@ mod layer_norm;
 mod linear;
 mod overwrite;
 mod projection;
+mod read_back;
 mod rms_norm;
 mod rope_and_store_kv;
 mod sample;
@@ -34,10 +37,12 @@ pub use activation::{Activation, activation, gated_activation};
 pub use attention::{AttentionMetadata, AttentionOptions, KvLayer, paged_attention};
 pub use backend::FusedOps;
 #[cfg(feature = "cuda")]
+pub use carry_tokens::carry_tokens;
+#[cfg(feature = "cuda")]
 pub use cuda::CapturedGraph;
 pub use device::{
-    Backend, DeviceError, activation_dtype, backend_of, device_memory, float_tensor, int_tensor, open_device,
-    open_device_async, tensor_bytes_max,
+    Backend, DeviceError, activation_dtype, backend_of, device_memory, float_tensor, free_device_memory, int_tensor,
+    open_device, open_device_async, tensor_bytes_max,
 };
 pub use gather_rows::{gather_rows, gather_rows_of};
 pub use layer_norm::layer_norm;

@@ -13,10 +13,13 @@ mod tests;
 pub(crate) use plan::ROW_WORDS;
 pub use plan::{RowParams, SAMPLE_LOGPROBS_MAX, SampleOptions, SamplePlan, TokenEdit};
 
+use std::future::Future;
+
 use burn::backend::Dispatch;
 use burn::tensor::{ExecutionError, Int, Tensor};
 
-use crate::FusedOps;
+use crate::read_back::read_back;
+use crate::{FusedOps, section};
 
 /// Words of a row's log-probabilities: the chosen one's, its rank, then ids and log-probabilities of the most likely.
 const DETAIL_WORDS: usize = 2 + 2 * SAMPLE_LOGPROBS_MAX;
@@ -72,14 +75,16 @@ pub fn reference(logits: &[f32], vocab_size: usize, plan: &SamplePlan) -> Vec<Sa
 impl Sampled {
     /// `[rows]` token ids, still on the device.
     pub fn ids(&self) -> Tensor<1, Int> {
-        self.words.clone().narrow(0, 0, self.options.rows)
+        section(&self.words, 0, self.options.rows)
     }
 
     /// The results on the host, once the device has them. Where any row asked for log-probabilities, every row has as many
     /// as there is room for; only those asked for mean something.
-    pub async fn read(self) -> Result<Vec<SampledRow>, ExecutionError> {
-        let words = self.words.into_data_async().await?;
-        Ok(unpack(words.as_slice::<i32>().expect("kernels write 32-bit integers"), self.options))
+    ///
+    /// On CUDA devices the results are those at the time of this call, whatever is enqueued after it.
+    pub fn read(self) -> impl Future<Output = Result<Vec<SampledRow>, ExecutionError>> {
+        let (words, options) = (read_back(self.words), self.options);
+        async move { Ok(unpack(&words.await?, options)) }
     }
 }
 

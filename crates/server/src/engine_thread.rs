@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use firebrick_engine::{
-    Engine, EngineError, EventKind, Executor, FinishReason, Rejected, RequestId, SequenceId, TokenEvent,
+    Engine, EngineError, EventKind, Executor, FinishReason, Pipeline, Rejected, RequestId, SequenceId, TokenEvent,
 };
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
@@ -79,8 +79,10 @@ fn spawn<E: Executor + Send + 'static>(
         let mut notice = notice;
         let fault = PlantedFault::from_environment();
         let live = HashMap::new();
-        let watchers = Watchers::default();
-        let driver = Driver { engine, inbox, options, shared, live, departures_seen: 0, recording, fault, watchers };
+        let (pipeline, watchers) = (Pipeline::new(), Watchers::default());
+        let departures_seen = 0;
+        let driver =
+            Driver { engine, pipeline, inbox, options, shared, live, departures_seen, recording, fault, watchers };
         notice.verdict = Some(driver.run());
     };
     std::thread::Builder::new()
@@ -117,6 +119,7 @@ struct Live {
 
 struct Driver<E: Executor> {
     engine: Engine<E>,
+    pipeline: Pipeline,
     inbox: mpsc::Receiver<Command>,
     options: EngineThreadOptions,
     shared: Arc<Shared>,
@@ -251,8 +254,8 @@ impl<E: Executor> Driver<E> {
                     let at = if matches!(event.kind, EventKind::Scheduled { .. }) { begun } else { now };
                     self.deliver(event, at);
                 }
-                for id in self.engine.last_preempted() {
-                    if let Some(live) = self.live.get_mut(id) {
+                for id in self.engine.take_preempted() {
+                    if let Some(live) = self.live.get_mut(&id) {
                         live.timing.preempted();
                     }
                 }
@@ -272,14 +275,11 @@ impl<E: Executor> Driver<E> {
     fn watched_step(&mut self) -> Result<Vec<TokenEvent>, EngineError> {
         let begun = Instant::now();
         if !self.watchers.want_step(begun) {
-            return pollster::block_on(self.engine.step());
+            return pollster::block_on(self.pipeline.step(&mut self.engine));
         }
-        let running = self.engine.begin_step()?;
-        let rows = self.engine.rows_in_flight();
-        let events = match running {
-            Some(running) => self.engine.finish_step(pollster::block_on(running))?,
-            None => self.engine.take_events(),
-        };
+        let mut rows = Vec::new();
+        let step = self.pipeline.step_seen(&mut self.engine, |engine| rows = engine.rows_in_flight());
+        let events = pollster::block_on(step)?;
         self.watchers.show(WatchedStep::new(&self.engine, rows, begun, self.shared.started), begun);
         Ok(events)
     }

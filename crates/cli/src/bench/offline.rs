@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 use firebrick::{Error, Loaded, Options, SamplingParams, TokenId};
-use firebrick_engine::{EventKind, FinishReason, Request, RequestId};
+use firebrick_engine::{EventKind, FinishReason, Pipeline, Request, RequestId};
 use serde_json::{Map, Value, json};
 
 use super::report::ReportArgs;
@@ -233,8 +233,9 @@ fn run(loaded: &mut Loaded, requests: Vec<(Vec<TokenId>, usize)>, on_end: &mut d
         let id = engine.add_request(Request::new(tokens, params)).map_err(Error::from)?;
         open.insert(id, Open { first: None, last: 0.0 });
     }
+    let mut pipeline = Pipeline::new();
     while engine.has_work() {
-        let events = pollster::block_on(engine.step()).map_err(Error::from)?;
+        let events = pollster::block_on(pipeline.step(engine)).map_err(Error::from)?;
         let now = started.elapsed().as_secs_f64();
         for event in events {
             let Some(request) = open.get_mut(&event.request) else { continue };

@@ -9,7 +9,7 @@ use std::time::Instant;
 use clap::Args;
 use firebrick::{DeviceChoice, LoadReport, Options, load_engine};
 use firebrick_checkpoint::Checkpoint;
-use firebrick_engine::{Engine, EventKind, FinishReason, Request, RequestId, SamplingParams};
+use firebrick_engine::{Engine, EventKind, FinishReason, Pipeline, Request, RequestId, SamplingParams};
 use firebrick_executor::LocalExecutor;
 use serde_json::{Map, Value, json};
 
@@ -62,6 +62,7 @@ pub struct SuiteArgs {
 struct Bench<'a> {
     workloads: &'a Workloads,
     engine: Engine<LocalExecutor>,
+    pipeline: Pipeline,
     vocab_size: u32,
 }
 
@@ -137,7 +138,7 @@ impl<'a> Bench<'a> {
         });
         print(&format!("{}: ready after {ready:.2} s, {num_blocks} blocks\n", model.name));
         let vocab_size = checkpoint.config().vocab_size as u32;
-        Ok((Self { workloads, engine, vocab_size }, facts))
+        Ok((Self { workloads, engine, pipeline: Pipeline::new(), vocab_size }, facts))
     }
 
     /// Warms up, then runs every repetition; the median one is reported, all are kept.
@@ -190,7 +191,8 @@ impl<'a> Bench<'a> {
             if !self.engine.has_work() {
                 break;
             }
-            let events = pollster::block_on(self.engine.step()).map_err(firebrick::Error::from)?;
+            let stepped = pollster::block_on(self.pipeline.step(&mut self.engine));
+            let events = stepped.map_err(firebrick::Error::from)?;
             let now = started.elapsed().as_secs_f64();
             for event in events {
                 let Some((sent, first, tokens)) = open.get_mut(&event.request) else { continue };

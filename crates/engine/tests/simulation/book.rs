@@ -182,6 +182,11 @@ impl Book {
         (priority, id.request.0, id.index)
     }
 
+    /// Where a choice is, if its request was ever accepted.
+    pub fn place(&self, id: SequenceId) -> Option<Place> {
+        Some(self.entries.get(&id.request.0)?.choices.get(id.index as usize)?.place)
+    }
+
     /// A request was accepted.
     pub fn add(&mut self, id: RequestId, request: Request, knobs: &Knobs) {
         let slots = knobs.kv_blocks * knobs.config.block_size;

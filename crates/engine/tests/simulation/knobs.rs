@@ -28,6 +28,8 @@ pub struct Knobs {
     /// Steps between these faults, on average; 0: never.
     pub abort_one_in: u32,
     pub dropped_step_one_in: u32,
+    /// Steps between those planned ahead of the results before them, on average; 0: never.
+    pub ahead_one_in: u32,
     /// Draws between those that are not finite; 0: never.
     pub not_finite_one_in: u32,
     pub fail_at_step: Option<u64>,
@@ -59,6 +61,7 @@ impl Knobs {
             prompt_outputs: random.once_in(3),
             abort_one_in: if random.once_in(2) { random.magnitude(2, 500) } else { 0 },
             dropped_step_one_in: if random.once_in(6) { random.magnitude(2, 50) } else { 0 },
+            ahead_one_in: if random.once_in(2) { random.magnitude(1, 8) } else { 0 },
             not_finite_one_in: if random.once_in(4) { random.magnitude(16, 1000) } else { 0 },
             fail_at_step: random.once_in(10).then(|| u64::from(random.magnitude(1, 1000))),
             drain_one_in: if random.once_in(10) { 200 } else { 0 },

@@ -5,8 +5,8 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use firebrick_engine::{
-    Engine, EngineConfig, EventKind, FinishReason, HistoryHash, Rejected, Request, Script, ScriptedExecutor,
-    SequenceId, TokenEvent,
+    Engine, EngineConfig, EventKind, FinishReason, HistoryHash, Rejected, Request, SampleOutcome, Script,
+    ScriptedExecutor, SequenceId, StepResult, TokenEvent,
 };
 
 use super::batch_checks::{BatchChecks, ExpectedRow};
@@ -29,6 +29,14 @@ pub struct World {
     draining: bool,
     dead: bool,
     hash: HistoryHash,
+    /// The step that was planned ahead of the results of the one before.
+    ahead: Option<Running>,
+}
+
+/// A step that was checked, and what it yields.
+struct Running {
+    expected: Vec<ExpectedRow>,
+    result: StepResult,
 }
 
 impl World {
@@ -52,6 +60,7 @@ impl World {
             draining: false,
             dead: false,
             hash: HistoryHash::default(),
+            ahead: None,
             knobs,
             random,
             engine,
@@ -76,7 +85,7 @@ impl World {
 
     /// Runs until every request has ended, then once more alone what can be compared.
     pub fn run(&mut self) -> Result<(), Violation> {
-        while !self.dead && (self.requests_left > 0 || self.engine.has_work()) {
+        while !self.dead && (self.requests_left > 0 || self.engine.has_work() || self.ahead.is_some()) {
             self.arrivals()?;
             if self.random.once_in(self.knobs.abort_one_in) {
                 self.abort_any();
@@ -133,26 +142,47 @@ impl World {
     }
 
     fn step(&mut self) -> Result<(), Violation> {
-        let Some(running) = self.engine.begin_step().map_err(|error| Violation::new(7, error.to_string()))? else {
-            let idle = self.book.waiting.is_empty() && self.book.running.is_empty();
-            ensure(idle, 13, || "nothing is planned though sequences wait".into())?;
-            let events = self.engine.take_events();
-            return self.after_step(&events);
+        let running = match self.ahead.take() {
+            Some(running) => running,
+            None => match self.engine.begin_step().map_err(|error| Violation::new(7, error.to_string()))? {
+                Some(running) => self.check(ready(running), &[])?,
+                None => {
+                    let idle = self.book.waiting.is_empty() && self.book.running.is_empty();
+                    ensure(idle, 13, || "nothing is planned though sequences wait".into())?;
+                    let events = self.engine.take_events();
+                    return self.after_step(&events);
+                }
+            },
         };
+        if self.random.once_in(self.knobs.dropped_step_one_in) {
+            return Ok(());
+        }
+        self.finish(running)
+    }
+
+    /// Checks the batch that was planned last, given the outcomes of the one before.
+    fn check(&mut self, result: StepResult, before: &[SampleOutcome]) -> Result<Running, Violation> {
         let ids: Vec<SequenceId> = self.engine.sequences_in_flight().collect();
-        let batch = self.engine.last_batch().expect("something was planned");
-        let expected = self.checks.check(batch, &ids, &mut self.book, &self.knobs)?;
+        let mut batch = self.engine.last_batch().expect("something was planned").clone();
+        for carried in &batch.carried {
+            let outcome = before.get(carried.sample as usize);
+            let outcome = outcome.ok_or_else(|| Violation::new(11, "a token is carried from nowhere".into()))?;
+            batch.tokens[carried.token as usize] = match outcome {
+                SampleOutcome::Token(sampled) => sampled.token,
+                SampleOutcome::NotFinite => 0,
+            };
+        }
+        let expected = self.checks.check(&batch, &ids, &mut self.book, &self.knobs)?;
         let counters = &mut self.book.expected;
         counters.steps += 1;
         counters.last_step_tokens = batch.num_tokens() as u32;
         counters.last_step_sequences = batch.num_sequences() as u32;
         let words = [&batch.tokens, &batch.slot_mapping, &batch.context_lens, &batch.block_tables];
         self.hash = words.into_iter().flatten().fold(self.hash, |hash, word| hash.then(*word));
+        Ok(Running { expected, result })
+    }
 
-        let result = ready(running);
-        if self.random.once_in(self.knobs.dropped_step_one_in) {
-            return Ok(());
-        }
+    fn finish(&mut self, Running { expected, result }: Running) -> Result<(), Violation> {
         // Requests and aborts come while the step is in flight, too.
         self.arrivals()?;
         if self.random.once_in(self.knobs.abort_one_in) {
@@ -162,6 +192,12 @@ impl World {
             Ok(outcomes) => {
                 expected.into_iter().for_each(|row| self.expect_row(row));
                 self.book.committed_steps += 1;
+                // The book knows the results already; the engine plans without them.
+                if self.random.once_in(self.knobs.ahead_one_in)
+                    && let Some(running) = self.engine.begin_ahead()
+                {
+                    self.ahead = Some(self.check(ready(running), &outcomes.samples)?);
+                }
                 let events = self.engine.finish_step(Ok(outcomes)).expect("this step still returns its events");
                 self.after_step(&events)
             }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use firebrick_checkpoint::{Checkpoint, Dtype};
 use firebrick_engine::{
-    Engine, EngineConfig, EventKind, FinishReason, Request, SamplingParams, SchedulingPolicy, TokenId,
+    Engine, EngineConfig, EventKind, FinishReason, Pipeline, Request, SamplingParams, SchedulingPolicy, TokenId,
 };
 use firebrick_executor::{CacheOptions, LocalExecutor};
 use firebrick_model::LoadOptions;
@@ -99,8 +99,9 @@ pub fn run_requests(engine: &mut Engine<LocalExecutor>, requests: Vec<Request>) 
     let ids: Vec<_> =
         requests.into_iter().map(|request| engine.add_request(request).expect("the request is accepted")).collect();
     let mut answers = vec![Vec::new(); ids.len()];
+    let mut pipeline = Pipeline::new();
     while engine.has_work() {
-        for event in pollster::block_on(engine.step()).expect("the device works") {
+        for event in pollster::block_on(pipeline.step(engine)).expect("the device works") {
             let index = ids.iter().position(|id| *id == event.request).expect("one of ours");
             match event.kind {
                 EventKind::Token { token, .. } => answers[index].push(token),

@@ -10,6 +10,7 @@
 mod activation;
 #[cfg(test)]
 mod attention_tests;
+mod carry_tokens;
 mod cublaslt;
 mod driver;
 mod gather_rows;
@@ -25,6 +26,7 @@ mod module_cache;
 mod paged_attention;
 mod probe;
 mod projection;
+mod read_back;
 mod rms_norm;
 mod rope_and_store_kv;
 mod sample;
@@ -34,15 +36,17 @@ mod tensor_map;
 mod tests;
 
 pub(crate) use activation::{activation, gated_activation};
+pub(crate) use carry_tokens::carry_tokens;
 pub(crate) use gather_rows::gather_rows;
 pub use graph::CapturedGraph;
 pub(crate) use layer_norm::layer_norm;
 pub(crate) use linear::linear;
 pub(crate) use linear_few_rows::FEW_ROWS;
-pub(crate) use memory::total_memory;
+pub(crate) use memory::{free_memory, total_memory};
 pub(crate) use paged_attention::paged_attention;
 pub(crate) use probe::open;
 pub(crate) use projection::{project, project_qkv};
+pub(crate) use read_back::read_back;
 pub(crate) use rms_norm::{add_rms_norm, rms_norm};
 pub(crate) use rope_and_store_kv::rope_and_store_kv;
 pub(crate) use sample::sample;
@@ -87,6 +91,7 @@ macro_rules! sources {
 
 sources! {
     ACTIVATION = "activation",
+    CARRY_TOKENS = "carry_tokens",
     GATHER_ROWS = "gather_rows",
     LAYER_NORM = "layer_norm",
     LINEAR = "linear",

@@ -1,6 +1,6 @@
 //! What only this backend promises: 16-bit activations, equal bits, capture in a graph, and errors that surface.
 
-use burn::tensor::{DType, Device, Shape, Tensor};
+use burn::tensor::{DType, Device, Int, Shape, Tensor};
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 
 use super::driver::Kernel;
@@ -8,9 +8,9 @@ use super::launch::{Grid, Launch};
 use super::{CapturedGraph, FEW_ROWS, GATHER_ROWS, RMS_NORM, SOURCES};
 use crate::testing::{AttentionCase, Seeded, assert_close, for_each_device, moved, reference_device};
 use crate::{
-    Activation, Backend, HeadLayout, KvLayer, Projection, QkvOptions, QkvProjection, RopeTable, RowNorm, Then, Weight,
-    activation, add_rms_norm, backend_of, gated_activation, gather_rows, layer_norm, linear, linear_add, project,
-    project_qkv, reference, rms_norm, rope_and_store_kv,
+    Activation, Backend, HeadLayout, KvLayer, Projection, QkvOptions, QkvProjection, RopeTable, RowNorm, RowParams,
+    SamplePlan, Then, Weight, activation, add_rms_norm, backend_of, carry_tokens, gated_activation, gather_rows,
+    layer_norm, linear, linear_add, project, project_qkv, reference, rms_norm, rope_and_store_kv, sample, section,
 };
 
 /// Runs a test on the CUDA device, if there is one, in both 16-bit dtypes, with the error of one rounding.
@@ -302,6 +302,26 @@ fn rotation_in_sixteen_bits_equals_the_reference() {
                 assert_close(stored, got.clone().slice([0..got.dims()[0], first..first + width]), 0.0);
             }
         }
+    });
+}
+
+#[test]
+fn carried_tokens_are_what_the_rows_chose_and_the_others_stay() {
+    for_both_dtypes(|device, dtype, _| {
+        let (_, logits) = pair(&mut Seeded::new(5), [3, 300], (device, dtype));
+        let rows: Vec<RowParams> = (0..3).map(RowParams::greedy).collect();
+        let plan = SamplePlan::new(&rows, 3, 300);
+        let length = plan.words.len();
+        let sampled = sample(&logits, &crate::int_tensor(plan.words, [length], device), plan.options);
+        let values = |tensor: Tensor<1, Int>| -> Vec<i32> { tensor.into_data().try_to_vec().expect("32-bit integers") };
+        let ids = values(sampled.ids());
+        let mut words = vec![7; 64];
+        words.extend([0, 3, 1, 0, 0, 2]);
+        let words = crate::int_tensor(words, [70], device);
+        carry_tokens(&section(&words, 0, 6), &section(&words, 64, 6), &sampled);
+        let after = values(words);
+        assert_eq!(after[..6], [7, ids[2], ids[0], 7, 7, ids[1]]);
+        assert_eq!(after[64..], [0, 3, 1, 0, 0, 2]);
     });
 }
 

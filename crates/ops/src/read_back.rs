@@ -1,0 +1,49 @@
+//! Index tensors on their way to the host.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use burn::tensor::{ExecutionError, Int, Tensor};
+
+/// The contents of a tensor, once the device has them.
+pub(crate) type Reading = Pin<Box<dyn Future<Output = Result<Vec<i32>, ExecutionError>>>>;
+
+/// Starts reading a tensor of 32-bit integers. On CUDA devices what it holds is copied in order with the work enqueued
+/// before and after this call, whenever the result is asked for; others are read when asked.
+pub(crate) fn read_back(tensor: Tensor<1, Int>) -> Reading {
+    #[cfg(feature = "cuda")]
+    if crate::backend_of(&tensor.device()) == crate::Backend::Cuda {
+        return on_cuda::read_back(tensor);
+    }
+    Box::pin(async move {
+        let data = tensor.into_data_async().await?;
+        Ok(data.as_slice::<i32>().expect("made as 32-bit integers").to_vec())
+    })
+}
+
+#[cfg(feature = "cuda")]
+pub(crate) mod on_cuda {
+    use std::sync::{Arc, Mutex};
+
+    use burn::backend::Dispatch;
+
+    use super::*;
+    use crate::backend::ReadBack;
+
+    /// Where a backend leaves what it started.
+    #[derive(Clone, Default)]
+    pub struct Started(Arc<Mutex<Option<Reading>>>);
+
+    impl Started {
+        pub(crate) fn put(&self, reading: Reading) {
+            *self.0.lock().expect("nobody panics with it") = Some(reading);
+        }
+    }
+
+    pub(super) fn read_back(tensor: Tensor<1, Int>) -> Reading {
+        let started = Started::default();
+        drop(Tensor::<1, Int>::from_dispatch(Dispatch::read_back(tensor.into_dispatch(), started.clone())));
+        let reading = started.0.lock().expect("nobody panics with it").take();
+        reading.expect("the backend starts reading at once")
+    }
+}
