@@ -68,7 +68,7 @@ pub struct LocalExecutor {
 #[cfg(feature = "cuda")]
 enum Chosen {
     Nothing,
-    OnDevice(Sampled),
+    OnDevice(Box<Sampled>),
     Elsewhere,
 }
 
@@ -125,7 +125,7 @@ impl LocalExecutor {
     fn start(&mut self, batch: &Batch) -> Step {
         #[cfg(feature = "cuda")]
         let chosen = match &self.chosen {
-            Chosen::OnDevice(sampled) if !batch.carried.is_empty() => Some(sampled.clone()),
+            Chosen::OnDevice(sampled) if !batch.carried.is_empty() => Some((**sampled).clone()),
             _ => None,
         };
         #[cfg(feature = "cuda")]
@@ -206,7 +206,7 @@ impl Executor for LocalExecutor {
         {
             self.chosen = match step.sampling.as_ref().map(Sampling::on_device) {
                 None => Chosen::Nothing,
-                Some(Some(sampled)) => Chosen::OnDevice(sampled.clone()),
+                Some(Some(sampled)) => Chosen::OnDevice(Box::new(sampled.clone())),
                 Some(None) => Chosen::Elsewhere,
             };
         }
