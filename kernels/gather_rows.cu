@@ -1,4 +1,4 @@
-// gather_rows: out[t] = table[ids[t]].
+// gather_rows: out[t] = table[ids[t]]. carry_tokens: tokens[t] = choices[sources[t] - 1] where sources[t] > 0.
 //
 // Variants: UNIT=4|2|16
 //
@@ -20,5 +20,14 @@ extern "C" __global__ void gather_rows(const Unit* table, long long stride, cons
     Unit* to = out + (long long)blockIdx.x * units;
     for (int i = threadIdx.x; i < units; i += blockDim.x) {
         to[i] = row[i];
+    }
+}
+
+// A thread takes a token. What was chosen stays on the device, so that a step can be enqueued before the choices of the one
+// before it are known. Moves a few bytes per token: it is as long as its launch. Any UNIT.
+extern "C" __global__ void carry_tokens(int* tokens, const int* sources, const int* choices, int count) {
+    int t = blockIdx.x * blockDim.x + threadIdx.x;
+    if (t < count && sources[t] > 0) {
+        tokens[t] = choices[sources[t] - 1];
     }
 }

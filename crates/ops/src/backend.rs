@@ -9,8 +9,6 @@ use burn::tensor::Tensor;
 
 use crate::activation::Activation;
 use crate::attention::{AttentionOptions, QueryLens};
-#[cfg(feature = "cuda")]
-use crate::read_back::on_cuda::Started;
 use crate::rope_and_store_kv::QkvOptions;
 use crate::sample::SampleOptions;
 
@@ -100,22 +98,6 @@ pub trait FusedOps: Backend {
     ) -> FloatTensor<Self>;
     /// See [`sample`](crate::sample). The result is `SampleOptions::result_words` integers.
     fn sample(logits: FloatTensor<Self>, plan: IntTensor<Self>, options: SampleOptions) -> IntTensor<Self>;
-}
-
-/// Reading in order with later work; other devices are read when the result is asked for.
-#[cfg(feature = "cuda")]
-#[backend_extension(Cube)]
-pub trait ReadBack: Backend {
-    /// Leaves the contents of the tensor, which is returned, in `started`.
-    fn read_back(tensor: IntTensor<Self>, started: Started) -> IntTensor<Self>;
-}
-
-/// The choices of one step as input of the next; other devices wait for them.
-#[cfg(feature = "cuda")]
-#[backend_extension(Cube)]
-pub trait CarryTokens: Backend {
-    /// See [`carry_tokens`](crate::carry_tokens).
-    fn carry_tokens(tokens: IntTensor<Self>, sources: IntTensor<Self>, choices: IntTensor<Self>) -> IntTensor<Self>;
 }
 
 /// Operations that only the CUDA backend has kernels for; elsewhere they are composed of those above.

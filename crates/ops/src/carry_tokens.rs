@@ -1,10 +1,16 @@
 //! The choices of one step as input of the next, without a way through the host.
 
-use burn::backend::Dispatch;
+use burn::backend::{Backend, Dispatch, backend_extension, tensor::IntTensor};
 use burn::tensor::{Int, Tensor};
 
 use crate::Sampled;
-use crate::backend::CarryTokens;
+
+/// Carries choices over, on backend tensors; devices other than CUDA's wait for them.
+#[backend_extension(Cube)]
+pub trait CarryTokens: Backend {
+    /// See [`carry_tokens`].
+    fn carry_tokens(tokens: IntTensor<Self>, sources: IntTensor<Self>, choices: IntTensor<Self>) -> IntTensor<Self>;
+}
 
 /// Puts what row `sources[t] - 1` of `sampled` chose into `tokens[t]`, where `sources[t]` is not 0; a row whose logits
 /// were not finite gives 0.

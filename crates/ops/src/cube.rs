@@ -6,13 +6,15 @@ use burn_cubecl::tensor::CubeTensor;
 
 use crate::activation::Activation;
 use crate::attention::{AttentionOptions, QueryLens};
-#[cfg(feature = "cuda")]
-use crate::backend::{CarryTokens, FusedProjections, ProjectionInputs, ReadBack};
 use crate::backend::{FusedOps, Optional};
+#[cfg(feature = "cuda")]
+use crate::backend::{FusedProjections, ProjectionInputs};
+#[cfg(feature = "cuda")]
+use crate::carry_tokens::CarryTokens;
 #[cfg(feature = "cuda")]
 use crate::cuda;
 #[cfg(feature = "cuda")]
-use crate::read_back::on_cuda::Started;
+use crate::read_back::on_cuda::{ReadBack, Started};
 use crate::rope_and_store_kv::QkvOptions;
 use crate::sample::SampleOptions;
 #[cfg(feature = "wgpu")]

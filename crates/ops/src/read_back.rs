@@ -25,10 +25,16 @@ pub(crate) fn read_back(tensor: Tensor<1, Int>) -> Reading {
 pub(crate) mod on_cuda {
     use std::sync::{Arc, Mutex};
 
-    use burn::backend::Dispatch;
+    use burn::backend::{Backend, Dispatch, backend_extension, tensor::IntTensor};
 
     use super::*;
-    use crate::backend::ReadBack;
+
+    /// Starts reading, on backend tensors.
+    #[backend_extension(Cube)]
+    pub trait ReadBack: Backend {
+        /// Leaves the contents of the tensor, which is returned, in `started`.
+        fn read_back(tensor: IntTensor<Self>, started: Started) -> IntTensor<Self>;
+    }
 
     /// Where a backend leaves what it started.
     #[derive(Clone, Default)]

@@ -2,7 +2,7 @@
 
 use burn_cubecl::tensor::CubeTensor;
 
-use super::CARRY_TOKENS;
+use super::GATHER_ROWS;
 use super::driver::Kernel;
 use super::launch::{Grid, Launch};
 use super::matrix::dense;
@@ -13,11 +13,14 @@ const THREADS: usize = 128;
 pub(crate) fn carry_tokens(tokens: CubeTensor, sources: CubeTensor, choices: CubeTensor) -> CubeTensor {
     let (sources, choices) = (dense(sources), dense(choices));
     let count = tokens.meta.num_elements();
-    Launch::new(Kernel::new(&CARRY_TOKENS, "carry_tokens"), Grid::new([count.div_ceil(THREADS), 1, 1], THREADS))
-        .write(&tokens)
-        .read(&sources)
-        .read(&choices)
-        .value(count)
-        .submit(&tokens);
+    Launch::new(
+        Kernel::new(&GATHER_ROWS, "carry_tokens").number("UNIT", 4),
+        Grid::new([count.div_ceil(THREADS), 1, 1], THREADS),
+    )
+    .write(&tokens)
+    .read(&sources)
+    .read(&choices)
+    .value(count)
+    .submit(&tokens);
     tokens
 }

@@ -91,7 +91,6 @@ macro_rules! sources {
 
 sources! {
     ACTIVATION = "activation",
-    CARRY_TOKENS = "carry_tokens",
     GATHER_ROWS = "gather_rows",
     LAYER_NORM = "layer_norm",
     LINEAR = "linear",
