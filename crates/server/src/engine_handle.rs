@@ -135,11 +135,11 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub fn new(config: EngineConfig) -> Self {
+    pub fn new(config: EngineConfig, snapshot: EngineSnapshot) -> Self {
         Self {
             metrics: EngineMetrics::new(config.max_model_len),
             config,
-            snapshot: Mutex::default(),
+            snapshot: Mutex::new(snapshot),
             state: watch::Sender::new(EngineState::Running),
             stop: AtomicBool::new(false),
             stop_reason: OnceLock::new(),

@@ -72,7 +72,7 @@ fn spawn<E: Executor + Send + 'static>(
     recording: Option<Recording>,
 ) -> EngineHandle {
     let (sender, inbox) = mpsc::channel(options.inbox_max.max(1));
-    let shared = Arc::new(Shared::new(engine.config().clone()));
+    let shared = Arc::new(Shared::new(engine.config().clone(), snapshot(&engine)));
     let handle = EngineHandle::new(sender, shared.clone(), options.events_max.max(1));
     let notice = DeathNotice { shared: shared.clone(), verdict: None };
     let body = move || {
