@@ -214,8 +214,8 @@ impl<E: Executor> Engine<E> {
         (self.scheduler.batch.num_tokens() > 0).then_some(&self.scheduler.batch)
     }
 
-    /// The requests whose sequences have been preempted since the last call, once per sequence; some of them may have
-    /// ended since.
+    /// The requests whose sequences have been preempted by the last step that was not begun ahead, once per sequence; some
+    /// of them may have ended since. The next call has only what comes after this one.
     pub fn take_preempted(&mut self) -> Vec<RequestId> {
         std::mem::take(&mut self.scheduler.preempted)
     }

@@ -45,6 +45,8 @@ impl Scheduler {
     /// flight until `commit` or `abandon`.
     pub(crate) fn schedule(&mut self) -> bool {
         assert!(self.in_flight.is_empty(), "a step is in flight: the next one is planned ahead of its results");
+        // Only here somebody can be preempted.
+        self.preempted.clear();
         self.plan()
     }
 

@@ -52,7 +52,7 @@ pub(crate) struct Scheduler {
     pub(crate) deferred_choice_aborts: Vec<SequenceId>,
     /// The last plan; its buffers are reused.
     pub(crate) batch: Batch,
-    /// Whose sequences were preempted and nobody has been told, once per sequence.
+    /// Whose sequences the last plan that could preempt has preempted, until somebody asks; once per sequence.
     pub(crate) preempted: Vec<RequestId>,
     /// What has happened and was not told yet.
     pub(crate) events: Vec<TokenEvent>,
