@@ -20,7 +20,6 @@ use crate::graph::StepGraphs;
 #[cfg(feature = "cuda")]
 use crate::inputs::{SpareBlock, forward_input_after};
 use crate::prompt_rows::PromptReading;
-#[cfg(feature = "cuda")]
 use crate::sampler::Sampling;
 use crate::{forward_input, sampler};
 
