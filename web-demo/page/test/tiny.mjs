@@ -193,12 +193,14 @@ async function watching() {
   await page.waitForFunction(() => document.querySelectorAll(".table .chip").length > 8 && (document.querySelector(".chip").click(), true), null, { timeout: 30_000 });
   await picture(page, "web-attached");
   await page.waitForFunction(() => document.querySelector("#block-detail").textContent.includes("tokens:"));
+  // A slow machine draws few steps a second.
+  await page.waitForFunction(() => globalThis.seen.length > 20 && globalThis.seen.some((step) => step.report.rows.length === 4), null, { timeout: 60_000 });
   looking = false;
   await answers;
   await page.waitForFunction(() => globalThis.firebrick.server.latest.report.engine.stats.running === 0, null, { timeout: 30_000 });
   const seen = await page.evaluate(() => globalThis.seen.map((step) => ({ engine: step.report.engine, rows: step.report.rows.length, missed: step.missed })));
   const wrong = seen.flatMap((step) => contradictions(step.engine));
-  claim(`none of ${seen.length} steps of the server contradicts itself`, seen.length > 10 && wrong.length === 0, wrong.slice(0, 3).join("; "));
+  claim(`none of ${seen.length} steps of the server contradicts itself`, wrong.length === 0, wrong.slice(0, 3).join("; "));
   claim("four requests were in one batch", seen.some((step) => step.rows === 4));
   claim("all steps are counted, shown or not", seen.at(-1).engine.stats.steps - seen[0].engine.stats.steps <= seen.slice(1).reduce((sum, step) => sum + 1 + step.missed, 0));
   const cells = await page.evaluate(() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(() =>
