@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Compiles every kernel source of kernels/ in every variant for Turing, Ampere and Hopper, without a GPU, and prints
+# Compiles every kernel source of kernels/ in every variant for Turing, Ampere, Ada and Hopper, without a GPU, and prints
 # registers, shared memory and spills. Exits with 1 when one does not compile. The first run installs the compiler
 # (NVRTC, 60 MB) into ~/.cache/firebrick/cuda; results are kept there by the hash of what was compiled.
 #

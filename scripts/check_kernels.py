@@ -14,7 +14,7 @@ import re
 import sys
 import time
 
-ARCHITECTURES = ["sm_75", "sm_80", "sm_90a"]
+ARCHITECTURES = ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90a"]
 
 
 def variants(source):
