@@ -9,11 +9,20 @@ struct Parameters {
     width: u32,    // elements of a row
 }
 
+#if PACKED
+@group(0) @binding(_) var<storage, read_write> packed_words: array<u32>; // [N, width / 8, GROUP_WORDS]
+#else
 @group(0) @binding(_) var<storage, read_write> table: array<Packed>; // [N, width]
+#end
 @group(0) @binding(_) var<storage, read_write> ids: array<i32>;      // [T]
 @group(0) @binding(_) var<storage, read_write> out: array<Element>;  // [T, width]
 @group(0) @binding(_) var<uniform> parameters: Parameters;
 
+#if PACKED
+fn table_at(index: u32) -> Element {
+    return packed_quad(index);
+}
+#else
 #if HALF
 #if VECTOR
 alias Packed = vec2<u32>; // four halves
@@ -35,6 +44,7 @@ alias Packed = Element;
 fn table_at(index: u32) -> Element {
     return table[index];
 }
+#end
 #end
 
 @compute @workgroup_size($WORKGROUP)

@@ -9,6 +9,7 @@
 // Memory: reads the weights once per ROWS rows and x once per workgroup, all but the first time from cache. Keeping
 // tiles in the workgroup's memory instead was slower: on an NVIDIA H200, 2048 rows from 4096 inputs to 14336 outputs
 // took 19.5 ms in tiles of 32 by 32, and take 10.9 ms with ROWS 8 and OUTPUTS 4; on lavapipe it was no faster either.
+// Quantised weights (PACKED) are read as they are in the file and widened in registers.
 // Limits: ROWS * OUTPUTS at most 64 (16 KiB of workgroup memory); elements of each operand below 2^32.
 
 struct Parameters {
@@ -40,6 +41,13 @@ fn x_quad(row: u32, quad: u32) -> vec4<f32> {
     return vec4(x_at(row, at), x_at(row, at + 1u), x_at(row, at + 2u), x_at(row, at + 3u));
 }
 #end
+#if PACKED
+@group(0) @binding(_) var<storage, read_write> packed_words: array<u32>; // [outputs, quads / 8, GROUP_WORDS]
+
+fn weight_quad(output: u32, quad: u32) -> vec4<f32> {
+    return packed_quad(output * parameters.quads + quad);
+}
+#else
 #if HALF
 #if VECTOR
 @group(0) @binding(_) var<storage, read_write> weight: array<vec2<u32>>; // [outputs, quads] of halfs
@@ -79,6 +87,7 @@ fn weight_quad(output: u32, quad: u32) -> vec4<f32> {
     let at = 4u * quad;
     return vec4(weight_at(output, at), weight_at(output, at + 1u), weight_at(output, at + 2u), weight_at(output, at + 3u));
 }
+#end
 #end
 #if BIAS
 @group(0) @binding(_) var<storage, read_write> bias: array<f32>; // [outputs]

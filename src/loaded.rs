@@ -10,7 +10,7 @@ use firebrick_checkpoint::{
 use firebrick_engine::{Engine, EngineConfig};
 use firebrick_executor::{CacheOptions, LocalExecutor, available_host_memory};
 use firebrick_model::{LoadOptions, Progress};
-use firebrick_ops::{Backend, activation_dtype, device_memory, open_device};
+use firebrick_ops::{Backend, activation_dtype, device_memory, holds_packed_weights, open_device};
 use firebrick_text::{ChatTemplate, GgufVocabulary, SpecialTokens, Tokenizer};
 
 use crate::{DeviceChoice, Error, Options};
@@ -56,6 +56,16 @@ pub struct LoadReport {
     pub duration: Duration,
 }
 
+impl LoadReport {
+    /// The form of the weights, for people.
+    pub fn weights_form(&self) -> String {
+        match self.plan.options.packed_weight_bytes {
+            Some(_) => format!("{}, quantised weights as in the file", self.dtype),
+            None => self.dtype.to_string(),
+        }
+    }
+}
+
 impl Loaded {
     /// Loads the model at `path`: a folder or a `.gguf` file. `progress` is called with bytes as they reach the device.
     pub fn load(path: &Path, options: &Options, progress: Progress) -> Result<Self, Error> {
@@ -96,7 +106,7 @@ pub fn load_engine(
         Some(blocks) => blocks,
         None => num_blocks(&plan, options, backend)?,
     };
-    let load = LoadOptions { dtype, max_model_len };
+    let load = LoadOptions { dtype, packed: keeps_packed(options, &device), max_model_len };
     let cache = CacheOptions {
         num_blocks,
         block_size: options.block_size,
@@ -144,6 +154,11 @@ fn choose_dtype(wanted: Option<Dtype>, stored: Dtype, backend: Backend) -> Dtype
     }
 }
 
+/// Quantised weights stay as they are where the device computes with them, unless a dtype was asked for.
+fn keeps_packed(options: &Options, device: &Device) -> bool {
+    options.dtype.is_none() && holds_packed_weights(device)
+}
+
 fn choose_model_len(wanted: Option<usize>, config: &ModelConfig) -> Result<usize, Error> {
     let trained = config.max_position_embeddings;
     match wanted {
@@ -174,6 +189,7 @@ fn memory_plan(
     let kv_dtype = if activation_dtype(device, burn_dtype(dtype)) == DType::F32 { Dtype::F32 } else { dtype };
     let plan_options = PlanOptions {
         dtype,
+        packed_weight_bytes: checkpoint.packed_bytes(dtype).filter(|_| keeps_packed(options, device)),
         kv_dtype,
         block_size: options.block_size as usize,
         max_model_len,

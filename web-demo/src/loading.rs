@@ -6,7 +6,7 @@ use firebrick_checkpoint::{Checkpoint, Dtype, GgufTokenizer, MemoryPlan, ModelCo
 use firebrick_engine::{Engine, EngineConfig, SchedulingPolicy};
 use firebrick_executor::{CacheOptions, LocalExecutor};
 use firebrick_model::{LoadOptions, Progress};
-use firebrick_ops::{Backend, open_device_async};
+use firebrick_ops::{Backend, holds_packed_weights, open_device_async};
 use firebrick_text::{ChatTemplate, GgufVocabulary, SpecialTokens, Tokenizer};
 
 use crate::messages::{DeviceName, LoadRequest, ModelFacts};
@@ -34,7 +34,7 @@ impl Loaded {
     ) -> Result<Self, String> {
         let checkpoint = open(files, &request.name)?;
         let config = checkpoint.config().clone();
-        // wgpu widens halves while it reads them. Without a GPU widening costs more than reading.
+        // wgpu widens halves while it reads them, and quantised weights too. Without a GPU widening costs more than reading.
         let (backend, dtype) = match request.device {
             DeviceName::Webgpu => (Backend::Wgpu, Dtype::F16),
             DeviceName::Cpu => (Backend::Cpu, Dtype::F32),
@@ -44,7 +44,8 @@ impl Loaded {
         let facts = facts(&checkpoint, request, dtype, max_model_len);
         refuse_what_has_no_room(&facts, request)?;
         let device = open_device_async(backend).await.map_err(text)?;
-        let load = LoadOptions { dtype, max_model_len: max_model_len as usize };
+        let packed = holds_packed_weights(&device);
+        let load = LoadOptions { dtype, packed, max_model_len: max_model_len as usize };
         let cache = CacheOptions {
             num_blocks: request.num_blocks,
             block_size: request.block_size,
@@ -153,17 +154,26 @@ fn gguf_vocabulary(from: GgufTokenizer) -> GgufVocabulary {
 
 fn facts(checkpoint: &Checkpoint, request: &LoadRequest, dtype: Dtype, max_model_len: u32) -> ModelFacts {
     let config = checkpoint.config();
-    let options = PlanOptions { dtype, kv_dtype: Dtype::F32, ..PlanOptions::new(config, "browser", u64::MAX >> 8) };
+    let packed_weight_bytes = checkpoint.packed_bytes(dtype).filter(|_| request.device == DeviceName::Webgpu);
+    let options = PlanOptions {
+        dtype,
+        packed_weight_bytes,
+        kv_dtype: Dtype::F32,
+        ..PlanOptions::new(config, "browser", u64::MAX >> 8)
+    };
     let plan = MemoryPlan::new(config, checkpoint.num_parameters(), options);
     ModelFacts {
         name: request.name.clone(),
         architecture: format!("{:?}", config.architecture),
         device: request.device,
-        dtype: format!("{dtype:?}").to_lowercase(),
+        dtype: match packed_weight_bytes {
+            Some(_) => "quantised as in the file".to_owned(),
+            None => format!("{dtype:?}").to_lowercase(),
+        },
         num_parameters: checkpoint.num_parameters(),
         num_layers: config.num_layers,
         vocab_size: config.vocab_size,
-        weight_bytes: checkpoint.num_parameters() * dtype.size() as u64,
+        weight_bytes: plan.weight_bytes,
         kv_bytes_per_token: plan.kv_bytes_per_token,
         max_model_len,
         has_chat_template: checkpoint.chat_template().is_some(),

@@ -8,6 +8,7 @@ use crate::error::CheckpointError;
 use crate::file::ModelFile;
 use crate::folder;
 use crate::gguf::{self, Gguf, GgufTokenizer};
+use crate::packed::{self, PackedForm, PackedValues};
 use crate::tensor::{self, TensorEntry, TensorValues};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -131,15 +132,26 @@ impl Checkpoint {
         if self.dummy {
             return Ok(dummy::read(name, shape, dtype));
         }
-        let found = &self.entry(name)?.shape;
-        if found != shape {
-            return Err(CheckpointError::WrongShape {
-                name: name.to_owned(),
-                found: found.clone(),
-                expected: shape.to_vec(),
-            });
-        }
+        self.shaped_entry(name, shape)?;
         self.read(name, dtype)
+    }
+
+    /// Reads a quantised matrix that must have this shape as it is; `None` where it is not quantised, or has no packed form.
+    pub fn read_packed(&self, name: &str, shape: &[usize]) -> Result<Option<PackedValues>, CheckpointError> {
+        if self.dummy {
+            return Ok(None);
+        }
+        let entry = self.shaped_entry(name, shape)?;
+        Ok(packed::pack(entry, &self.files[entry.file][entry.range.clone()]))
+    }
+
+    fn shaped_entry(&self, name: &str, shape: &[usize]) -> Result<&TensorEntry, CheckpointError> {
+        let entry = self.entry(name)?;
+        if entry.shape == shape {
+            return Ok(entry);
+        }
+        let (name, found, expected) = (name.to_owned(), entry.shape.clone(), shape.to_vec());
+        Err(CheckpointError::WrongShape { name, found, expected })
     }
 
     fn entry(&self, name: &str) -> Result<&TensorEntry, CheckpointError> {
@@ -159,9 +171,23 @@ impl Checkpoint {
         if self.dummy {
             return dummy::num_parameters(&self.config);
         }
+        self.kept_tensors().map(num_elements).sum()
+    }
+
+    /// Bytes of the tensors that the model holds in memory, in `dtype` but for quantised matrices, which stay packed; `None`
+    /// where there is none of those.
+    pub fn packed_bytes(&self, dtype: Dtype) -> Option<u64> {
+        let bytes = |entry: &TensorEntry| match packed::form_of(entry) {
+            Some(form) => num_elements(entry) / PackedForm::GROUP as u64 * form.words() as u64 * 4,
+            None => num_elements(entry) * dtype.size() as u64,
+        };
+        let any = self.kept_tensors().any(|entry| packed::form_of(entry).is_some());
+        any.then(|| self.kept_tensors().map(bytes).sum())
+    }
+
+    fn kept_tensors(&self) -> impl Iterator<Item = &TensorEntry> {
         let tied = |name: &str| self.config.tie_word_embeddings && name == "lm_head.weight";
-        let kept = self.tensors.iter().filter(|(name, _)| !tied(name));
-        kept.map(|(_, entry)| entry.shape.iter().map(|size| *size as u64).product::<u64>()).sum()
+        self.tensors.iter().filter(move |(name, _)| !tied(name)).map(|(_, entry)| entry)
     }
 
     /// Where the tokenizer's data is.
@@ -200,6 +226,10 @@ impl std::fmt::Debug for Checkpoint {
         let files: Vec<&str> = self.files.iter().map(|file| &file.name[..]).collect();
         f.debug_struct("Checkpoint").field("files", &files).field("config", &self.config).finish_non_exhaustive()
     }
+}
+
+fn num_elements(entry: &TensorEntry) -> u64 {
+    entry.shape.iter().map(|size| *size as u64).product()
 }
 
 fn gguf_files(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {

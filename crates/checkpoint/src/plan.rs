@@ -27,6 +27,8 @@ pub struct PlanOptions {
     pub num_kv_caches: u64,
     /// Format of weights and activations.
     pub dtype: Dtype,
+    /// Bytes of all weights where quantised ones stay packed; `None` where every weight is in `dtype`.
+    pub packed_weight_bytes: Option<u64>,
     /// Format of keys and values.
     pub kv_dtype: Dtype,
     /// Tokens per KV block.
@@ -52,6 +54,7 @@ impl PlanOptions {
             others_bytes: 0,
             num_kv_caches: 1,
             dtype: config.dtype,
+            packed_weight_bytes: None,
             kv_dtype: config.dtype,
             block_size: 16,
             max_model_len: config.max_position_embeddings,
@@ -96,10 +99,11 @@ impl MemoryPlan {
         let kv_heads = config.num_kv_heads.div_ceil(devices);
         let kv_numbers = 2 * (config.num_layers * kv_heads * config.head_dim) as u64;
         let utilization = f64::from(options.memory_utilization.clamp(0.0, 1.0));
+        let weight_bytes = options.packed_weight_bytes.unwrap_or(num_parameters * options.dtype.size() as u64);
         let mut plan = Self {
             model: config.architecture.name(),
             budget_bytes: (options.memory_bytes as f64 * utilization) as u64,
-            weight_bytes: (num_parameters * options.dtype.size() as u64).div_ceil(devices as u64),
+            weight_bytes: weight_bytes.div_ceil(devices as u64),
             activation_bytes: activation_bytes(config, &options),
             kv_bytes_per_token: kv_numbers * options.kv_dtype.size() as u64,
             num_blocks: 0,
@@ -170,7 +174,11 @@ impl fmt::Display for MemoryPlan {
         writeln!(f, "{} in {} on {devices}{} ({share})", self.model, options.dtype, options.device)?;
         let lines = [
             ("budget", self.budget_bytes, String::new()),
-            ("weights", self.weight_bytes, String::new()),
+            (
+                "weights",
+                self.weight_bytes,
+                options.packed_weight_bytes.map_or("", |_| "quantised as in the file").to_owned(),
+            ),
             ("activations", self.activation_bytes, format!("{} tokens a step", options.max_num_batched_tokens)),
             ("runtime", options.runtime_bytes, String::new()),
             ("KV cache", self.kv_bytes(), format!("{} blocks of {} tokens", self.num_blocks, options.block_size)),
@@ -235,7 +243,8 @@ impl PlanRefusal {
         if share <= UTILIZATION_MAX {
             remedies.push(format!("--gpu-memory-utilization {share:.2}"));
         }
-        if options.dtype == Dtype::F32 && self.halved_bytes() <= self.plan.budget_bytes {
+        let is_single = options.dtype == Dtype::F32 && options.packed_weight_bytes.is_none();
+        if is_single && self.halved_bytes() <= self.plan.budget_bytes {
             remedies.push("--dtype float16".to_owned());
         }
         let larger = GPUS.iter().find(|gpu| {

@@ -78,16 +78,19 @@ fn convert(
 }
 
 /// Row `pair` of half `half` of a head is stored as row `2 * pair + half` of that head.
+pub(crate) fn stored_row(row: usize, head_rows: usize) -> usize {
+    let (head, row_in_head) = (row / head_rows, row % head_rows);
+    let (half, pair) = (row_in_head / (head_rows / 2), row_in_head % (head_rows / 2));
+    head * head_rows + 2 * pair + half
+}
+
 fn unpermute(entry: &TensorEntry, bytes: &[u8], num_heads: usize, dtype: Dtype) -> Vec<u8> {
     let (rows, columns) = rows_and_columns(&entry.shape);
     let (head_rows, row_bytes) = (rows / num_heads, bytes.len() / rows);
     let mut out = vec![0; rows * columns * dtype.size()];
     let mut values = vec![0.0; columns];
     for (row, out) in out.chunks_mut(columns * dtype.size()).enumerate() {
-        let (head, row_in_head) = (row / head_rows, row % head_rows);
-        let (half, pair) = (row_in_head / (head_rows / 2), row_in_head % (head_rows / 2));
-        let stored_row = head * head_rows + 2 * pair + half;
-        decode(entry.stored, &bytes[stored_row * row_bytes..][..row_bytes], &mut values);
+        decode(entry.stored, &bytes[stored_row(row, head_rows) * row_bytes..][..row_bytes], &mut values);
         encode(&values, dtype, out);
     }
     out

@@ -46,6 +46,8 @@ fn smollm2_is_the_same_model_in_both_formats() {
     assert_eq!(gguf.special_tokens().eos.as_deref(), Some("<|im_end|>"));
     assert!(gguf.chat_template().unwrap().contains("<|im_start|>"));
     assert_eq!((gguf.num_parameters(), config.num_parameters()), (134_515_008, 134_515_008));
+    // 28,311,552 numbers in 36 bytes for 32, 106,168,320 in 20 bytes for 32, 35,136 of norms in 2 bytes each.
+    assert_eq!(gguf.packed_bytes(Dtype::F16), Some(98_275_968));
     let TokenizerSource::Gguf(tokenizer) = gguf.tokenizer_source() else { panic!("a GGUF file carries its tokenizer") };
     assert_eq!((tokenizer.model.as_str(), tokenizer.pre.as_deref()), ("gpt2", Some("smollm")));
     assert_eq!((tokenizer.tokens.len(), tokenizer.merges.len()), (49_152, 48_900));

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use firebrick::{Loaded, ModelSource, Options, Origin, REFERENCE_MODEL, SourceOptions, resolve_with};
+use firebrick::{
+    Backend, DeviceChoice, Loaded, ModelSource, Options, Origin, REFERENCE_MODEL, SourceOptions, resolve_with,
+};
 use firebrick_checkpoint::Checkpoint;
 
 use crate::failure::Failure;
@@ -41,7 +43,9 @@ fn expected_bytes(path: &Path, options: &Options) -> Option<u64> {
     }
     let checkpoint = Checkpoint::open(path).ok()?;
     let dtype = options.dtype.unwrap_or(checkpoint.config().dtype);
-    Some(checkpoint.num_parameters() * dtype.size() as u64)
+    let dense = checkpoint.num_parameters() * dtype.size() as u64;
+    let packed = options.dtype.is_none() && options.device == DeviceChoice::Backend(Backend::Wgpu);
+    Some(checkpoint.packed_bytes(dtype).filter(|_| packed).unwrap_or(dense))
 }
 
 /// A model's size and place in one line.
@@ -51,7 +55,7 @@ pub fn summary(loaded: &Loaded) -> String {
         "{} on {}, {}, {} of weights, up to {} tokens",
         report.plan.model,
         report.backend.name(),
-        report.dtype,
+        report.weights_form(),
         size(report.plan.weight_bytes),
         report.max_model_len
     )

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::args::{DtypeArg, ModelArgs, ModelLen, dtype, quantity, share, size_in_bytes};
 use crate::failure::Failure;
-use crate::output::print;
+use crate::output::{print, size};
 use crate::progress::Bars;
 use crate::{loading, logging};
 
@@ -81,15 +81,21 @@ pub fn plan(args: PlanArgs) -> Result<(), Failure> {
     let source = loading::find(&args.model.required()?, &args.model.source_options(), &bars)?;
     let checkpoint = Checkpoint::open(&source.path).map_err(firebrick::Error::from)?;
     let options = options(&args, gpu, &checkpoint)?;
+    let packed_bytes = checkpoint.packed_bytes(options.dtype).filter(|_| args.dtype.0.is_none());
     let plan = MemoryPlan::new(checkpoint.config(), checkpoint.num_parameters(), options);
     let check = plan.check();
     if args.json {
         let remedies = check.as_ref().err().map(|refusal| refusal.remedies()).unwrap_or_default();
-        print(&format!("{:#}\n", to_json(&plan, &remedies)));
+        print(&format!("{:#}\n", to_json(&plan, packed_bytes, &remedies)));
     } else {
         print(&plan.to_string());
         if args.gpu.is_none() && args.memory.is_none() {
             print("  On the CPU, serve takes at most 4 GiB of KV cache unless --kv-cache-memory-bytes says more.\n");
+        }
+        if let Some(bytes) = packed_bytes {
+            let dense = size(plan.weight_bytes * plan.options.num_devices as u64);
+            let bytes = size(bytes);
+            print(&format!("  Through wgpu, quantised weights stay as they are: {bytes} instead of {dense}.\n"));
         }
     }
     check.map_err(|refusal| Failure::Run(refusal.to_string()))
@@ -137,7 +143,7 @@ fn options(args: &PlanArgs, gpu: Option<&Gpu>, checkpoint: &Checkpoint) -> Resul
     Ok(options)
 }
 
-fn to_json(plan: &MemoryPlan, remedies: &[String]) -> serde_json::Value {
+fn to_json(plan: &MemoryPlan, packed_bytes: Option<u64>, remedies: &[String]) -> serde_json::Value {
     let options = &plan.options;
     json!({
         "model": plan.model,
@@ -152,6 +158,7 @@ fn to_json(plan: &MemoryPlan, remedies: &[String]) -> serde_json::Value {
         "max_num_batched_tokens": options.max_num_batched_tokens,
         "budget_bytes": plan.budget_bytes,
         "weight_bytes": plan.weight_bytes,
+        "weight_bytes_through_wgpu": packed_bytes.unwrap_or(plan.weight_bytes),
         "activation_bytes": plan.activation_bytes,
         "runtime_bytes": options.runtime_bytes,
         "kv_bytes": plan.kv_bytes(),

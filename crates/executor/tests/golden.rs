@@ -49,7 +49,8 @@ fn logits_and_layer_outputs_equal_the_reference() {
             let reference = Reference::open(&folder.join("reference.safetensors"));
             let checkpoint = Checkpoint::open(&folder).expect("the fixture opens");
             let config = checkpoint.config();
-            let options = LoadOptions { dtype: Dtype::F32, max_model_len: config.max_position_embeddings };
+            let options =
+                LoadOptions { dtype: Dtype::F32, packed: false, max_model_len: config.max_position_embeddings };
             let model = load(&checkpoint, options, device, &mut |_| ()).expect("the fixture loads");
             for prompt in 0..reference.num_prompts() {
                 let tokens = reference.words(&format!("prompt.{prompt}"));

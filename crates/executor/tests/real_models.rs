@@ -6,7 +6,8 @@ mod common;
 use common::{Setup, engine, greedy, real_model, run_requests};
 use firebrick_checkpoint::Dtype;
 use firebrick_engine::{EventKind, Request, SamplingParams};
-use firebrick_ops::{Backend, open_device};
+use firebrick_ops::testing::for_each_device;
+use firebrick_ops::{Backend, holds_packed_weights, open_device};
 use serde_json::Value;
 use std::path::Path;
 
@@ -50,6 +51,27 @@ fn check(model: &str, reference: &str) {
             }
         }
     }
+}
+
+/// Quantised weights as they are, through wgpu. Software adapters are slow, so only some short cases begin.
+#[test]
+fn packed_smollm2_gives_the_tokens_of_transformers() {
+    const TOKENS: usize = 6;
+    let Some(path) = real_model("SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
+    for_each_device(|device| {
+        if !holds_packed_weights(device) {
+            return;
+        }
+        let setup = Setup { packed: true, num_blocks: 64, ..Setup::default() };
+        let mut engine = engine(&path, &setup, device);
+        let mut cases = cases("smollm2.json");
+        cases.retain(|case| ids(&case["prompt"]).len() <= 20);
+        assert!(cases.len() >= 3);
+        let (prompts, expected): (Vec<_>, Vec<_>) =
+            cases.iter().map(|case| (ids(&case["prompt"]), ids(&case["greedy"])[..TOKENS].to_vec())).unzip();
+        let requests = prompts.iter().map(|prompt| greedy(prompt, TOKENS as u32)).collect();
+        assert_eq!(run_requests(&mut engine, requests), expected);
+    });
 }
 
 #[test]

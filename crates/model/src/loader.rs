@@ -1,8 +1,8 @@
 //! From a checkpoint's tensors to weights on a device.
 
 use burn::tensor::{DType, Device, Tensor};
-use firebrick_checkpoint::{Checkpoint, Dtype, ModelConfig};
-use firebrick_ops::{RopeTable, Weight, float_tensor};
+use firebrick_checkpoint::{Checkpoint, Dtype, ModelConfig, PackedForm};
+use firebrick_ops::{Codes, Packing, RopeTable, Scales, Weight, float_tensor, holds_packed_weights};
 
 use crate::LoadError;
 
@@ -14,6 +14,9 @@ pub type Progress<'a> = &'a mut dyn FnMut(u64);
 pub struct LoadOptions {
     /// The form of weight matrices on the device. Norms and biases are always 32-bit floats.
     pub dtype: Dtype,
+    /// Quantised matrices stay as the file has them, on devices that
+    /// [compute with them](firebrick_ops::holds_packed_weights).
+    pub packed: bool,
     /// Longest sequence: the length of the rotary tables.
     pub max_model_len: usize,
 }
@@ -46,13 +49,26 @@ impl<'a> Loader<'a> {
 
     /// A matrix of `inputs` columns whose rows are those of the named tensors, one after the other.
     pub(crate) fn weight(&mut self, parts: &[(&str, usize)], inputs: usize) -> Result<Weight, LoadError> {
-        let mut bytes = Vec::new();
+        let packs = self.options.packed && holds_packed_weights(self.device);
+        // Consecutive tensors of one form are one matrix.
+        let mut matrices: Vec<(Form, usize, Vec<u8>)> = Vec::new();
         for (name, rows) in parts {
-            let values = self.checkpoint.read_shaped(name, &[*rows, inputs], self.options.dtype)?;
-            bytes.extend_from_slice(&values.bytes);
+            let shape = [*rows, inputs];
+            let packed = if packs { self.checkpoint.read_packed(name, &shape)? } else { None };
+            let (form, bytes) = match packed {
+                Some(values) => (Form::Packed(packing(values.form)), values.bytes),
+                None => (Form::Dense, self.checkpoint.read_shaped(name, &shape, self.options.dtype)?.bytes),
+            };
+            match matrices.last_mut() {
+                Some((last, count, joined)) if *last == form => {
+                    *count += rows;
+                    joined.extend_from_slice(&bytes);
+                }
+                _ => matrices.push((form, *rows, bytes)),
+            }
         }
-        let rows = parts.iter().map(|(_, rows)| rows).sum();
-        Ok(self.matrix(bytes, rows, inputs))
+        let matrices = matrices.into_iter().map(|(form, rows, bytes)| self.matrix(form, bytes, [rows, inputs]));
+        Ok(Weight::join(matrices.collect()))
     }
 
     /// A matrix stored as `[inputs, outputs]`, as GPT-2's are.
@@ -65,7 +81,7 @@ impl<'a> Loader<'a> {
                 bytes.extend_from_slice(&values.bytes[(input * outputs + output) * size..][..size]);
             }
         }
-        Ok(self.matrix(bytes, outputs, inputs))
+        Ok(self.matrix(Form::Dense, bytes, [outputs, inputs]))
     }
 
     /// The named vectors one after the other, as 32-bit floats.
@@ -100,10 +116,35 @@ impl<'a> Loader<'a> {
         RopeTable(float_tensor(values, [self.options.max_model_len, 2 * half], self.device))
     }
 
-    fn matrix(&mut self, bytes: Vec<u8>, rows: usize, columns: usize) -> Weight {
+    fn matrix(&mut self, form: Form, bytes: Vec<u8>, shape: [usize; 2]) -> Weight {
         (self.progress)(bytes.len() as u64);
-        Weight::from_bytes(bytes, [rows, columns], (self.device, burn_dtype(self.options.dtype)))
+        match form {
+            Form::Dense => Weight::from_bytes(bytes, shape, (self.device, burn_dtype(self.options.dtype))),
+            Form::Packed(packing) => Weight::packed(bytes, shape, (self.device, packing)),
+        }
     }
+}
+
+/// How a matrix goes to the device.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// In the dtype of the options.
+    Dense,
+    Packed(Packing),
+}
+
+/// The operations' name for a packed form.
+fn packing(form: PackedForm) -> Packing {
+    let codes = match form.codes {
+        firebrick_checkpoint::Codes::FourBits => Codes::FourBits,
+        firebrick_checkpoint::Codes::Bytes => Codes::Bytes,
+    };
+    let scales = match form.scales {
+        firebrick_checkpoint::Scales::Halves => Scales::Halves,
+        firebrick_checkpoint::Scales::Singles => Scales::Singles,
+        firebrick_checkpoint::Scales::TwoRuns => Scales::TwoRuns,
+    };
+    Packing { codes, scales }
 }
 
 /// Burn's name for a dtype.

@@ -7,6 +7,8 @@ use burn::backend::{
 
 use burn::tensor::Tensor;
 
+#[cfg(feature = "wgpu")]
+use crate::Packing;
 use crate::activation::Activation;
 use crate::attention::{AttentionOptions, QueryLens};
 use crate::rope_and_store_kv::QkvOptions;
@@ -98,6 +100,23 @@ pub trait FusedOps: Backend {
     ) -> FloatTensor<Self>;
     /// See [`sample`](crate::sample). The result is `SampleOptions::result_words` integers.
     fn sample(logits: FloatTensor<Self>, plan: IntTensor<Self>, options: SampleOptions) -> IntTensor<Self>;
+}
+
+/// Products with [packed](crate::Packing) weights and rows of such tables, which only wgpu has kernels for; the other
+/// backends are given dense weights.
+#[cfg(feature = "wgpu")]
+#[backend_extension(Cube)]
+pub trait PackedOps: Backend {
+    /// See [`linear_add`](crate::linear_add).
+    fn linear_packed(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        packing: Packing,
+        #[extension_type] bias: Optional<Self>,
+        #[extension_type] residual: Optional<Self>,
+    ) -> FloatTensor<Self>;
+    /// See [`gather_rows_of`](crate::gather_rows_of).
+    fn gather_packed_rows(words: IntTensor<Self>, ids: IntTensor<Self>, packing: Packing) -> FloatTensor<Self>;
 }
 
 /// Operations that only the CUDA backend has kernels for; elsewhere they are composed of those above.

@@ -4,8 +4,12 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
+#[cfg(feature = "wgpu")]
+use crate::Packing;
 use crate::activation::Activation;
 use crate::attention::{AttentionOptions, QueryLens};
+#[cfg(feature = "wgpu")]
+use crate::backend::PackedOps;
 use crate::backend::{FusedOps, Optional};
 #[cfg(feature = "cuda")]
 use crate::backend::{FusedProjections, ProjectionInputs};
@@ -149,6 +153,22 @@ impl FusedOps for CubeBackend {
     }
     fn sample(logits: FloatTensor<Self>, plan: IntTensor<Self>, options: SampleOptions) -> IntTensor<Self> {
         on_runtime_of!(logits, sample(logits, plan, options))
+    }
+}
+
+#[cfg(feature = "wgpu")]
+impl PackedOps for CubeBackend {
+    fn linear_packed(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        packing: Packing,
+        bias: Optional<Self>,
+        residual: Optional<Self>,
+    ) -> FloatTensor<Self> {
+        wgpu::linear_packed(x, (words, packing), bias.given(), residual.given())
+    }
+    fn gather_packed_rows(words: IntTensor<Self>, ids: IntTensor<Self>, packing: Packing) -> FloatTensor<Self> {
+        wgpu::gather_packed_rows(words, ids, packing)
     }
 }
 

@@ -116,6 +116,12 @@ pub fn activation_dtype(device: &Device, weights: DType) -> DType {
     }
 }
 
+/// Whether a device computes with quantised weights as they are. The others are given dense ones: the processor because
+/// widening costs it more than reading, CUDA because its kernels read floats only.
+pub fn holds_packed_weights(device: &Device) -> bool {
+    backend_of(device) == Backend::Wgpu
+}
+
 /// Bytes of the largest tensor that a device can hold.
 pub fn tensor_bytes_max(device: &Device) -> usize {
     match device.as_dispatch() {

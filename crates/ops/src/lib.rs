@@ -29,6 +29,7 @@ mod rope_and_store_kv;
 mod sample;
 mod section;
 pub mod testing;
+mod weight;
 #[cfg(feature = "wgpu")]
 mod wgpu;
 mod work_stream;
@@ -41,12 +42,12 @@ pub use carry_tokens::carry_tokens;
 #[cfg(feature = "cuda")]
 pub use cuda::CapturedGraph;
 pub use device::{
-    Backend, DeviceError, activation_dtype, backend_of, device_memory, float_tensor, free_device_memory, int_tensor,
-    open_device, open_device_async, tensor_bytes_max,
+    Backend, DeviceError, activation_dtype, backend_of, device_memory, float_tensor, free_device_memory,
+    holds_packed_weights, int_tensor, open_device, open_device_async, tensor_bytes_max,
 };
 pub use gather_rows::{gather_rows, gather_rows_of};
 pub use layer_norm::layer_norm;
-pub use linear::{Weight, linear, linear_add};
+pub use linear::{linear, linear_add};
 pub use overwrite::{Overwrite, overwrite};
 pub use projection::{Projection, QkvProjection, RowNorm, Then, project, project_qkv};
 pub use rms_norm::{add_rms_norm, rms_norm};
@@ -55,6 +56,7 @@ pub use sample::{
     Logprobs, RowParams, SAMPLE_LOGPROBS_MAX, SampleOptions, SamplePlan, Sampled, SampledRow, TokenEdit, sample,
 };
 pub use section::{SECTION_ALIGNMENT, Section, section};
+pub use weight::{Codes, Packing, Scales, Weight};
 pub use work_stream::WorkStream;
 
 /// The operations in plain tensor operations: what every kernel is compared with.

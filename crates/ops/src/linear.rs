@@ -1,60 +1,13 @@
 //! Multiplication by a weight matrix.
 
 use burn::backend::Dispatch;
-use burn::tensor::{DType, Device, Shape, Tensor, TensorData};
+use burn::tensor::{DType, Tensor};
 
+use crate::Weight;
+#[cfg(feature = "wgpu")]
+use crate::backend::PackedOps;
 use crate::backend::{FusedOps, Optional};
-use crate::tensor_bytes_max;
-
-/// A weight matrix `[N, K]`: `N` outputs, `K` inputs, as Hugging Face stores linear layers.
-///
-/// A device limits the size of one tensor (on wgpu 128 MiB is all that is guaranteed), so a matrix may be held in parts:
-/// consecutive ranges of its rows.
-#[derive(Clone, Debug)]
-pub struct Weight {
-    parts: Vec<Tensor<2>>,
-}
-
-impl Weight {
-    /// A dense matrix in any float dtype of the device.
-    pub fn dense(values: Tensor<2>) -> Self {
-        Self { parts: vec![values] }
-    }
-
-    /// The matrix whose rows are those of the parts, one after the other.
-    pub fn from_parts(parts: Vec<Tensor<2>>) -> Self {
-        let columns = parts.first().expect("a matrix has a part").dims()[1];
-        assert!(parts.iter().all(|part| part.dims()[1] == columns), "from_parts: row length");
-        Self { parts }
-    }
-
-    /// A matrix `[N, K]` from its bytes in row-major order, in as many parts as the device wants.
-    pub fn from_bytes(bytes: Vec<u8>, [rows, columns]: [usize; 2], (device, dtype): (&Device, DType)) -> Self {
-        let row_len = columns * dtype.size();
-        assert_eq!(bytes.len(), rows * row_len, "from_bytes: length");
-        let rows_per_part = (tensor_bytes_max(device) / row_len.max(1)).max(1);
-        let part = |bytes: Vec<u8>, rows: usize| {
-            let data = TensorData::from_bytes_vec(bytes, Shape::from([rows, columns]), dtype);
-            // Memory of its own: pages for activations would otherwise be as large as the largest weight.
-            device.memory_persistent_allocations(data, |data| Tensor::from_data(data, (device, dtype)))
-        };
-        if rows <= rows_per_part {
-            return Self::dense(part(bytes, rows));
-        }
-        let chunks = bytes.chunks(rows_per_part * row_len);
-        Self::from_parts(chunks.map(|chunk| part(chunk.to_vec(), chunk.len() / row_len)).collect())
-    }
-
-    /// `[N, K]`.
-    pub fn dims(&self) -> [usize; 2] {
-        [self.parts.iter().map(|part| part.dims()[0]).sum(), self.parts[0].dims()[1]]
-    }
-
-    /// Consecutive ranges of rows that make up the matrix.
-    pub fn parts(&self) -> &[Tensor<2>] {
-        &self.parts
-    }
-}
+use crate::weight::Part;
 
 /// `x · weightᵀ + bias`, accumulated in 32-bit floats.
 ///
@@ -78,24 +31,35 @@ fn product(x: Tensor<2>, weight: &Weight, bias: Option<&Tensor<1>>, residual: Op
     assert!(bias.is_none_or(|bias| bias.dims()[0] == outputs), "linear: bias length");
     assert!(residual.as_ref().is_none_or(|residual| residual.dims() == [rows, outputs]), "linear: residual shape");
     let mut first = 0;
-    let products = weight.parts.iter().map(|part| {
+    let products = weight.parts().iter().map(|part| {
         let count = part.dims()[0];
         let is_whole = count == outputs;
         let bias = bias.map(|bias| if is_whole { bias.clone() } else { bias.clone().narrow(0, first, count) });
         let residual = residual.clone();
         let residual = residual.map(|sums| if is_whole { sums } else { sums.narrow(1, first, count) });
         first += count;
-        let (x, weight) = (x.clone().into_dispatch(), part.clone().into_dispatch());
-        Tensor::from_dispatch(Dispatch::linear(x, weight, Optional::of(bias), Optional::of(residual)))
+        product_with(x.clone(), part, Optional::of(bias), Optional::of(residual))
     });
     let mut products: Vec<Tensor<2>> = products.collect();
     if products.len() == 1 { products.remove(0) } else { Tensor::cat(products, 1) }
 }
 
+fn product_with(x: Tensor<2>, part: &Part, bias: Optional<Dispatch>, residual: Optional<Dispatch>) -> Tensor<2> {
+    let x = x.into_dispatch();
+    Tensor::from_dispatch(match part {
+        Part::Dense(values) => Dispatch::linear(x, values.clone().into_dispatch(), bias, residual),
+        #[cfg(feature = "wgpu")]
+        Part::Packed(words, packing) => {
+            Dispatch::linear_packed(x, words.clone().into_dispatch(), *packing, bias, residual)
+        }
+        #[cfg(not(feature = "wgpu"))]
+        Part::Packed(..) => unreachable!("`Weight::packed` refuses devices without kernels for it"),
+    })
+}
+
 /// The same in plain tensor operations, in 32-bit floats.
 pub fn reference(x: Tensor<2>, weight: &Weight, bias: Option<&Tensor<1>>) -> Tensor<2> {
-    let weight = Tensor::cat(weight.parts.clone(), 0).cast(DType::F32);
-    let product = x.cast(DType::F32).matmul(weight.transpose());
+    let product = x.cast(DType::F32).matmul(weight.to_dense().transpose());
     match bias {
         Some(bias) => product + bias.clone().unsqueeze(),
         None => product,
@@ -105,8 +69,9 @@ pub fn reference(x: Tensor<2>, weight: &Weight, bias: Option<&Tensor<1>>) -> Ten
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Packing;
     use crate::testing::{
-        Seeded, assert_close, equal_rows_max, for_each_device, moved, reference_device, weight_dtypes,
+        Seeded, assert_close, equal_rows_max, for_each_device, for_each_packed, moved, reference_device, weight_dtypes,
     };
 
     #[test]
@@ -155,7 +120,7 @@ mod tests {
             let bias = seeded.tensor([75], device);
             let whole = Weight::dense(values.clone());
             let rows = |first, count| values.clone().narrow(0, first, count);
-            let parts = Weight::from_parts(vec![rows(0, 32), rows(32, 1), rows(33, 42)]);
+            let parts = Weight::join([rows(0, 32), rows(32, 1), rows(33, 42)].map(Weight::dense).into());
             assert_eq!(parts.dims(), whole.dims());
             for tokens in [1, 40.min(equal_rows_max(device))] {
                 let x: Tensor<2> = seeded.tensor([tokens, 64], device);
@@ -166,14 +131,35 @@ mod tests {
     }
 
     #[test]
-    fn a_matrix_from_bytes_holds_them_in_order() {
-        for_each_device(|device| {
-            for dtype in weight_dtypes(device) {
-                let bytes: Vec<u8> = (0..15 * dtype.size()).map(|at| at as u8 % 60).collect();
-                let weight = Weight::from_bytes(bytes.clone(), [5, 3], (device, dtype));
-                assert_eq!(weight.dims(), [5, 3]);
-                assert_eq!(weight.parts()[0].clone().into_data().bytes().to_vec(), bytes);
+    fn packed_weights_give_the_bits_of_their_numbers_as_floats() {
+        for_each_packed(|device, packing| {
+            let mut seeded = Seeded::new(14);
+            for (rows, inputs, outputs) in [(1, 32, 1), (1, 576, 1536), (2, 96, 5), (5, 64, 17), (67, 160, 39)] {
+                let x: Tensor<2> = seeded.tensor([rows, inputs], device);
+                let bias = seeded.tensor([outputs], device);
+                let residual: Tensor<2> = seeded.tensor([rows, outputs], device);
+                let weight = seeded.packed([outputs, inputs], (device, packing));
+                let dense = Weight::dense(weight.to_dense());
+                let got = linear(x.clone(), &weight, Some(&bias));
+                assert_close(got.clone(), reference(x.clone(), &weight, Some(&bias)), 2e-5);
+                assert_close(got, linear(x.clone(), &dense, Some(&bias)), 0.0);
+                let sums = linear_add(x.clone(), &weight, None, residual.clone());
+                assert_close(sums, linear_add(x, &dense, None, residual), 0.0);
             }
+        });
+    }
+
+    #[test]
+    fn parts_may_be_packed_in_different_ways() {
+        for_each_packed(|device, packing| {
+            let mut seeded = Seeded::new(15);
+            let x: Tensor<2> = seeded.tensor([3, 64], device);
+            let other = seeded.packed([5, 64], (device, Packing::ALL[0]));
+            let dense = Weight::dense(seeded.tensor([3, 64], device));
+            let mixed = Weight::join(vec![seeded.packed([7, 64], (device, packing)), dense, other]);
+            assert_eq!(mixed.dims(), [15, 64]);
+            let whole = Weight::dense(mixed.to_dense());
+            assert_close(linear(x.clone(), &mixed, None), linear(x, &whole, None), 0.0);
         });
     }
 }

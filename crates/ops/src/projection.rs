@@ -122,8 +122,7 @@ mod on_cuda {
 
     /// The weights, if this is CUDA and they are one tensor.
     pub(super) fn single_part(x: &Tensor<2>, weight: &Weight) -> Option<Tensor<2>> {
-        let is_single = backend_of(&x.device()) == Backend::Cuda && weight.parts().len() == 1;
-        is_single.then(|| weight.parts()[0].clone())
+        weight.single_dense().filter(|_| backend_of(&x.device()) == Backend::Cuda).cloned()
     }
 
     pub(super) fn project(x: Tensor<2>, weight: Tensor<2>, projection: Projection, then: Then) -> Tensor<2> {
@@ -216,7 +215,7 @@ mod tests {
 
                 let values = moved(&values, device);
                 let rows_of = |first, count| values.clone().narrow(0, first, count);
-                let parts = Weight::from_parts(vec![rows_of(0, 3), rows_of(3, outputs - 3)]);
+                let parts = Weight::join([rows_of(0, 3), rows_of(3, outputs - 3)].map(Weight::dense).into());
                 let [x, residual_there] = [&x, &residual].map(|tensor| moved(tensor, device));
                 let [scale, shift, bias] = [&scale, &shift, &bias].map(|tensor| moved(tensor, device));
                 let norm = Some(RowNorm { weight: &scale, bias: Some(&shift), eps: 1e-5 });

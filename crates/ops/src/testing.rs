@@ -1,9 +1,12 @@
 //! Seeded tensors, comparisons and devices for tests of operations and models.
 
 use burn::tensor::{DType, Device, Tensor};
+use half::f16;
 
 use crate::attention::AttentionMetadata;
-use crate::{Backend, backend_of, float_tensor, int_tensor, open_device};
+use crate::{
+    Backend, Codes, Packing, Scales, Weight, backend_of, float_tensor, holds_packed_weights, int_tensor, open_device,
+};
 
 /// A small deterministic generator of test values (xorshift64*).
 pub struct Seeded(u64);
@@ -25,6 +28,25 @@ impl Seeded {
     /// Uniform in `[-1, 1)`.
     pub fn value(&mut self) -> f32 {
         (self.next_u64() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    /// A packed matrix `[rows, columns]` of arbitrary codes and scales of about `1 / code`.
+    pub fn packed(&mut self, [rows, columns]: [usize; 2], (device, packing): (&Device, Packing)) -> Weight {
+        let bound = if packing.codes == Codes::FourBits { 8.0 } else { 128.0 };
+        let mut words: Vec<u32> = Vec::new();
+        for _ in 0..rows * columns / Packing::GROUP {
+            let (first, second) = (self.value() / bound, self.value() / bound);
+            match packing.scales {
+                Scales::Halves => {
+                    let [low, high] = [first, second].map(|scale| u32::from(f16::from_f32(scale).to_bits()));
+                    words.push(low | high << 16);
+                }
+                Scales::Singles | Scales::TwoRuns => words.extend([first.to_bits(), second.to_bits()]),
+            }
+            words.extend((packing.scale_words()..packing.words()).map(|_| (self.next_u64() >> 32) as u32));
+        }
+        let bytes = words.into_iter().flat_map(u32::to_le_bytes).collect();
+        Weight::packed(bytes, [rows, columns], (device, packing))
     }
 
     /// A tensor of such values.
@@ -51,6 +73,15 @@ pub fn for_each_device(test: impl Fn(&Device)) {
             }
         }
     }
+}
+
+/// Runs a test for every way of packing on every device that holds packed weights.
+pub fn for_each_packed(test: impl Fn(&Device, Packing)) {
+    for_each_device(|device| {
+        if holds_packed_weights(device) {
+            Packing::ALL.into_iter().for_each(|packing| test(device, packing));
+        }
+    });
 }
 
 /// The dtypes in which a device may hold weight matrices.

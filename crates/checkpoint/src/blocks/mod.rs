@@ -34,6 +34,51 @@ pub(crate) fn decode(stored: StoredDtype, bytes: &[u8], out: &mut [f32]) {
     }
 }
 
+/// 32 numbers that share scales, taken apart: number i is `first * codes[i] + second`. In Q6_K, whose scales reach over 16,
+/// `first` is the scale of the first half and `second` that of the other.
+#[derive(Clone, Copy)]
+pub(crate) struct Group {
+    pub(crate) codes: [i8; 32],
+    pub(crate) first: f32,
+    pub(crate) second: f32,
+}
+
+/// Takes whole blocks apart, group by group; plain formats have none.
+pub(crate) fn each_group(stored: StoredDtype, bytes: &[u8], take: &mut dyn FnMut(&Group)) {
+    match stored {
+        StoredDtype::F32 | StoredDtype::F16 | StoredDtype::BF16 => {}
+        StoredDtype::Q4_0 => groups_of(bytes, q4_0::groups, take),
+        StoredDtype::Q4_1 => groups_of(bytes, q4_1::groups, take),
+        StoredDtype::Q5_0 => groups_of(bytes, q5_0::groups, take),
+        StoredDtype::Q5_1 => groups_of(bytes, q5_1::groups, take),
+        StoredDtype::Q8_0 => groups_of(bytes, q8_0::groups, take),
+        StoredDtype::Q4_K => groups_of(bytes, q4_k::groups, take),
+        StoredDtype::Q5_K => groups_of(bytes, q5_k::groups, take),
+        StoredDtype::Q6_K => groups_of(bytes, q6_k::groups, take),
+    }
+}
+
+fn groups_of<const BYTES: usize, const COUNT: usize>(
+    bytes: &[u8],
+    groups: impl Fn(&[u8; BYTES]) -> [Group; COUNT],
+    take: &mut dyn FnMut(&Group),
+) {
+    for block in bytes.as_chunks::<BYTES>().0 {
+        groups(block).iter().for_each(&mut *take);
+    }
+}
+
+/// The 32 nibbles of 16 bytes as the formats without K have them: low ones first, then high ones.
+fn nibbles(bytes: &[u8]) -> [i8; 32] {
+    std::array::from_fn(|i| (bytes[i % 16] >> (i / 16 * 4) & 0x0f) as i8)
+}
+
+/// The same topped by fifth bits.
+fn five_bits(bytes: &[u8], fifth: &[u8]) -> [i8; 32] {
+    let low = nibbles(bytes);
+    std::array::from_fn(|i| low[i] | ((fifth[i / 8] >> (i % 8) & 1) << 4) as i8)
+}
+
 fn each_block<const BYTES: usize, const LEN: usize>(
     bytes: &[u8],
     out: &mut [f32],

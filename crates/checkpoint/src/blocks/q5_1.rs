@@ -1,5 +1,7 @@
 //! Q5_1: `[scale f16][minimum f16][32 fifth bits][16 bytes]`; as Q5_0, unsigned above the minimum.
 
+use super::Group;
+
 pub(super) fn decode(block: &[u8; 24], out: &mut [f32; 32]) {
     let (scale, minimum) = (super::scale(block, 0), super::scale(block, 2));
     let fifth = u32::from_le_bytes([block[4], block[5], block[6], block[7]]);
@@ -10,4 +12,9 @@ pub(super) fn decode(block: &[u8; 24], out: &mut [f32; 32]) {
         out[i] = scale * f32::from(low) + minimum;
         out[16 + i] = scale * f32::from(high) + minimum;
     }
+}
+
+pub(super) fn groups(block: &[u8; 24]) -> [Group; 1] {
+    let codes = super::five_bits(&block[8..], &block[4..8]);
+    [Group { codes, first: super::scale(block, 0), second: super::scale(block, 2) }]
 }

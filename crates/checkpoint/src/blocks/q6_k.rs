@@ -2,6 +2,8 @@
 //! Each half of the block (128 numbers) is four runs of 32: run r takes its nibbles from bytes `r % 2 * 32..` (low for
 //! runs 0 and 1, high for 2 and 3) and bit pair r of the half's 32 high bytes; less 32.
 
+use super::Group;
+
 pub(super) fn decode(block: &[u8; 210], out: &mut [f32; 256]) {
     let scale = super::scale(block, 208);
     let (runs, _) = out.as_chunks_mut::<32>();
@@ -20,4 +22,18 @@ pub(super) fn decode(block: &[u8; 210], out: &mut [f32; 256]) {
             }
         }
     }
+}
+
+pub(super) fn groups(block: &[u8; 210]) -> [Group; 8] {
+    let scale = super::scale(block, 208);
+    std::array::from_fn(|run| {
+        let (half, run_in_half) = (run / 4, run % 4);
+        let nibble = |i| block[half * 64 + run_in_half % 2 * 32 + i] >> (run_in_half / 2 * 4) & 0x0f;
+        let pair = |i| block[128 + half * 32 + i] >> (run_in_half * 2) & 3;
+        Group {
+            codes: std::array::from_fn(|i| (nibble(i) | pair(i) << 4) as i8 - 32),
+            first: scale * f32::from(block[192 + run * 2] as i8),
+            second: scale * f32::from(block[192 + run * 2 + 1] as i8),
+        }
+    })
 }

@@ -124,7 +124,7 @@ pub struct DeviceArgs {
     #[arg(long, value_enum, default_value = "auto", env = "FIREBRICK_DEVICE")]
     pub device: DeviceArg,
 
-    /// Form of the weights: auto (the checkpoint's), float32, float16 (half), bfloat16
+    /// Form of the weights: auto (the checkpoint's; wgpu keeps quantised ones as they are), float32, float16 (half), bfloat16
     #[arg(long, default_value = "auto", value_parser = dtype)]
     pub dtype: DtypeArg,
 

@@ -42,7 +42,8 @@ impl Runner {
     ) -> Result<Self, Error> {
         let device = open_device(backend)?;
         let config: &ModelConfig = checkpoint.config();
-        let model = firebrick_model::load(checkpoint, LoadOptions { dtype, max_model_len }, &device, progress)?;
+        let model =
+            firebrick_model::load(checkpoint, LoadOptions { dtype, packed: false, max_model_len }, &device, progress)?;
         let num_blocks = max_model_len.div_ceil(BLOCK_SIZE);
         let cache = KvCache::new(config, dtype, (num_blocks, BLOCK_SIZE), &device);
         Ok(Self { model, cache, num_blocks, device })

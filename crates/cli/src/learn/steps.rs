@@ -64,7 +64,7 @@ fn device(classroom: &mut Classroom) -> Result<Finding, Failure> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let lines = vec![
         format!("backend: {}", report.backend.name()),
-        format!("weights: {}", report.dtype),
+        format!("weights: {}", report.weights_form()),
         format!("processor cores: {cores}"),
     ];
     let one = classroom.ask(TEXTS[0], 1)?;

@@ -130,7 +130,12 @@ impl Facts {
         let kv_bytes = u64::from(report.num_blocks) * u64::from(*block_size) * plan.kv_bytes_per_token;
         let kv_tokens = u64::from(report.num_blocks) * u64::from(*block_size);
         let full = kv_tokens / report.max_model_len.max(1) as u64;
-        tracing::info!("model {served}: {}, {}, up to {} tokens", plan.model, report.dtype, report.max_model_len);
+        tracing::info!(
+            "model {served}: {}, {}, up to {} tokens",
+            plan.model,
+            report.weights_form(),
+            report.max_model_len
+        );
         tracing::info!("device {}: {}, tensor parallel size 1", report.backend.name(), device.name);
         tracing::info!("loaded in {seconds:.2} s");
         tracing::info!("memory: {} of weights, {} of KV cache", size(plan.weight_bytes), size(kv_bytes));

@@ -47,6 +47,7 @@ pub fn real_model(file: &str) -> Option<PathBuf> {
 #[derive(Clone, Debug)]
 pub struct Setup {
     pub dtype: Dtype,
+    pub packed: bool,
     pub num_blocks: u32,
     pub max_num_seqs: u32,
     pub max_num_batched_tokens: u32,
@@ -57,6 +58,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             dtype: Dtype::F32,
+            packed: false,
             num_blocks: 256,
             max_num_seqs: 64,
             max_num_batched_tokens: 2048,
@@ -69,7 +71,7 @@ pub fn engine(path: &Path, setup: &Setup, device: &Device) -> Engine<LocalExecut
     let checkpoint = Checkpoint::open(path).expect("the model opens");
     let config = checkpoint.config();
     let max_model_len = config.max_position_embeddings.min(4096);
-    let options = LoadOptions { dtype: setup.dtype, max_model_len };
+    let options = LoadOptions { dtype: setup.dtype, packed: setup.packed, max_model_len };
     let cache = CacheOptions {
         num_blocks: setup.num_blocks,
         max_num_seqs: setup.max_num_seqs,

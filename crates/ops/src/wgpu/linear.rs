@@ -2,11 +2,15 @@
 
 use burn_cubecl::tensor::CubeTensor;
 
-use super::kernel::{Launch, Shader, contiguous, dims2, empty2, half, vector};
+use super::kernel::{Launch, Shader, contiguous, dims2, empty2};
+use super::matrix::Matrix;
 use super::shader_text;
+use crate::Packing;
 
-static SHADER: Shader =
-    Shader { name: "linear", parts: &[shader_text!("common/grid.wgsl"), shader_text!("linear.wgsl")] };
+static SHADER: Shader = Shader {
+    name: "linear",
+    parts: &[shader_text!("common/grid.wgsl"), shader_text!("common/packed.wgsl"), shader_text!("linear.wgsl")],
+};
 
 const WORKGROUP: usize = 64;
 /// Threads that share a product.
@@ -18,30 +22,41 @@ pub(crate) fn linear(
     bias: Option<CubeTensor>,
     residual: Option<CubeTensor>,
 ) -> CubeTensor {
-    let (x, weight) = (contiguous(x), contiguous(weight));
-    let (bias, residual) = (bias.map(contiguous), residual.map(contiguous));
+    multiply(contiguous(x), &Matrix::dense(weight), bias.map(contiguous), residual.map(contiguous))
+}
+
+pub(crate) fn linear_packed(
+    x: CubeTensor,
+    (words, packing): (CubeTensor, Packing),
+    bias: Option<CubeTensor>,
+    residual: Option<CubeTensor>,
+) -> CubeTensor {
+    multiply(contiguous(x), &Matrix::packed(words, packing), bias.map(contiguous), residual.map(contiguous))
+}
+
+fn multiply(x: CubeTensor, weight: &Matrix, bias: Option<CubeTensor>, residual: Option<CubeTensor>) -> CubeTensor {
     let [rows, inputs] = dims2(&x);
-    let [outputs, _] = dims2(&weight);
+    let [outputs, _] = weight.dims();
     let out = empty2(&x, rows, outputs);
-    let mut tensors = vec![&x, &weight];
+    let mut tensors = vec![&x, &weight.tensor];
     tensors.extend(&bias);
     tensors.extend(&residual);
     tensors.push(&out);
 
     let division = Division::of(rows, inputs, outputs);
     let strips = outputs.div_ceil(WORKGROUP / LANES * division.outputs);
+    let mut constants = weight.constants();
+    constants.extend([
+        ("BIAS", u32::from(bias.is_some())),
+        ("RESIDUAL", u32::from(residual.is_some())),
+        ("ROWS", division.rows as u32),
+        ("OUTPUTS", division.outputs as u32),
+        ("UNROLL", division.unroll as u32),
+        ("WORKGROUP", WORKGROUP as u32),
+    ]);
     let launch = Launch {
         shader: &SHADER,
-        constants: vec![
-            ("VECTOR", vector(inputs)),
-            ("HALF", half(&weight)),
-            ("BIAS", u32::from(bias.is_some())),
-            ("RESIDUAL", u32::from(residual.is_some())),
-            ("ROWS", division.rows as u32),
-            ("OUTPUTS", division.outputs as u32),
-            ("UNROLL", division.unroll as u32),
-            ("WORKGROUP", WORKGROUP as u32),
-        ],
+        constants,
         tensors: &tensors,
         parameters: &[rows as u32, outputs as u32, inputs as u32, inputs.div_ceil(4) as u32, strips as u32],
         workgroups: rows.div_ceil(division.rows) * strips,

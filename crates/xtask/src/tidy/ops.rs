@@ -8,9 +8,11 @@ const TABLE: &str = "crates/ops/src/backend.rs";
 
 /// Operations that share the files of another one: variants of it, or, as projections are, its products put together with
 /// what comes before and after them.
-const VARIANTS: [(&str, &str); 4] = [
+const VARIANTS: [(&str, &str); 6] = [
     ("add_rms_norm", "rms_norm"),
     ("gated_activation", "activation"),
+    ("linear_packed", "linear"),
+    ("gather_packed_rows", "gather_rows"),
     ("project", "linear"),
     ("project_qkv", "linear"),
 ];
