@@ -3,7 +3,8 @@
 #
 #   scripts/test-clients.sh path/to/firebrick [client ...]
 #
-# Needs root or sudo for nginx and prometheus, where they are not there.
+# Needs root or sudo for nginx and prometheus, where they are not there. Versions are fixed, so that a release of somebody
+# else breaks nothing here; tests/clients/requirements.in says how to move them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 binary="$1"
@@ -23,22 +24,21 @@ if [ "${#packages[@]}" -gt 0 ]; then
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
 fi
 
-# Installed again only when the list of packages changes.
+# Installed again only when the list of packages changes, and then from nothing.
 installed() { cmp --silent "$1" "$folder/$(basename "$1").installed"; }
 done_with() { cp "$1" "$folder/$(basename "$1").installed"; }
 
 if ! installed tests/clients/requirements.txt; then
-  [ -x "$folder/python/bin/python" ] || python3 -m venv "$folder/python"
-  "$folder/python/bin/pip" install --quiet --disable-pip-version-check --requirement tests/clients/requirements.txt
-  # guidellm pins versions that others do not take.
-  [ -x "$folder/guidellm/bin/python" ] || python3 -m venv "$folder/guidellm"
-  "$folder/guidellm/bin/pip" install --quiet --disable-pip-version-check guidellm
+  rm -rf "$folder/python"
+  python3 -m venv "$folder/python"
+  # The list is complete: nothing is to be resolved, and nothing else comes along.
+  "$folder/python/bin/pip" install --quiet --disable-pip-version-check --no-deps --no-compile --requirement tests/clients/requirements.txt
   done_with tests/clients/requirements.txt
 fi
-if ! installed tests/clients/package.json; then
-  cp tests/clients/package.json "$folder/node/"
-  npm install --prefix "$folder/node" --silent --no-audit --no-fund
-  done_with tests/clients/package.json
+if ! installed tests/clients/package-lock.json; then
+  cp tests/clients/package.json tests/clients/package-lock.json "$folder/node/"
+  npm ci --prefix "$folder/node" --silent --no-audit --no-fund
+  done_with tests/clients/package-lock.json
 fi
 
 python3 tests/clients/run.py "$binary" "$folder" "$@"

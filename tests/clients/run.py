@@ -2,7 +2,8 @@
 
     python3 tests/clients/run.py path/to/firebrick FOLDER [client ...]
 
-FOLDER holds what `scripts/test-clients.sh` installs: `python` (a virtual environment), `guidellm` (another), `node`.
+FOLDER holds what `scripts/test-clients.sh` installs: `python` (a virtual environment) and `node`. Without names all clients
+run; the table in README.md must then list each with its version.
 """
 
 import json
@@ -46,12 +47,25 @@ def main():
             print(f"{'FAILED' if problem else 'ok':7} {seconds:5.1f} s  {name} {version}", flush=True)
             if problem:
                 print(problem)
-            rows.append(f"| {name} | {version} |")
+            rows.append((name, version))
+        if not wanted and not failed:
+            check_readme(rows)
         status = running.get("/health")[0]
         assert status == 200 and "panicked" not in running.log(), running.log()
     shutil.rmtree(scripts)
     print(f"clients: {passed} passed, {failed} failed")
     return 1 if failed or not passed else 0
+
+
+def check_readme(rows):
+    """The README has exactly these clients; versions that Debian chooses may differ from machine to machine."""
+    lines = [f"| {name} | {version} |" for name, version in rows]
+    print("\n".join(["", *lines, ""]))
+    readme = (HERE.parents[1] / "README.md").read_text()
+    section = readme.split("| client | version |\n|---|---|\n")[1].split("\n\n")[0].splitlines()
+    from_debian = ("| Prometheus |", "| nginx in front |")
+    ours, theirs = ([line for line in table if not line.startswith(from_debian)] for table in (lines, section))
+    assert ours == theirs and len(lines) == len(section), "README.md does not list these clients with these versions"
 
 
 class Clients:
@@ -65,6 +79,7 @@ class Clients:
         node = lambda package, script: lambda: self.node(package, script)
         return [
             ("openai (Python)", lambda: self.openai()),
+            ("anthropic (Python)", lambda: self.anthropic()),
             ("litellm", python("litellm", "client_litellm.py")),
             ("langchain-openai", python("langchain-openai", "client_langchain.py")),
             ("instructor", python("instructor", "client_instructor.py")),
@@ -90,14 +105,19 @@ class Clients:
             raise RuntimeError(f"exit code {done.returncode}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}")
         return done.stdout
 
-    def version(self, package, environment="python"):
+    def version(self, package):
         program = f"import importlib.metadata as m; print(m.version({package!r}))"
-        return self.run(self.folder / environment / "bin" / "python", "-c", program).strip()
+        return self.run(self.folder / "python" / "bin" / "python", "-c", program).strip()
 
     def openai(self):
         script = HERE.parent / "python" / "openai_client.py"
         self.run(self.folder / "python" / "bin" / "python", script, self.url, "tiny", KEY)
         return self.version("openai")
+
+    def anthropic(self):
+        script = HERE.parent / "python" / "anthropic_client.py"
+        self.run(self.folder / "python" / "bin" / "python", script, self.root, "tiny", KEY)
+        return self.version("anthropic")
 
     def python(self, package, script):
         self.run(self.folder / "python" / "bin" / "python", HERE / script, self.url, "tiny", KEY)
@@ -110,17 +130,19 @@ class Clients:
     def guidellm(self):
         with tempfile.TemporaryDirectory() as output:
             self.run(
-                self.folder / "guidellm" / "bin" / "guidellm", "run", "--disable-console",
+                self.folder / "python" / "bin" / "guidellm", "run", "--disable-console",
                 "--backend", f"kind=openai_http,target={self.root},model=tiny,api_key={KEY}",
                 "--profile", "kind=concurrent,streams=4", "--constraint", "kind=max_requests,count=24",
                 "--tokenizer", f"kind=huggingface_auto,model={self.server.model}",
                 "--data", "kind=synthetic_text,prompt_tokens=64,output_tokens=16",
-                "--output", f"kind=json,path={output}/report.json",
+                "--output", f"kind=json,path={output}/report.json", "--data-loader", "kind=pytorch,num_workers=0",
+                # Prompts come in order from the process itself, which is all it would use PyTorch for.
+                environment={"PYTHONPATH": str(HERE / "stand_in"), "USE_TORCH": "0"},
             )  # fmt: skip
             report = json.loads(pathlib.Path(output, "report.json").read_text())
             totals = report["benchmarks"][0]["metrics"]["request_totals"]
             assert totals["successful"] == 24 and totals["errored"] == 0, totals
-        return self.version("guidellm", "guidellm")
+        return self.version("guidellm")
 
     def schemathesis(self):
         # It keeps examples in the current folder.
