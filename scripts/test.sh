@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need and passes them all: format, lints, tests on every backend this machine can run (CPU, and
-# wgpu on software Vulkan), docs, CUDA sources compiled without a GPU, and a real client against a real server.
+# wgpu on software Vulkan), docs, CUDA sources compiled without a GPU, and real clients against a real server.
 #
 #   ./scripts/test.sh
 #
@@ -48,6 +48,9 @@ cargo build --workspace --bins --quiet
 step "a real client against a real server"
 ./scripts/test-server.sh "$CARGO_TARGET_DIR/debug/firebrick"
 
+step "other real clients"
+./scripts/test-clients.sh "$CARGO_TARGET_DIR/debug/firebrick"
+
 step "the real process against faults and hostile requests"
 python3 tests/real_server/run.py "$CARGO_TARGET_DIR/debug/firebrick"
 
@@ -66,6 +69,6 @@ else
 fi
 
 step "not tested here"
-echo "Other clients: scripts/test-clients.sh. Load: bench/load/run.py."
+echo "Load: bench/load/run.py."
 
 step "done"

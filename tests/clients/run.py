@@ -87,16 +87,17 @@ class Clients:
             ("openai (Node)", node("openai", "client_openai.mjs")),
             ("ai with @ai-sdk/openai-compatible", node("@ai-sdk/openai-compatible", "client_ai_sdk.mjs")),
             ("guidellm", self.guidellm),
+            ("vllm bench serve", self.vllm_bench),
             ("schemathesis", self.schemathesis),
             ("Prometheus", self.prometheus),
             ("nginx in front", self.nginx),
         ]
 
-    def run(self, *command, seconds=120, **options):
+    def run(self, *command, seconds=300, **options):
         """Standard output; anything but success is an error with both outputs in it."""
         environment = {
             **os.environ, "HF_HUB_OFFLINE": "1", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "DO_NOT_TRACK": "1",
-            "AI_SDK_LOG_WARNINGS": "false", **options.pop("environment", {}),
+            "AI_SDK_LOG_WARNINGS": "false", "PYTHONDONTWRITEBYTECODE": "", "GUIDELLM__MAX_WORKER_PROCESSES": "1", **options.pop("environment", {}),
         }  # fmt: skip
         done = subprocess.run(
             [str(part) for part in command], capture_output=True, text=True, timeout=seconds, env=environment, **options
@@ -144,13 +145,31 @@ class Clients:
             assert totals["successful"] == 24 and totals["errored"] == 0, totals
         return self.version("guidellm")
 
+    def vllm_bench(self):
+        with tempfile.TemporaryDirectory() as folder:
+            # The tokenizer alone: reading a whole model's configuration belongs to the engine.
+            for path in pathlib.Path(self.server.model).glob("tokenizer*"):
+                shutil.copy(path, folder)
+            for backend, endpoint in (("openai", "/v1/completions"), ("openai-chat", "/v1/chat/completions")):
+                self.run(
+                    self.folder / "python" / "bin" / "python", HERE / "client_vllm_bench.py", "--backend", backend,
+                    "--endpoint", endpoint, "--base-url", self.root, "--model", "tiny", "--tokenizer", folder,
+                    "--dataset-name", "random", "--random-input-len", "64", "--random-output-len", "16", "--num-prompts", "24",
+                    "--max-concurrency", "4", "--request-rate", "100", "--ignore-eos", "--save-result", "--disable-tqdm",
+                    "--result-filename", f"{folder}/report.json", environment={"OPENAI_API_KEY": KEY},
+                )  # fmt: skip
+                report = json.loads(pathlib.Path(folder, "report.json").read_text())
+                assert report["completed"] == 24 and report["failed"] == 0, report
+                assert report["total_output_tokens"] == 24 * 16 and report["median_ttft_ms"] > 0, report
+        return self.version("vllm")
+
     def schemathesis(self):
         # It keeps examples in the current folder.
         self.run(
             self.folder / "python" / "bin" / "schemathesis", "run", f"{self.root}/openapi.json", "--header",
             f"Authorization: Bearer {KEY}", "--max-examples", "20", "--checks", "not_a_server_error",
             "--exclude-path-regex", "^/admin", "--request-timeout", "20", "--seed", "1", "--no-color",
-            seconds=180, cwd=self.scripts,
+            cwd=self.scripts,
         )  # fmt: skip
         return self.version("schemathesis")
 

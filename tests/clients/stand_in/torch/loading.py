@@ -1,6 +1,20 @@
+"""Single items of a data set, in order."""
+
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
+
+
+class Generator:
+    """Takes a seed; nothing is drawn, because nothing is shuffled."""
+
+    def manual_seed(self, seed):
+        self.seed = seed
+        return self
+
+
+class IterableDataset(Generic[Item]):
+    pass
 
 
 class DataLoader(Generic[Item]):

@@ -1,7 +1,0 @@
-from typing import Generic, TypeVar
-
-Item = TypeVar("Item")
-
-
-class IterableDataset(Generic[Item]):
-    pass
