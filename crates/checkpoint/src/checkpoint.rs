@@ -9,6 +9,7 @@ use crate::file::ModelFile;
 use crate::folder;
 use crate::gguf::{self, Gguf, GgufTokenizer};
 use crate::packed::{self, PackedForm, PackedValues};
+use crate::quantised::{Quantisation, QuantisedWeight};
 use crate::tensor::{self, TensorEntry, TensorValues};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -35,6 +36,8 @@ pub struct Checkpoint {
     pub(crate) dummy: bool,
     pub(crate) files: Vec<ModelFile>,
     pub(crate) tensors: BTreeMap<String, TensorEntry>,
+    /// Weights in several stored tensors each.
+    pub(crate) quantised: BTreeMap<String, QuantisedWeight>,
     pub(crate) unreadable: BTreeMap<String, String>,
     pub(crate) tokenizer: TokenizerSource,
     pub(crate) chat_template: Option<String>,
@@ -84,6 +87,7 @@ impl Checkpoint {
             dummy: false,
             files: vec![file],
             tensors,
+            quantised: BTreeMap::new(),
             unreadable: BTreeMap::new(),
             tokenizer: TokenizerSource::Gguf(tokenizer),
             chat_template,
@@ -99,7 +103,9 @@ impl Checkpoint {
 
     /// Every tensor's name, sorted.
     pub fn tensor_names(&self) -> impl Iterator<Item = &str> {
-        self.tensors.keys().map(String::as_str)
+        let mut names: Vec<&str> = self.tensors.keys().chain(self.quantised.keys()).map(String::as_str).collect();
+        names.sort_unstable();
+        names.into_iter()
     }
 
     /// The tensor exists and can be read.
@@ -107,21 +113,27 @@ impl Checkpoint {
         if self.dummy {
             return name != "lm_head.weight" || !self.config.tie_word_embeddings;
         }
-        self.tensors.contains_key(name)
+        self.tensors.contains_key(name) || self.quantised.contains_key(name)
     }
 
     /// The tensor's sizes, outermost first.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.tensors.get(name).map(|entry| &entry.shape[..])
+        match self.quantised.get(name) {
+            Some(weight) => Some(&weight.shape),
+            None => self.tensors.get(name).map(|entry| &entry.shape[..]),
+        }
     }
 
-    /// How the tensor lies in its file.
+    /// How the tensor lies in its file; `None` where it is in several parts, as [`ModelConfig::quantisation`] says.
     pub fn stored_dtype(&self, name: &str) -> Option<StoredDtype> {
         self.tensors.get(name).map(|entry| entry.stored)
     }
 
     /// Reads a tensor, converted or dequantised to `dtype` (rounded to nearest, ties to even).
     pub fn read(&self, name: &str, dtype: Dtype) -> Result<TensorValues, CheckpointError> {
+        if let Some(weight) = self.quantised.get(name) {
+            return weight.read(&self.files, dtype).map_err(|fault| fault.in_file(&self.files[weight.file].name));
+        }
         let entry = self.entry(name)?;
         let bytes = &self.files[entry.file][entry.range.clone()];
         Ok(tensor::read(entry, bytes, dtype))
@@ -132,26 +144,30 @@ impl Checkpoint {
         if self.dummy {
             return Ok(dummy::read(name, shape, dtype));
         }
-        self.shaped_entry(name, shape)?;
+        self.check_shape(name, shape)?;
         self.read(name, dtype)
     }
 
-    /// Reads a quantised matrix that must have this shape as it is; `None` where it is not quantised, or has no packed form.
+    /// Reads a matrix of GGUF's quantised formats that must have this shape as it is; `None` where it is not one, or has no
+    /// packed form.
     pub fn read_packed(&self, name: &str, shape: &[usize]) -> Result<Option<PackedValues>, CheckpointError> {
-        if self.dummy {
+        if self.dummy || self.quantised.contains_key(name) {
             return Ok(None);
         }
-        let entry = self.shaped_entry(name, shape)?;
+        self.check_shape(name, shape)?;
+        let entry = self.entry(name)?;
         Ok(packed::pack(entry, &self.files[entry.file][entry.range.clone()]))
     }
 
-    fn shaped_entry(&self, name: &str, shape: &[usize]) -> Result<&TensorEntry, CheckpointError> {
-        let entry = self.entry(name)?;
-        if entry.shape == shape {
-            return Ok(entry);
+    /// Whether a tensor has this shape, where it is there at all.
+    fn check_shape(&self, name: &str, expected: &[usize]) -> Result<(), CheckpointError> {
+        match self.shape(name) {
+            Some(found) if found != expected => {
+                let (name, found, expected) = (name.to_owned(), found.to_vec(), expected.to_vec());
+                Err(CheckpointError::WrongShape { name, found, expected })
+            }
+            _ => Ok(()),
         }
-        let (name, found, expected) = (name.to_owned(), entry.shape.clone(), shape.to_vec());
-        Err(CheckpointError::WrongShape { name, found, expected })
     }
 
     fn entry(&self, name: &str) -> Result<&TensorEntry, CheckpointError> {
@@ -163,7 +179,8 @@ impl Checkpoint {
 
     /// Bytes of all tensors as stored.
     pub fn total_bytes(&self) -> u64 {
-        self.tensors.values().map(|entry| entry.range.len() as u64).sum()
+        let plain = self.tensors.values().map(|entry| entry.range.len() as u64);
+        plain.chain(self.quantised.values().map(|weight| weight.stored_bytes as u64)).sum()
     }
 
     /// Numbers in the tensors that the model holds in memory; a tied output projection counts once.
@@ -171,7 +188,15 @@ impl Checkpoint {
         if self.dummy {
             return dummy::num_parameters(&self.config);
         }
-        self.kept_tensors().map(num_elements).sum()
+        let quantised = self.quantised.values().map(|weight| weight.shape.map(|size| size as u64).iter().product());
+        self.kept_tensors().map(num_elements).chain(quantised).sum()
+    }
+
+    /// What the file's weights are, as vLLM's `--quantization` calls it; `None` where they are plain.
+    pub fn quantisation_method(&self) -> Option<&'static str> {
+        let has_blocks = || self.tensors.values().any(|entry| entry.stored.plain().is_none());
+        let named = self.config.quantisation.as_ref().map(Quantisation::method);
+        named.or_else(|| has_blocks().then_some("gguf"))
     }
 
     /// Bytes of the tensors that the model holds in memory, in `dtype` but for quantised matrices, which stay packed; `None`

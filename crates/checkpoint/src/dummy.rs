@@ -27,6 +27,7 @@ impl Checkpoint {
             dummy: true,
             files: Vec::new(),
             tensors: Default::default(),
+            quantised: Default::default(),
             unreadable: Default::default(),
             tokenizer: TokenizerSource::Json("tokenizer.json".into()),
             chat_template: None,

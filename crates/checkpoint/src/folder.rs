@@ -8,7 +8,8 @@ use crate::error::{CheckpointError, Fault, printable};
 use crate::file::ModelFile;
 use crate::folder_files::FolderFiles;
 use crate::names::normalise;
-use crate::safetensors_file;
+use crate::quantised::{self, Part, QuantisedWeight};
+use crate::safetensors_file::{self, Stored};
 use crate::tensor::{Fix, TensorEntry};
 use crate::vocabulary_files;
 use serde::Deserialize;
@@ -55,7 +56,7 @@ fn open_with(mut folder: FolderFiles<'_>, dummy: bool) -> Result<Checkpoint, Che
     let mut config = from_json(&config_text, Dtype::F32).map_err(&in_config)?;
 
     let files = if dummy { Vec::new() } else { open_weights(&mut folder)? };
-    let Tables { tensors, unreadable } = read_tables(config.architecture, &files)?;
+    let Tables { tensors, quantised, unreadable } = read_tables(&config, &files)?;
     if !dummy {
         config = from_json(&config_text, most_common_dtype(&tensors)).map_err(in_config)?;
     }
@@ -75,6 +76,7 @@ fn open_with(mut folder: FolderFiles<'_>, dummy: bool) -> Result<Checkpoint, Che
         dummy,
         files,
         tensors,
+        quantised,
         unreadable,
         tokenizer,
         chat_template,
@@ -136,35 +138,48 @@ fn shard_names(index: &str) -> Result<BTreeSet<String>, Fault> {
 
 struct Tables {
     tensors: BTreeMap<String, TensorEntry>,
+    quantised: BTreeMap<String, QuantisedWeight>,
     /// Names and formats of tensors that are no weights.
     unreadable: BTreeMap<String, String>,
 }
 
-fn read_tables(architecture: Architecture, files: &[ModelFile]) -> Result<Tables, CheckpointError> {
-    let mut tables = Tables { tensors: BTreeMap::new(), unreadable: BTreeMap::new() };
-    for (index, file) in files.iter().enumerate() {
-        let stored = safetensors_file::parse(file).map_err(|fault| fault.in_file(&file.name))?;
-        for (name, stored) in stored {
-            let Some(normal) = normalise(architecture, &name) else { continue };
-            let duplicate = match stored.dtype {
-                Ok(dtype) => {
-                    let entry = TensorEntry {
-                        file: index,
-                        range: stored.range,
-                        stored: dtype,
-                        shape: stored.shape,
-                        fix: Fix::None,
-                    };
-                    tables.tensors.insert(normal, entry).is_some()
-                }
-                Err(dtype) => tables.unreadable.insert(normal, dtype).is_some(),
-            };
-            if duplicate {
-                return Err(Fault::corrupt(name, "occurs twice").in_file(&file.name));
+fn read_tables(config: &ModelConfig, files: &[ModelFile]) -> Result<Tables, CheckpointError> {
+    let mut stored = read_headers(config.architecture, files)?;
+    let mut tables = Tables { tensors: BTreeMap::new(), quantised: BTreeMap::new(), unreadable: BTreeMap::new() };
+    if let Some(method) = &config.quantisation {
+        for parts in quantised::take_parts(&mut stored) {
+            let (name, file) = (format!("{}.weight", parts.name), &files[parts.first_file()].name);
+            let weight = QuantisedWeight::new(method, parts).map_err(|fault| fault.in_file(file))?;
+            tables.quantised.insert(name, weight);
+        }
+    }
+    for (name, part) in stored {
+        match safetensors_file::plain(part.dtype) {
+            Some(dtype) => {
+                let Part { file, range, shape, .. } = part;
+                tables.tensors.insert(name, TensorEntry { file, range, stored: dtype, shape, fix: Fix::None });
+            }
+            None => {
+                tables.unreadable.insert(name, part.dtype.to_string());
             }
         }
     }
     Ok(tables)
+}
+
+/// All tensors of all files.
+fn read_headers(architecture: Architecture, files: &[ModelFile]) -> Result<BTreeMap<String, Part>, CheckpointError> {
+    let mut tensors = BTreeMap::new();
+    for (index, file) in files.iter().enumerate() {
+        let stored = safetensors_file::parse(file).map_err(|fault| fault.in_file(&file.name))?;
+        for (name, Stored { shape, dtype, range }) in stored {
+            let Some(normal) = normalise(architecture, &name) else { continue };
+            if tensors.insert(normal, Part { file: index, range, shape, dtype }).is_some() {
+                return Err(Fault::corrupt(name, "occurs twice").in_file(&file.name));
+            }
+        }
+    }
+    Ok(tensors)
 }
 
 fn most_common_dtype(tensors: &BTreeMap<String, TensorEntry>) -> Dtype {

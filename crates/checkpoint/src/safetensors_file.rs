@@ -19,8 +19,7 @@ const LENGTH_BYTES: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Stored {
     pub(crate) shape: Vec<usize>,
-    /// `Err` holds the name of a format that cannot be read as weights.
-    pub(crate) dtype: Result<StoredDtype, String>,
+    pub(crate) dtype: FileDtype,
     /// In the file; holds exactly the shape's numbers.
     pub(crate) range: Range<usize>,
 }
@@ -81,13 +80,17 @@ fn stored(name: &str, info: TensorInfo, data_start: usize, total: usize) -> Resu
             format!("shape {:?} of {} does not take the {} bytes it has", info.shape, info.dtype, end - start);
         return Err(Fault::corrupt(name, problem));
     }
-    let dtype = match info.dtype {
-        FileDtype::F32 => Ok(StoredDtype::F32),
-        FileDtype::F16 => Ok(StoredDtype::F16),
-        FileDtype::BF16 => Ok(StoredDtype::BF16),
-        other => Err(other.to_string()),
-    };
-    Ok(Stored { shape: info.shape, dtype, range: data_start + start..data_start + end })
+    Ok(Stored { shape: info.shape, dtype: info.dtype, range: data_start + start..data_start + end })
+}
+
+/// The format as one of weights; `None` for those that cannot be read as such.
+pub(crate) fn plain(dtype: FileDtype) -> Option<StoredDtype> {
+    match dtype {
+        FileDtype::F32 => Some(StoredDtype::F32),
+        FileDtype::F16 => Some(StoredDtype::F16),
+        FileDtype::BF16 => Some(StoredDtype::BF16),
+        _ => None,
+    }
 }
 
 /// Every byte belongs to exactly one tensor, as the format demands.

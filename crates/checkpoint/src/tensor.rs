@@ -118,7 +118,7 @@ fn rows_and_columns(shape: &[usize]) -> (usize, usize) {
 }
 
 /// Rounds to nearest, ties to even.
-fn encode(values: &[f32], dtype: Dtype, out: &mut [u8]) {
+pub(crate) fn encode(values: &[f32], dtype: Dtype, out: &mut [u8]) {
     match dtype {
         Dtype::F32 => {
             for (value, bytes) in values.iter().zip(out.as_chunks_mut().0) {

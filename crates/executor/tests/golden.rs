@@ -4,7 +4,7 @@
 mod common;
 
 use burn::tensor::{Device, Tensor};
-use common::{BLOCK_SIZE, Reference, Setup, engine, fixture_models, greedy, run_requests};
+use common::{BLOCK_SIZE, Reference, Setup, engine, fixture_models, greedy, quantised_models, run_requests};
 use firebrick_checkpoint::{Checkpoint, Dtype};
 use firebrick_engine::{Batch, TokenId};
 use firebrick_executor::forward_input;
@@ -44,7 +44,7 @@ fn assert_equal(what: &str, got: Tensor<2>, expected: &[f32]) {
 #[test]
 fn logits_and_layer_outputs_equal_the_reference() {
     for_each_device(|device| {
-        for folder in fixture_models() {
+        for folder in fixture_models().into_iter().chain(quantised_models()) {
             let name = folder.file_name().expect("a folder").to_string_lossy().into_owned();
             let reference = Reference::open(&folder.join("reference.safetensors"));
             let checkpoint = Checkpoint::open(&folder).expect("the fixture opens");
@@ -73,7 +73,7 @@ fn logits_and_layer_outputs_equal_the_reference() {
 #[test]
 fn greedy_tokens_equal_the_reference_alone_and_together() {
     for_each_device(|device| {
-        for folder in fixture_models() {
+        for folder in fixture_models().into_iter().chain(quantised_models()) {
             let reference = Reference::open(&folder.join("reference.safetensors"));
             let prompts: Vec<_> =
                 (0..reference.num_prompts()).map(|i| reference.words(&format!("prompt.{i}"))).collect();

@@ -90,6 +90,7 @@ pub(super) fn read(architecture: Architecture, fields: Fields, general: General)
         norm_weight_offset: if gemma { 1.0 } else { 0.0 },
         layer_norm_before: true,
         dtype: general.dtype,
+        quantisation: general.quantisation,
         bos_token_id: general.bos_token_id,
         eos_token_ids: general.eos_token_ids,
     })

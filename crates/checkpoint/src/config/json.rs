@@ -3,6 +3,7 @@
 use super::{Architecture, Fields, ModelConfig, decoder, learned, limits, unsupported_model};
 use crate::dtype::Dtype;
 use crate::error::{Fault, printable};
+use crate::quantised::Quantisation;
 use serde_json::Value;
 
 /// Reads config.json. `fallback_dtype` holds where the file names none.
@@ -10,13 +11,11 @@ pub(crate) fn from_json(text: &str, fallback_dtype: Dtype) -> Result<ModelConfig
     let root: Value = serde_json::from_str(text).map_err(|error| Fault::corrupt("JSON", error.to_string()))?;
     let fields = Fields::new(&root, "")?;
     let architecture = architecture(fields)?;
-    refuse_quantization(fields)?;
     // Multimodal files keep the language model's keys in an object of their own.
     let text_fields = match fields.get("text_config") {
         Some(nested) => Fields::new(nested, "text_config")?,
         None => fields,
     };
-    refuse_quantization(text_fields)?;
     let general = General::read(text_fields, fields, fallback_dtype)?;
     let config = match architecture {
         Architecture::Opt => learned::opt(text_fields, general)?,
@@ -30,6 +29,7 @@ pub(crate) fn from_json(text: &str, fallback_dtype: Dtype) -> Result<ModelConfig
 /// What every family's file says in the same words.
 pub(super) struct General {
     pub(super) dtype: Dtype,
+    pub(super) quantisation: Option<Quantisation>,
     pub(super) bos_token_id: Option<u32>,
     pub(super) eos_token_ids: Vec<u32>,
     pub(super) tie_word_embeddings: Option<bool>,
@@ -43,6 +43,7 @@ impl General {
             eos_token_ids = outer.token_ids("eos_token_id")?;
         }
         Ok(Self {
+            quantisation: Quantisation::read(inner)?.or(Quantisation::read(outer)?),
             dtype: dtype(inner)?.or(dtype(outer)?).unwrap_or(fallback),
             bos_token_id: inner.token_id("bos_token_id")?.or(outer.token_id("bos_token_id")?),
             eos_token_ids,
@@ -62,23 +63,6 @@ fn architecture(fields: Fields) -> Result<Architecture, Fault> {
     let model_type = fields.text("model_type")?;
     let model_type = model_type.ok_or_else(|| Fault::corrupt("architectures", "is missing, and so is model_type"))?;
     Architecture::from_model_type(model_type).ok_or_else(|| unsupported_model("model_type", model_type))
-}
-
-fn refuse_quantization(fields: Fields) -> Result<(), Fault> {
-    for key in ["quantization_config", "compression_config"] {
-        if let Some(value) = fields.get(key) {
-            let method = value.get("quant_method").and_then(Value::as_str).unwrap_or("unnamed");
-            return Err(Fault::unsupported(
-                fields.name(key),
-                format!(
-                    "quantization {} is not supported; supported: float32, float16 and bfloat16 safetensors, and GGUF \
-                     files of F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K",
-                    printable(method)
-                ),
-            ));
-        }
-    }
-    Ok(())
 }
 
 fn dtype(fields: Fields) -> Result<Option<Dtype>, Fault> {

@@ -37,6 +37,10 @@ pub(super) fn gpt2(fields: Fields, general: General) -> Result<ModelConfig, Faul
     fields.refuse_if("scale_attn_weights", false)?;
     fields.refuse_if("scale_attn_by_inverse_layer_idx", true)?;
     fields.refuse_if("add_cross_attention", true)?;
+    if let Some(method) = &general.quantisation {
+        let problem = format!("{method} is not supported for GPT-2, whose weights are stored the other way round");
+        return Err(Fault::unsupported("quantization_config", problem));
+    }
     let hidden_size = fields.usize_required("n_embd")?;
     let sizes = Sizes {
         hidden_size,
@@ -94,6 +98,7 @@ impl Sizes {
             norm_weight_offset: 0.0,
             layer_norm_before: true,
             dtype: general.dtype,
+            quantisation: general.quantisation,
             bos_token_id: general.bos_token_id,
             eos_token_ids: general.eos_token_ids,
         })

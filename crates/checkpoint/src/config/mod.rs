@@ -18,6 +18,7 @@ pub(crate) use json::from_json;
 pub use rope::{RopeConfig, RopeScaling};
 
 use crate::dtype::Dtype;
+use crate::quantised::Quantisation;
 
 /// The function between the two halves of an MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +102,8 @@ pub struct ModelConfig {
     /// The format the weights were made in; where a file does not say, the one most of its bytes are in. Quantised
     /// files: float16, or bfloat16 for Gemma 3, whose activations exceed float16.
     pub dtype: Dtype,
+    /// How weights of linear layers are stored, where not as plain numbers or GGUF's blocks.
+    pub quantisation: Option<Quantisation>,
     /// First token of a prompt.
     pub bos_token_id: Option<u32>,
     /// Tokens that end a generation.

@@ -198,11 +198,48 @@ fn unsupported_models_are_told_what_is_supported() {
 }
 
 #[test]
-fn quantization_is_refused_by_method() {
-    for method in ["awq", "gptq", "squeezellm", "fp8"] {
-        let text = refusal(&with(llama(), json!({"quantization_config": {"quant_method": method, "bits": 4}})));
-        assert!(text.contains(&format!("quantization {method} is not supported; supported: float32")), "{text}");
+fn quantisations_are_read_or_refused_by_name() {
+    let with_method = |method: Value| with(llama(), json!({"quantization_config": method}));
+    let weights = |form: &str, weights: Value| json!({"quant_method": "compressed-tensors", "format": form, "config_groups": {"group_0": {"weights": weights}}});
+    let read = [
+        (json!({"quant_method": "gptq", "bits": 4}), "gptq of 4 bits"),
+        (json!({"quant_method": "gptq", "bits": 8, "checkpoint_format": "gptq_v2", "dynamic": {}}), "gptq of 8 bits"),
+        (json!({"quant_method": "awq", "w_bit": 4, "version": "GEMM"}), "awq of 4 bits"),
+        (json!({"quant_method": "fp8", "weight_block_size": [128, 128]}), "fp8 of 8 bits"),
+        (weights("pack-quantized", json!({"num_bits": 4})), "compressed-tensors of 4 bits"),
+        (weights("float-quantized", json!({"num_bits": 8})), "compressed-tensors of 8 bits"),
+    ];
+    for (method, shown) in read {
+        let config = parse(&with_method(method));
+        assert_eq!(config.quantisation.map(|method| method.to_string()).as_deref(), Some(shown));
     }
+    let refused = [
+        (json!({"quant_method": "squeezellm"}), "quant_method: squeezellm is not supported; supported: GPTQ"),
+        (json!({}), "quant_method: unnamed is not supported"),
+        (json!({"quant_method": "gptq", "bits": 3}), "bits: 3 is not supported"),
+        (json!({"quant_method": "gptq"}), "bits: is missing"),
+        (json!({"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"}), "checkpoint_format: marlin is"),
+        (json!({"quant_method": "gptq", "bits": 4, "dynamic": {"-:x": {}}}), "dynamic: other bits for some layers is"),
+        (json!({"quant_method": "awq", "bits": 4, "version": "gemv"}), "version: gemv is not supported"),
+        (json!({"quant_method": "awq", "bits": 8}), "bits: 8 is not supported"),
+        (json!({"quant_method": "fp8", "weight_block_size": [128, 0]}), "weight_block_size: is not a number of rows"),
+        (weights("nvfp4-pack-quantized", json!({"num_bits": 4})), "format: nvfp4-pack-quantized is not supported"),
+        (weights("int-quantized", json!({"num_bits": 4})), "config_groups.weights.num_bits: 4 is not supported"),
+        (json!({"quant_method": "compressed-tensors"}), "config_groups: names no weights"),
+        (
+            json!({"quant_method": "compressed-tensors", "config_groups": {"a": {}, "b": {}}}),
+            "several groups of layers",
+        ),
+    ];
+    for (method, expected) in refused {
+        let text = refusal(&with_method(method.clone()));
+        assert!(text.contains(expected), "{method}: {text}");
+        assert!(text.starts_with("config.json: quantization_config."), "{text}");
+    }
+    assert!(refusal(&with_method(json!("gptq"))).contains("quantization_config: is not an object"));
+    let gpt2 = json!({"architectures": ["GPT2LMHeadModel"], "n_embd": 32, "n_layer": 1, "n_head": 2,
+                      "quantization_config": {"quant_method": "gptq", "bits": 4}});
+    assert!(refusal(&gpt2).contains("not supported for GPT-2"));
 }
 
 #[test]

@@ -74,6 +74,7 @@ impl Source<'_> {
             norm_weight_offset: if gemma { 1.0 } else { 0.0 },
             layer_norm_before: true,
             dtype: self.dtype(),
+            quantisation: None,
             bos_token_id: metadata.token_id("tokenizer.ggml.bos_token_id")?,
             eos_token_ids: self.eos_token_ids()?,
         })

@@ -16,7 +16,16 @@ pub const BLOCK_SIZE: u32 = 16;
 
 /// The tiny checkpoints with stored references.
 pub fn fixture_models() -> Vec<PathBuf> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models");
+    fixtures("models")
+}
+
+/// The tiny checkpoints whose weights are packed into fewer bits; their references are those of the dequantised weights.
+pub fn quantised_models() -> Vec<PathBuf> {
+    fixtures("quantised")
+}
+
+fn fixtures(kind: &str) -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures").join(kind);
     let entries = std::fs::read_dir(root).expect("the fixtures are in the repository");
     let mut folders: Vec<PathBuf> =
         entries.map(|entry| entry.expect("readable").path()).filter(|path| path.is_dir()).collect();
