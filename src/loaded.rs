@@ -73,6 +73,7 @@ impl Loaded {
             true => Checkpoint::open_with_dummy_weights(path)?,
             false => Checkpoint::open(path)?,
         };
+        check_quantization(&checkpoint, options)?;
         let tokenizer = tokenizer(&checkpoint)?;
         let source = options.chat_template.clone().or_else(|| checkpoint.chat_template());
         let special = special_tokens(&checkpoint);
@@ -131,6 +132,19 @@ pub fn fixed_bytes(path: &Path, options: &Options) -> Result<u64, Error> {
     let max_model_len = choose_model_len(options.max_model_len, config)?;
     let plan = memory_plan(&checkpoint, options, (backend, &device), dtype, max_model_len)?;
     Ok(plan.weight_bytes + plan.activation_bytes)
+}
+
+/// The weights are what the option says, where it says anything.
+fn check_quantization(checkpoint: &Checkpoint, options: &Options) -> Result<(), Error> {
+    let Some(wanted) = options.quantization.as_deref() else { return Ok(()) };
+    let found = checkpoint.quantization_method().unwrap_or("none");
+    if wanted.eq_ignore_ascii_case(found) {
+        return Ok(());
+    }
+    Err(Error::Option(format!(
+        "--quantization is {wanted}, but the model's weights are {}; leave it out: the files say how they are to be read",
+        if found == "none" { "not quantised, and are not quantised here" } else { found }
+    )))
 }
 
 fn choose_device(choice: DeviceChoice) -> Result<(Backend, Device), Error> {

@@ -52,6 +52,9 @@ pub struct Options {
     pub enable_chunked_prefill: bool,
     /// Replay steps as CUDA graphs instead of launching every kernel by itself, where the device is one that has them.
     pub cuda_graphs: bool,
+    /// How the weights must be quantised: `gguf`, `awq`, `gptq`, `compressed-tensors` or `fp8`, or `none` where they may not
+    /// be. `None`: whatever the files hold.
+    pub quantization: Option<String>,
     /// Make weights up instead of reading them: for measuring.
     pub dummy_weights: bool,
     /// Which waiting request runs first.
@@ -83,6 +86,7 @@ impl Default for Options {
             enable_prefix_caching: true,
             enable_chunked_prefill: true,
             cuda_graphs: true,
+            quantization: None,
             dummy_weights: false,
             policy: SchedulingPolicy::Fcfs,
             seed: 0,

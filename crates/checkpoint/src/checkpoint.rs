@@ -193,7 +193,7 @@ impl Checkpoint {
     }
 
     /// What the file's weights are, as vLLM's `--quantization` calls it; `None` where they are plain.
-    pub fn quantisation_method(&self) -> Option<&'static str> {
+    pub fn quantization_method(&self) -> Option<&'static str> {
         let has_blocks = || self.tensors.values().any(|entry| entry.stored.plain().is_none());
         let named = self.config.quantisation.as_ref().map(Quantisation::method);
         named.or_else(|| has_blocks().then_some("gguf"))

@@ -144,7 +144,8 @@ mod tests {
         for line in ["firebrick chat -q hello", "firebrick complete --quick hello --url http://host/v1"] {
             assert!(matches!(parse(line), Ok(Command::Chat(_) | Command::Complete(_))), "{line}");
         }
-        assert!(parse("firebrick serve m -q awq").expect_err("refused").contains("--quantization"));
+        assert_eq!(serve("firebrick serve m -q awq").device.quantization.as_deref(), Some("awq"));
+        assert!(parse("firebrick serve m -q squeezellm").expect_err("refused").contains("awq, gptq"));
     }
 
     #[test]

@@ -107,7 +107,6 @@ const FOREIGN: &[Foreign] = {
         refused("decode-context-parallel-size", Value, &["1"], ONE_DEVICE),
         refused("enable-expert-parallel", Nothing, OFF, ONE_DEVICE),
         refused("trust-remote-code", Nothing, OFF, "code from model repositories is never run; the architectures that work are built in"),
-        refused("quantization", Value, &["none", "auto", "gguf"], "the format is read from the model's files; of quantised formats GGUF works, AWQ, GPTQ and FP8 do not"),
         refused("kv-cache-dtype", Value, &["auto"], "keys and values are kept in the model's own precision"),
         refused("tokenizer", Value, OFF, "the tokenizer comes with the model; put its tokenizer.json into the model's folder"),
         refused("tokenizer-revision", Value, OFF, "the tokenizer comes with the model"),
@@ -240,12 +239,11 @@ mod tests {
 
     #[test]
     fn misleading_flags_are_refused_and_their_neutral_values_are_not() {
-        for line in ["--enable-lora", "--quantization awq", "--trust-remote-code", "--speculative-config.method ngram"]
-        {
+        for line in ["--enable-lora", "--trust-remote-code", "--speculative-config.method ngram"] {
             let refusal = taken(&format!("f serve m {line}")).expect_err(line);
             assert!(refusal.contains("not supported"), "{refusal}");
         }
-        for line in ["--no-enable-lora", "--quantization None", "--trust-remote-code=False"] {
+        for line in ["--no-enable-lora", "--trust-remote-code=False"] {
             assert_eq!(taken(&format!("f serve m {line}")), Ok(("f serve m".to_owned(), 0)), "{line}");
         }
     }

@@ -133,6 +133,12 @@ pub struct DeviceArgs {
     #[arg(value_parser = ["auto", "hf", "safetensors", "gguf", "dummy"])]
     pub load_format: String,
 
+    /// How the model's weights are quantised, to be sure of it: none, auto (whatever the files say), gguf, awq, gptq,
+    /// compressed-tensors or fp8
+    #[arg(long, value_name = "METHOD", ignore_case = true)]
+    #[arg(value_parser = ["auto", "none", "gguf", "awq", "gptq", "compressed-tensors", "fp8"])]
+    pub quantization: Option<String>,
+
     /// Tokens of prompt and answer together, such as 4096, 4k or auto (what fits) [default: the model's]
     #[arg(long, value_name = "TOKENS", allow_hyphen_values = true)]
     pub max_model_len: Option<ModelLen>,
@@ -229,6 +235,7 @@ impl DeviceArgs {
             },
             fit_model_len: self.max_model_len == Some(ModelLen::Auto),
             block_size: self.block_size,
+            quantization: self.quantization.clone().filter(|method| !method.eq_ignore_ascii_case("auto")),
             dummy_weights: self.load_format == "dummy",
             gpu_memory_utilization: self.gpu_memory_utilization,
             kv_cache_memory_bytes: self.kv_cache_memory_bytes,
