@@ -9,7 +9,7 @@ use firebrick_checkpoint::{
 };
 use firebrick_engine::{Engine, EngineConfig};
 use firebrick_executor::{CacheOptions, LocalExecutor, available_host_memory};
-use firebrick_model::{LoadOptions, Progress};
+use firebrick_model::{KvCache, LoadOptions, Progress};
 use firebrick_ops::{Backend, activation_dtype, device_memory, holds_packed_weights, open_device};
 use firebrick_text::{ChatTemplate, GgufVocabulary, SpecialTokens, Tokenizer};
 
@@ -105,7 +105,7 @@ pub fn load_engine(
     }
     let num_blocks = match options.num_gpu_blocks_override {
         Some(blocks) => blocks,
-        None => num_blocks(&plan, options, backend)?,
+        None => num_blocks(&plan, options, backend)?.min(num_blocks_max(config, (dtype, options.block_size), &device)),
     };
     let load = LoadOptions { dtype, packed: keeps_packed(options, &device), max_model_len };
     let cache = CacheOptions {
@@ -236,6 +236,12 @@ fn num_blocks(plan: &MemoryPlan, options: &Options, backend: Backend) -> Result<
         }
     };
     Ok(u32::try_from(bytes / block_bytes.max(1)).unwrap_or(u32::MAX >> 8))
+}
+
+/// Blocks whose tensors the device can hold, whatever memory it has; one less, which recorded steps may need.
+fn num_blocks_max(config: &ModelConfig, (dtype, block_size): (Dtype, u32), device: &Device) -> u32 {
+    let fit = KvCache::num_blocks_max(config, (dtype, block_size as usize), device);
+    u32::try_from(fit.saturating_sub(1)).unwrap_or(u32::MAX)
 }
 
 fn engine_config(options: &Options, config: &ModelConfig, max_model_len: usize) -> EngineConfig {

@@ -101,7 +101,7 @@ impl LocalExecutor {
         let replays = cfg!(feature = "cuda") && backend_of(device) == Backend::Cuda && cache.cuda_graphs;
         // Graphs pad their batches with rows that need a block of their own.
         let allocated = (num_blocks as usize + usize::from(replays), block_size as usize);
-        let kv_cache = KvCache::new(checkpoint.config(), dtype, allocated, device);
+        let kv_cache = KvCache::new(checkpoint.config(), dtype, allocated, device)?;
         let model = Arc::new(Mutex::new(Model { model, cache: kv_cache }));
         #[cfg(feature = "cuda")]
         let graphs = replays.then(|| {

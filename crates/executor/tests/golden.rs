@@ -9,6 +9,7 @@ use firebrick_checkpoint::{Checkpoint, Dtype};
 use firebrick_engine::{Batch, TokenId};
 use firebrick_executor::forward_input;
 use firebrick_model::{KvCache, LoadOptions, load};
+use firebrick_ops::tensor_bytes_max;
 use firebrick_ops::testing::for_each_device;
 
 /// 32-bit arithmetic in another order: a few units in the last place per layer, of values up to the largest.
@@ -54,7 +55,7 @@ fn logits_and_layer_outputs_equal_the_reference() {
             let model = load(&checkpoint, options, device, &mut |_| ()).expect("the fixture loads");
             for prompt in 0..reference.num_prompts() {
                 let tokens = reference.words(&format!("prompt.{prompt}"));
-                let mut cache = KvCache::new(config, Dtype::F32, (8, BLOCK_SIZE as usize), device);
+                let mut cache = KvCache::new(config, Dtype::F32, (8, BLOCK_SIZE as usize), device).expect("few blocks");
                 let mut outputs = Vec::new();
                 let logits = model.forward(&prefill(&tokens, device), &mut cache, Some(&mut outputs));
                 if prompt == 0 {
@@ -86,5 +87,19 @@ fn greedy_tokens_equal_the_reference_alone_and_together() {
             let together = prompts.iter().map(|prompt| greedy(prompt, steps)).collect();
             assert_eq!(run_requests(&mut engine, together), expected, "{folder:?} together");
         }
+    });
+}
+
+#[test]
+fn a_cache_beyond_the_largest_buffer_is_refused_with_what_fits() {
+    for_each_device(|device| {
+        let checkpoint = Checkpoint::open(&fixture_models()[0]).expect("the model opens");
+        let config = checkpoint.config();
+        let num_blocks_max = KvCache::num_blocks_max(config, (Dtype::F32, 16), device);
+        let Some(num_blocks) = num_blocks_max.checked_add(1).filter(|_| tensor_bytes_max(device) < usize::MAX) else {
+            return;
+        };
+        let error = KvCache::new(config, Dtype::F32, (num_blocks, 16), device).expect_err("a block too many");
+        assert!(error.to_string().ends_with(&format!("at most {num_blocks_max} fit")), "{error}");
     });
 }

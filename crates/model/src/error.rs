@@ -17,4 +17,17 @@ pub enum LoadError {
         /// What is different.
         variant: &'static str,
     },
+    /// The device limits the size of one tensor, and a layer's keys are one.
+    #[error(
+        "{num_blocks} blocks of {block_size} tokens make the keys of one layer larger than this device's largest buffer: at \
+         most {num_blocks_max} fit"
+    )]
+    CacheTooLarge {
+        /// What was asked for.
+        num_blocks: usize,
+        /// Tokens of a block.
+        block_size: usize,
+        /// What the device can hold.
+        num_blocks_max: usize,
+    },
 }

@@ -2,8 +2,9 @@
 
 use burn::tensor::Device;
 use firebrick_checkpoint::{Dtype, ModelConfig};
-use firebrick_ops::{HeadLayout, KvLayer, activation_dtype};
+use firebrick_ops::{HeadLayout, KvLayer, activation_dtype, tensor_bytes_max};
 
+use crate::LoadError;
 use crate::loader::burn_dtype;
 
 /// One [`KvLayer`] per layer of the model; block ids mean the same block in all of them.
@@ -15,11 +16,27 @@ pub struct KvCache {
 impl KvCache {
     /// Allocates `num_blocks` blocks of `block_size` tokens in every layer, in the dtype that the device keeps keys and
     /// values in for weights of `dtype`.
-    pub fn new(config: &ModelConfig, dtype: Dtype, (num_blocks, block_size): (usize, usize), device: &Device) -> Self {
+    pub fn new(
+        config: &ModelConfig,
+        dtype: Dtype,
+        (num_blocks, block_size): (usize, usize),
+        device: &Device,
+    ) -> Result<Self, LoadError> {
+        let num_blocks_max = Self::num_blocks_max(config, (dtype, block_size), device);
+        if num_blocks > num_blocks_max {
+            return Err(LoadError::CacheTooLarge { num_blocks, block_size, num_blocks_max });
+        }
         let heads = head_layout(config);
         let dtype = activation_dtype(device, burn_dtype(dtype));
         let layer = |_| KvLayer::with_dtype(num_blocks, block_size, heads, (device, dtype));
-        Self { layers: (0..config.num_layers).map(layer).collect() }
+        Ok(Self { layers: (0..config.num_layers).map(layer).collect() })
+    }
+
+    /// Blocks of which the keys of a layer fill the largest tensor that the device can hold.
+    pub fn num_blocks_max(config: &ModelConfig, (dtype, block_size): (Dtype, usize), device: &Device) -> usize {
+        let number_bytes = activation_dtype(device, burn_dtype(dtype)).size();
+        let block_bytes = block_size * config.num_kv_heads * config.head_dim * number_bytes;
+        tensor_bytes_max(device) / block_bytes.max(1)
     }
 
     /// The cache of one layer.

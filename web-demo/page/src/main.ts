@@ -216,7 +216,13 @@ class Page {
     if (!navigator.locks) return;
     void navigator.locks.request("firebrick-tab", { ifAvailable: true }, (lock) => {
       if (lock) return new Promise(() => undefined);
-      document.querySelector(".top")!.append(el("p", { class: "warning", id: "other-tab" }, "Another tab runs Firebrick too: both share the GPU and its memory."));
+      const warning = el("p", { class: "warning", id: "other-tab" }, "Another tab runs Firebrick too: both share this machine’s GPU, processor and memory.");
+      document.querySelector(".top")!.append(warning);
+      // Granted when the other tab is gone.
+      void navigator.locks.request("firebrick-tab", () => {
+        warning.remove();
+        return new Promise(() => undefined);
+      });
       return Promise.resolve();
     });
   }

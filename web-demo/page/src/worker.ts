@@ -12,6 +12,8 @@ let paused = false;
 let stepsAllowed = 0;
 let delay = 0;
 let wake: (() => void) | null = null;
+/** One for each large buffer on the GPU: done when the browser has found memory for it. */
+let buffersChecked: Promise<void>[] = [];
 
 const send = (message: FromWorker) => postMessage(message);
 const describe = (error: unknown) => (error instanceof Error ? error.message : String(error));
@@ -56,6 +58,33 @@ function explainShaders(): void {
   };
 }
 
+/**
+ * A browser tells of a buffer that found no memory only later, and computes nonsense with it until then. So large ones are
+ * asked about, and the page hears what there was no room for.
+ */
+function noticeShortage(): void {
+  const LARGE = 1 << 20;
+  const create = GPUDevice.prototype.createBuffer;
+  let held = 0;
+  GPUDevice.prototype.createBuffer = function (this: GPUDevice, descriptor: GPUBufferDescriptor) {
+    if (descriptor.size < LARGE) return create.call(this, descriptor);
+    const before = held;
+    held += descriptor.size;
+    this.pushErrorScope("out-of-memory");
+    const buffer = create.call(this, descriptor);
+    const checked = this.popErrorScope().then((error) => {
+      if (!error) return;
+      const megabytes = (bytes: number) => `${Math.ceil(bytes / 1e6)} MB`;
+      const message = `the GPU has no room for a buffer of ${megabytes(descriptor.size)} beside ${megabytes(before)} that the model has there already: choose fewer or smaller blocks, or a smaller model, or close what else uses the GPU`;
+      send({ type: "failed", message });
+      throw new Error(message);
+    }, () => undefined); // a lost device is told elsewhere
+    checked.catch(() => undefined);
+    buffersChecked.push(checked);
+    return buffer;
+  };
+}
+
 /** Starts the program. The page keeps what was compiled, so that later workers start at once. */
 async function start(compiled: WebAssembly.Module | null): Promise<void> {
   const module = compiled ?? (await compile());
@@ -80,6 +109,7 @@ async function load({ source, settings, program: compiled }: Load): Promise<void
     if (!(await gpu.requestAdapter())) throw new Error("this browser has WebGPU, but no adapter answers");
     watchDevice();
     explainShaders();
+    noticeShortage();
   }
   send({ type: "progress", phase: "program", done: 0, total: 1 });
   const program = start(compiled);
@@ -96,6 +126,8 @@ async function load({ source, settings, program: compiled }: Load): Promise<void
     send({ type: "progress", phase: "weights", done, total: 0 });
   };
   tab = await Tab.load(files, JSON.stringify({ name: model.name, ...settings }), loaded);
+  await Promise.all(buffersChecked);
+  buffersChecked = [];
   send({
     type: "ready",
     facts: JSON.parse(tab.facts()),

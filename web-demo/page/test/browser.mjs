@@ -9,8 +9,8 @@ import { chromium } from "playwright-core";
 
 const TYPES = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".wasm": "application/wasm", ".json": "application/json" };
 
-/** Serves a folder on a free port of this machine. */
-export async function serve(folder) {
+/** Serves a folder on a free port of this machine, with `before` before the worker's program. */
+export async function serve(folder, before = "") {
   const root = path.resolve(folder);
   const server = http.createServer((request, response) => {
     const wanted = path.normalize(decodeURIComponent(request.url.split("?")[0])).replace(/\/$/, "/index.html");
@@ -20,6 +20,7 @@ export async function serve(folder) {
       return response.end();
     }
     response.setHeader("content-type", TYPES[path.extname(file)] ?? "application/octet-stream");
+    if (/\/worker-[^/]*\.js$/.test(file)) response.write(before);
     return fs.createReadStream(file).pipe(response);
   });
   await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
@@ -69,7 +70,7 @@ export async function startFirebrick(binary, flags) {
     child.kill("SIGTERM");
     await ended;
   };
-  for (let tries = 0; tries < 600; tries += 1) {
+  for (let tries = 0; tries * 100 < PATIENCE_MS; tries += 1) {
     const found = /listening on (http:\/\/[^ ;]*:\d+)/.exec(log);
     if (child.exitCode !== null) break;
     if (found && log.includes("Application startup complete")) return { url: `${found[1]}/`, stop };
@@ -79,11 +80,21 @@ export async function startFirebrick(binary, flags) {
   throw new Error(`the server did not come up: ${log}`);
 }
 
+/** How long anything may take. Nothing here is judged by its speed: machines may be slow, and busy with other things. */
+const PATIENCE_MS = 300_000;
+
 /** Debian's Chromium, headless. Without a GPU, WebGPU comes from SwiftShader, which these two flags ask for. */
-export function launch({ webgpu }) {
+export async function launch({ webgpu }) {
   const gpu = webgpu ? ["--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"] : [];
   const quiet = ["--no-sandbox", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
-  return chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", headless: true, args: [...gpu, ...quiet] });
+  const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", headless: true, args: [...gpu, ...quiet] });
+  const newContext = browser.newContext.bind(browser);
+  browser.newContext = async (options) => {
+    const context = await newContext(options);
+    context.setDefaultTimeout(PATIENCE_MS);
+    return context;
+  };
+  return browser;
 }
 
 let failures = 0;
@@ -108,7 +119,7 @@ export async function open(context, url, query) {
 
 /** Waits for the model, however long the weights take, but not for a failure. */
 export async function ready(page) {
-  await page.waitForFunction(() => ["ready", "failed"].includes(globalThis.firebrick?.engine.status.state), null, { timeout: 240_000 });
+  await page.waitForFunction(() => ["ready", "failed"].includes(globalThis.firebrick?.engine.status.state));
   const status = await page.evaluate(() => globalThis.firebrick.engine.status);
   if (status.state !== "ready") throw new Error(`the engine did not come up: ${status.message}`);
   return status.ready;

@@ -9,6 +9,7 @@ import fs from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { ask, claim, contradictions, failed, launch, open, ready, runPython, serve, serveHub, startFirebrick } from "./browser.mjs";
+import { tabFaults } from "./tab_faults.mjs";
 
 const [root, binary, pictures] = process.argv.slice(2);
 const losses = Number(process.env.LOSSES ?? 5);
@@ -27,6 +28,7 @@ try {
   const expected = await nativeTokens();
   await models(expected);
   await lostDevice(expected);
+  await tabFaults({ browser, root, url, query: `model=org/tiny&hub=${hub.url}`, request: REQUEST, expected });
   await watching();
 } finally {
   await browser.close();
@@ -161,7 +163,7 @@ async function watching() {
     await page.locator("#key").fill(key);
     await page.getByRole("button", { name: "Watch" }).click();
   };
-  const state = (wanted) => page.waitForFunction((wanted) => document.querySelector("#status").dataset.state === wanted, wanted, { timeout: 30_000 });
+  const state = (wanted) => page.waitForFunction((wanted) => document.querySelector("#status").dataset.state === wanted, wanted);
   await page.goto(`${firebrick.url}ui/?attach`);
   claim("the server's own page is isolated", await page.evaluate(() => globalThis.crossOriginIsolated));
   await connect("wrong");
@@ -190,14 +192,14 @@ async function watching() {
   const answers = Promise.all(prompts.map(async (prompt) => {
     while (looking) await complete(prompt);
   }));
-  await page.waitForFunction(() => document.querySelectorAll(".table .chip").length > 8 && (document.querySelector(".chip").click(), true), null, { timeout: 30_000 });
+  await page.waitForFunction(() => document.querySelectorAll(".table .chip").length > 8 && (document.querySelector(".chip").click(), true));
   await picture(page, "web-attached");
   await page.waitForFunction(() => document.querySelector("#block-detail").textContent.includes("tokens:"));
   // A slow machine draws few steps a second.
-  await page.waitForFunction(() => globalThis.seen.length > 20 && globalThis.seen.some((step) => step.report.rows.length === 4), null, { timeout: 60_000 });
+  await page.waitForFunction(() => globalThis.seen.length > 20 && globalThis.seen.some((step) => step.report.rows.length === 4));
   looking = false;
   await answers;
-  await page.waitForFunction(() => globalThis.firebrick.server.latest.report.engine.stats.running === 0, null, { timeout: 30_000 });
+  await page.waitForFunction(() => globalThis.firebrick.server.latest.report.engine.stats.running === 0);
   const seen = await page.evaluate(() => globalThis.seen.map((step) => ({ engine: step.report.engine, rows: step.report.rows.length, missed: step.missed })));
   const wrong = seen.flatMap((step) => contradictions(step.engine));
   claim(`none of ${seen.length} steps of the server contradicts itself`, wrong.length === 0, wrong.slice(0, 3).join("; "));
