@@ -61,11 +61,7 @@ impl Lanes for Portable {
     }
     #[inline(always)]
     fn mul_add(self, factor: Self, addend: Self) -> Self {
-        let fused = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
-        Self(std::array::from_fn(|lane| {
-            let (a, b, c) = (self.0[lane], factor.0[lane], addend.0[lane]);
-            if fused { a.mul_add(b, c) } else { a * b + c }
-        }))
+        Self(std::array::from_fn(|lane| mul_add(self.0[lane], factor.0[lane], addend.0[lane])))
     }
     #[inline(always)]
     fn to_array(self) -> [f32; LANES] {
@@ -75,6 +71,70 @@ impl Lanes for Portable {
     fn widen_f16(values: &[f16; LANES]) -> Self {
         Self(values.map(f16::to_f32))
     }
+}
+
+/// Four floats: a vector of WebAssembly, where everything is compiled for such vectors.
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+#[derive(Clone, Copy)]
+pub(super) struct Quad(std::arch::wasm32::v128);
+
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+impl Quad {
+    #[inline(always)]
+    pub(super) fn zero() -> Self {
+        Self(std::arch::wasm32::f32x4_splat(0.0))
+    }
+    #[inline(always)]
+    pub(super) fn load([a, b, c, d]: [f32; 4]) -> Self {
+        Self(std::arch::wasm32::f32x4(a, b, c, d))
+    }
+    /// `self * factor + addend`, rounded twice: there is no fused operation.
+    #[inline(always)]
+    pub(super) fn mul_add(self, factor: Self, addend: Self) -> Self {
+        use std::arch::wasm32::{f32x4_add, f32x4_mul};
+        Self(f32x4_add(f32x4_mul(self.0, factor.0), addend.0))
+    }
+    #[inline(always)]
+    pub(super) fn to_array(self) -> [f32; 4] {
+        use std::arch::wasm32::f32x4_extract_lane;
+        [
+            f32x4_extract_lane::<0>(self.0),
+            f32x4_extract_lane::<1>(self.0),
+            f32x4_extract_lane::<2>(self.0),
+            f32x4_extract_lane::<3>(self.0),
+        ]
+    }
+}
+
+/// Four floats of any processor, so that what is written for WebAssembly can be tested everywhere.
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+#[derive(Clone, Copy)]
+pub(super) struct Quad([f32; 4]);
+
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+impl Quad {
+    #[inline(always)]
+    pub(super) fn zero() -> Self {
+        Self([0.0; 4])
+    }
+    #[inline(always)]
+    pub(super) fn load(values: [f32; 4]) -> Self {
+        Self(values)
+    }
+    #[inline(always)]
+    pub(super) fn mul_add(self, factor: Self, addend: Self) -> Self {
+        Self(std::array::from_fn(|lane| mul_add(self.0[lane], factor.0[lane], addend.0[lane])))
+    }
+    #[inline(always)]
+    pub(super) fn to_array(self) -> [f32; 4] {
+        self.0
+    }
+}
+
+/// Fused where the processor has it.
+#[inline(always)]
+fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+    if cfg!(any(target_arch = "aarch64", target_feature = "fma")) { a.mul_add(b, c) } else { a * b + c }
 }
 
 /// Vectors of x86-64. The types are public to this crate only through [`with_simd`](crate::launch::with_simd), which makes

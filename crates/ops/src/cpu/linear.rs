@@ -9,8 +9,8 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::lanes::Lanes;
-use super::math::{Element, dot_tile, widen_all};
-use super::{dims2, floats, tensor2, unsupported};
+use super::math::{Element, dot_tile};
+use super::{dims2, floats, narrow, tensor2, unsupported};
 use crate::launch::{SimdTask, with_simd};
 
 /// Rows of `x` up to which weights are widened in registers.
@@ -53,7 +53,7 @@ fn multiply<W: Element>(x: &[f32], weight: &[W], rows: usize, outputs: usize) ->
     let strips_wanted = (rows * weight.len() / PRODUCTS_PER_TASK).clamp(1, 4 * threads);
     let even = outputs.div_ceil(strips_wanted).next_multiple_of(8);
     let fits_cache = (STRIP_ELEMENTS / inputs.max(1)).max(8) / 8 * 8;
-    let strip = if rows > FEW_ROWS { even.min(fits_cache) } else { even };
+    let strip = if rows > FEW_ROWS || cfg!(target_arch = "wasm32") { even.min(fits_cache) } else { even };
     let compute = |strip_weight: &[W]| with_simd(Strip { x, weight: strip_weight, rows, inputs });
     let strips: Vec<Vec<f32>> = if strips_wanted == 1 {
         weight.chunks(strip * inputs).map(compute).collect()
@@ -85,13 +85,22 @@ impl<W: Element> SimdTask for Strip<'_, W> {
     fn run<L: Lanes>(self) -> Vec<f32> {
         let width = self.weight.len() / self.inputs;
         let mut out = vec![0.0; self.rows * width];
+        if cfg!(target_arch = "wasm32") {
+            let weight = W::widen_all::<L>(self.weight);
+            // Blocks as equal as can be: five rows and one take as long as five and five.
+            let block = self.rows.div_ceil(self.rows.div_ceil(narrow::ROWS_MAX));
+            for (x, out) in self.x.chunks(block * self.inputs).zip(out.chunks_mut(block * width)) {
+                narrow::multiply(x, &weight, self.inputs, out);
+            }
+            return out;
+        }
         match self.rows {
             1 => row_block::<L, 1, 8, W>(self.x, self.weight, self.inputs, &mut out),
             2 => row_block::<L, 2, 8, W>(self.x, self.weight, self.inputs, &mut out),
             3 => row_block::<L, 3, 4, W>(self.x, self.weight, self.inputs, &mut out),
             4 => row_block::<L, 4, 4, W>(self.x, self.weight, self.inputs, &mut out),
             _ => {
-                let widened = widen_all::<L, W>(self.weight);
+                let widened = W::widen_all::<L>(self.weight);
                 let x_blocks = self.x.chunks(4 * self.inputs);
                 for (x, out) in x_blocks.zip(out.chunks_mut(4 * width)) {
                     match x.len() / self.inputs {

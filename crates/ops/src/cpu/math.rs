@@ -1,5 +1,7 @@
 //! Elementary functions and dot products that compilers turn into vector code.
 
+use std::borrow::Cow;
+
 use half::{bf16, f16};
 
 use super::lanes::{LANES, Lanes, sum_lanes};
@@ -10,6 +12,11 @@ pub(super) trait Element: Copy + Send + Sync {
     fn widen(self) -> f32;
     /// Sixteen exact values.
     fn widen_lanes<L: Lanes>(values: &[Self; LANES]) -> L;
+    /// A whole slice, copied only if it is not of 32 bits already.
+    #[inline(always)]
+    fn widen_all<L: Lanes>(values: &[Self]) -> Cow<'_, [f32]> {
+        Cow::Owned(widen_all::<L, Self>(values))
+    }
 }
 
 impl Element for f32 {
@@ -20,6 +27,10 @@ impl Element for f32 {
     #[inline(always)]
     fn widen_lanes<L: Lanes>(values: &[Self; LANES]) -> L {
         L::load(values)
+    }
+    #[inline(always)]
+    fn widen_all<L: Lanes>(values: &[Self]) -> Cow<'_, [f32]> {
+        Cow::Borrowed(values)
     }
 }
 
@@ -47,7 +58,7 @@ impl Element for f16 {
 
 /// Widens a whole slice.
 #[inline(always)]
-pub(super) fn widen_all<L: Lanes, W: Element>(values: &[W]) -> Vec<f32> {
+fn widen_all<L: Lanes, W: Element>(values: &[W]) -> Vec<f32> {
     let (chunks, rest) = values.as_chunks::<LANES>();
     let mut out = Vec::with_capacity(values.len());
     for chunk in chunks {

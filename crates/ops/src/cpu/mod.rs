@@ -9,6 +9,7 @@ pub(crate) mod lanes;
 mod layer_norm;
 mod linear;
 mod math;
+mod narrow;
 mod paged_attention;
 mod rms_norm;
 mod rope_and_store_kv;
