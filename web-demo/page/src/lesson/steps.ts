@@ -25,11 +25,17 @@ const TEXTS = ["The capital of France is", "Water boils at", "The moon is", "A g
 const rate = (tokens: number, seconds: number) => `${(tokens / seconds).toFixed(1)} tokens/s`;
 const seconds = (value: number) => `${value.toFixed(2)} s`;
 
+async function webgpu(): Promise<string> {
+  const gpu = (navigator as Navigator & { gpu?: GPU }).gpu;
+  if (!gpu) return "no";
+  return (await gpu.requestAdapter()) ? "yes" : "yes, but no adapter answers";
+}
+
 async function device(engine: EngineClient): Promise<Outcome> {
   const ready = engine.ready;
   const lines = [
     `Computes on: ${ready?.adapter ?? "nothing"} (${ready?.facts.device ?? "not loaded"})`,
-    `WebGPU in this browser: ${"gpu" in navigator ? "yes" : "no"}; processor cores: ${navigator.hardwareConcurrency}`,
+    `WebGPU in this browser: ${await webgpu()}; processor cores: ${navigator.hardwareConcurrency}`,
   ];
   return { lines, claim: "A device is open and the model is on it.", holds: ready !== null };
 }
@@ -41,7 +47,7 @@ async function memory(engine: EngineClient): Promise<Outcome> {
   const pool = (engine.settings?.num_blocks ?? 0) * (engine.settings?.block_size ?? 0) * facts.kv_bytes_per_token;
   return {
     lines: [
-      `${facts.name}: ${(facts.num_parameters / 1e6).toFixed(1)} million numbers as ${facts.dtype}: ${bytes(facts.weight_bytes)}`,
+      `${facts.name}: ${(facts.num_parameters / 1e6).toFixed(1)} million numbers, ${facts.dtype}: ${bytes(facts.weight_bytes)}`,
       `Loaded in ${seconds(ready.seconds)}${ready.fromCache ? " from this browser's storage" : ""}; SHA-256 ${ready.sha256.slice(0, 16)}…`,
       `Keys and values: ${bytes(facts.kv_bytes_per_token)} a token, ${bytes(pool)} for the whole pool`,
     ],
@@ -154,8 +160,8 @@ async function continuous(engine: EngineClient): Promise<Outcome> {
 
 async function analysis(engine: EngineClient): Promise<Outcome> {
   const beginning = "You are a careful assistant who answers every question in one short sentence, and who never guesses anything at all. ";
-  const first = await ask(engine, continuation(`${beginning}Who wrote Hamlet?`, 6));
-  const second = await ask(engine, continuation(`${beginning}What is two plus two?`, 6));
+  const first = await ask(engine, continuation(`${beginning}\nQuestion: Who wrote Hamlet?\nAnswer:`, 6));
+  const second = await ask(engine, continuation(`${beginning}\nQuestion: What is two plus two?\nAnswer:`, 6));
   const line = (one: Measured) => `${one.promptTokens} prompt tokens (${one.cachedTokens} cached), ${one.tokens.length} new, ended by ${one.reason}: “${one.text.trim()}”`;
   const on = engine.settings?.enable_prefix_caching ?? false;
   return {

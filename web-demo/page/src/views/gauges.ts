@@ -41,10 +41,10 @@ export class Gauges {
     this.set("Running", `${stats.running}`);
     this.set("Waiting queue", `${stats.waiting}`);
     this.set("Last step", `${stats.last_step_tokens} of ${latest.max_num_batched_tokens} tokens`);
-    this.set("Prefix cache", `${stats.prefix_cache_hits} of ${stats.prefix_cache_queries} tokens (${hits.toFixed(0)} %)`);
+    this.set("Prefix cache", `${stats.prefix_cache_hits} of ${stats.prefix_cache_queries} tokens (${hits.toFixed(0)}\u00a0%)`);
     this.set("Preemptions", `${stats.preemptions}`);
     this.set("KV memory, paged", bytes(paged));
-    this.set("With pre-allocation", contiguous > 0 ? `${bytes(contiguous)} (${Math.round(100 - (100 * paged) / contiguous)} % saved)` : "–");
+    this.set("With pre-allocation", contiguous > 0 ? `${bytes(contiguous)} (${Math.round(100 - (100 * paged) / contiguous)}\u00a0% saved)` : "–");
     this.set("Steps", `${stats.steps}`);
   }
 

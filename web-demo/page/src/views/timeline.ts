@@ -4,8 +4,8 @@
 import { el, hue } from "../dom";
 import type { StepRecord } from "../engine_client";
 
-const COLUMN = 12;
-const ROW = 18;
+const COLUMN = 14;
+const ROW = 20;
 const BUDGET_HEIGHT = 48;
 const LEFT = 84;
 /** Requests drawn, the newest ones: a large server runs hundreds at once. */
@@ -68,13 +68,17 @@ export class Timeline {
       context.fillStyle = `hsl(${hue(row.sequence.request)} 65% 50%)`;
       if (row.tokens === 1) {
         context.beginPath();
-        context.arc(x + COLUMN / 2, y + ROW / 2, 3.5, 0, 2 * Math.PI);
+        context.arc(x + COLUMN / 2, y + ROW / 2, 4, 0, 2 * Math.PI);
         context.fill();
       } else {
+        // Dark enough for white numbers.
+        context.fillStyle = `hsl(${hue(row.sequence.request)} 65% 33%)`;
         context.fillRect(x + 1, y + 1, COLUMN - 2, ROW - 2);
         context.fillStyle = "white";
-        context.font = "8px system-ui, sans-serif";
-        context.fillText(String(row.tokens), x + 1, y + 12, COLUMN - 2);
+        context.font = "bold 10px system-ui, sans-serif";
+        context.textAlign = "center";
+        context.fillText(String(row.tokens), x + COLUMN / 2, y + 14, COLUMN - 3);
+        context.textAlign = "start";
       }
     }
     const lost = step.report.engine.sequences.filter((sequence) => sequence.state === "Preempted").map((sequence) => sequence.id.request);
@@ -85,10 +89,11 @@ export class Timeline {
       context.strokeStyle = "crimson";
       context.lineWidth = 2;
       context.beginPath();
-      context.moveTo(x + 2, y + 4);
-      context.lineTo(x + 10, y + 14);
-      context.moveTo(x + 10, y + 4);
-      context.lineTo(x + 2, y + 14);
+      const [left, right, over, under] = [x + 3, x + COLUMN - 3, y + 5, y + ROW - 5];
+      context.moveTo(left, over);
+      context.lineTo(right, under);
+      context.moveTo(right, over);
+      context.lineTo(left, under);
       context.stroke();
     }
   }
