@@ -148,13 +148,15 @@ impl Checkpoint {
         self.read(name, dtype)
     }
 
-    /// Reads a matrix of GGUF's quantised formats that must have this shape as it is; `None` where it is not one, or has no
-    /// packed form.
+    /// Reads a quantised matrix that must have this shape as it is; `None` where it is not quantised, or has no packed form.
     pub fn read_packed(&self, name: &str, shape: &[usize]) -> Result<Option<PackedValues>, CheckpointError> {
-        if self.dummy || self.quantised.contains_key(name) {
+        if self.dummy {
             return Ok(None);
         }
         self.check_shape(name, shape)?;
+        if let Some(weight) = self.quantised.get(name) {
+            return weight.pack(&self.files).map_err(|fault| fault.in_file(&self.files[weight.file].name));
+        }
         let entry = self.entry(name)?;
         Ok(packed::pack(entry, &self.files[entry.file][entry.range.clone()]))
     }
@@ -188,7 +190,7 @@ impl Checkpoint {
         if self.dummy {
             return dummy::num_parameters(&self.config);
         }
-        let quantised = self.quantised.values().map(|weight| weight.shape.map(|size| size as u64).iter().product());
+        let quantised = self.quantised.values().map(QuantisedWeight::num_elements);
         self.kept_tensors().map(num_elements).chain(quantised).sum()
     }
 
@@ -202,12 +204,14 @@ impl Checkpoint {
     /// Bytes of the tensors that the model holds in memory, in `dtype` but for quantised matrices, which stay packed; `None`
     /// where there is none of those.
     pub fn packed_bytes(&self, dtype: Dtype) -> Option<u64> {
-        let bytes = |entry: &TensorEntry| match packed::form_of(entry) {
-            Some(form) => num_elements(entry) / PackedForm::GROUP as u64 * form.words() as u64 * 4,
-            None => num_elements(entry) * dtype.size() as u64,
+        let blocks = self.kept_tensors().map(|entry| (num_elements(entry), packed::form_of(entry)));
+        let quantised = self.quantised.values().map(|weight| (weight.num_elements(), weight.packed_form(&self.files)));
+        let matrices: Vec<_> = blocks.chain(quantised).collect();
+        let bytes = |(elements, form): &(u64, Option<PackedForm>)| match form {
+            Some(form) => elements / PackedForm::GROUP as u64 * form.words() as u64 * 4,
+            None => elements * dtype.size() as u64,
         };
-        let any = self.kept_tensors().any(|entry| packed::form_of(entry).is_some());
-        any.then(|| self.kept_tensors().map(bytes).sum())
+        matrices.iter().any(|(_, form)| form.is_some()).then(|| matrices.iter().map(bytes).sum())
     }
 
     fn kept_tensors(&self) -> impl Iterator<Item = &TensorEntry> {

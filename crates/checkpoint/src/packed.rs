@@ -3,6 +3,7 @@
 //! Every 32 consecutive numbers of a row are a group: one or two words of scales, then the codes, the first in the lowest
 //! bits. The numbers are those that [`Checkpoint::read`](crate::Checkpoint::read) gives in float32, bit for bit, but for the
 //! sign of zeros. Matrices that are stored transposed are not packed, nor are scales beyond the range of a half.
+//! Weights in several stored parts are packed where 32 inputs in order share a scale.
 
 use crate::blocks::{Group, each_group};
 use crate::dtype::StoredDtype;
@@ -103,7 +104,7 @@ pub(crate) fn pack(entry: &TensorEntry, bytes: &[u8]) -> Option<PackedValues> {
 }
 
 /// False where a scale does not fit into its form.
-fn write_group(group: &Group, form: PackedForm, out: &mut Vec<u8>) -> bool {
+pub(crate) fn write_group(group: &Group, form: PackedForm, out: &mut Vec<u8>) -> bool {
     let mut is_exact = true;
     match form.scales {
         Scales::Halves => {

@@ -3,7 +3,7 @@
 
 mod support;
 
-use firebrick_checkpoint::{Checkpoint, Dtype};
+use firebrick_checkpoint::{Checkpoint, Codes, Dtype, PackedValues};
 use safetensors::Dtype as Stored;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
@@ -29,9 +29,31 @@ fn every_format_opens_as_the_weights_that_it_stands_for() {
         assert_eq!((wide.bytes.len(), half.bytes.len()), (4 * 32 * 64, 2 * 32 * 64));
         assert!(checkpoint.read_shaped(name, &[64, 32], Dtype::F32).is_err());
         assert!(checkpoint.config().quantisation.is_some());
+        // Groups of 32 or more inputs in order, and integers: what devices can keep as it is.
+        let name = folder.file_name().expect("a name").to_string_lossy().into_owned();
+        let packs = ["gptq-8", "awq", "w4a16-zero-points", "w8a8"].contains(&&*name);
+        let packed = checkpoint.read_packed("model.layers.1.mlp.down_proj.weight", &[32, 64]).expect("read");
+        assert_eq!((packed.is_some(), checkpoint.packed_bytes(Dtype::F16).is_some()), (packs, packs), "{name}");
+        if let Some(packed) = packed {
+            assert_eq!(numbers(&packed), wide.bytes, "{name}");
+        }
         formats += 1;
     }
     assert_eq!(formats, 9);
+}
+
+/// What a device makes of packed words with two scales, as bytes of 32-bit floats.
+fn numbers(packed: &PackedValues) -> Vec<u8> {
+    let words: Vec<u32> = packed.bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect();
+    let code = |codes: &[u32], i: usize| match packed.form.codes {
+        Codes::FourBits => (codes[i / 8] >> (i % 8 * 4) & 15) as f32,
+        Codes::Bytes => f32::from((codes[i / 4] >> (i % 4 * 8)) as i8),
+    };
+    let group = |group: &[u32]| -> Vec<f32> {
+        let [scale, added] = [group[0], group[1]].map(f32::from_bits);
+        (0..32).map(|i| scale * code(&group[2..], i) + added + 0.0).collect()
+    };
+    words.chunks(packed.form.words()).flat_map(group).flat_map(f32::to_le_bytes).collect()
 }
 
 /// A stored tensor: what follows the layer's name, its format and shape, and its bytes, all alike.

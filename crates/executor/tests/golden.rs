@@ -51,7 +51,7 @@ fn logits_and_layer_outputs_equal_the_reference() {
             let checkpoint = Checkpoint::open(&folder).expect("the fixture opens");
             let config = checkpoint.config();
             let options =
-                LoadOptions { dtype: Dtype::F32, packed: false, max_model_len: config.max_position_embeddings };
+                LoadOptions { dtype: Dtype::F32, packed: true, max_model_len: config.max_position_embeddings };
             let model = load(&checkpoint, options, device, &mut |_| ()).expect("the fixture loads");
             for prompt in 0..reference.num_prompts() {
                 let tokens = reference.words(&format!("prompt.{prompt}"));
@@ -80,7 +80,8 @@ fn greedy_tokens_equal_the_reference_alone_and_together() {
                 (0..reference.num_prompts()).map(|i| reference.words(&format!("prompt.{i}"))).collect();
             let expected: Vec<_> = (0..prompts.len()).map(|i| reference.words(&format!("greedy.{i}"))).collect();
             let steps = expected[0].len() as u32;
-            let mut engine = engine(&folder, &Setup::default(), device);
+            let setup = Setup { packed: true, ..Setup::default() };
+            let mut engine = engine(&folder, &setup, device);
             for (prompt, expected) in prompts.iter().zip(&expected) {
                 assert_eq!(&run_requests(&mut engine, vec![greedy(prompt, steps)])[0], expected, "{folder:?} alone");
             }

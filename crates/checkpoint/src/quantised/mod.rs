@@ -11,9 +11,11 @@ mod scaled;
 pub use method::Quantisation;
 pub(crate) use parts::{Part, Parts, take_parts};
 
+use crate::blocks::Group;
 use crate::dtype::Dtype;
 use crate::error::Fault;
 use crate::file::ModelFile;
+use crate::packed::{PackedForm, PackedValues, Scales, write_group};
 use crate::tensor::{TensorValues, encode};
 use method::Format;
 use packed::Packed;
@@ -21,6 +23,9 @@ use scaled::Scaled;
 
 /// Rows of a weight that are dequantised at a time: those of one cache line of 32-bit words.
 const ROWS: usize = 16;
+
+/// The group of 32 numbers of a row that has this index in it.
+type GroupOf<'a> = dyn Fn(usize, usize) -> Group + 'a;
 
 /// Writes rows of a weight, from the one that it is given on.
 type FillRows<'a> = dyn FnMut(usize, &mut [f32]) + 'a;
@@ -60,6 +65,40 @@ impl QuantisedWeight {
             return Err(Fault::corrupt(name, format!("has more numbers than fit into memory: {shape:?}")));
         }
         Ok(Self { shape, stored_bytes, file, layout })
+    }
+
+    pub(crate) fn num_elements(&self) -> u64 {
+        self.shape.map(|size| size as u64).iter().product()
+    }
+
+    /// The form that holds the numbers exactly, as devices keep them; `None` where 32 inputs in order may not share a scale, or
+    /// for FP8.
+    pub(crate) fn packed_form(&self, files: &[ModelFile]) -> Option<PackedForm> {
+        let codes = match &self.layout {
+            Layout::Packed(packed) => packed.codes(files),
+            Layout::Scaled(scaled) => scaled.codes(),
+        };
+        codes
+            .filter(|_| self.shape[1].is_multiple_of(PackedForm::GROUP))
+            .map(|codes| PackedForm { codes, scales: Scales::Singles })
+    }
+
+    /// The numbers in that form.
+    pub(crate) fn pack(&self, files: &[ModelFile]) -> Result<Option<PackedValues>, Fault> {
+        let Some(form) = self.packed_form(files) else { return Ok(None) };
+        let [rows, columns] = self.shape;
+        let group_of: Box<GroupOf<'_>> = match &self.layout {
+            Layout::Packed(packed) => Box::new(packed.group_reader(files)?),
+            Layout::Scaled(scaled) => Box::new(scaled.group_reader(files)),
+        };
+        let groups = columns / PackedForm::GROUP;
+        let mut bytes = Vec::with_capacity(rows * groups * form.words() * size_of::<u32>());
+        for row in 0..rows {
+            for index in 0..groups {
+                write_group(&group_of(row, index), form, &mut bytes);
+            }
+        }
+        Ok(Some(PackedValues { form, bytes }))
     }
 
     /// The dequantised numbers, rounded to `dtype`.

@@ -2,8 +2,10 @@
 //! formats of GPTQ, AWQ and compressed-tensors.
 
 use super::parts::{FLOATS, Part, Parts};
+use crate::blocks::Group;
 use crate::error::Fault;
 use crate::file::ModelFile;
+use crate::packed::{Codes, PackedForm};
 use safetensors::Dtype;
 
 const WORDS: [Dtype; 1] = [Dtype::I32];
@@ -41,6 +43,30 @@ pub(super) struct Packed {
     groups: usize,
     parts: Parts,
     names: Names,
+}
+
+/// A weight's parts, read but for the words.
+struct Opened<'a> {
+    words: &'a [[u8; 4]],
+    format: PackedFormat,
+    shape: [usize; 2],
+    /// `[groups, out]`.
+    scales: Vec<f32>,
+    zeros: Vec<i32>,
+    group_of_input: Vec<usize>,
+}
+
+impl Opened<'_> {
+    fn integer(&self, output: usize, input: usize) -> i32 {
+        let ([outputs, inputs], PackedFormat { order, bits, .. }) = (self.shape, self.format);
+        let in_word = WORD_BITS / bits;
+        let (at, place) = match order {
+            Order::Gptq => (input / in_word * outputs + output, input % in_word),
+            Order::Awq => (input * (outputs / in_word) + output / in_word, AWQ_PLACES[output % in_word]),
+            Order::Rows => (output * (inputs / in_word) + input / in_word, input % in_word),
+        };
+        (u32::from_le_bytes(self.words[at]) >> (place * bits) & ((1 << bits) - 1)) as i32
+    }
 }
 
 /// What the formats call the parts.
@@ -101,28 +127,65 @@ impl Packed {
 
     /// Writes rows of the weight, from the one that it is given on.
     pub(super) fn reader<'a>(&'a self, files: &'a [ModelFile]) -> Result<impl FnMut(usize, &mut [f32]) + 'a, Fault> {
-        let [outputs, inputs] = self.shape;
-        let words = self.parts.of_format(self.names.words, &WORDS)?.words(files);
-        let (scales, zeros, group_of_input) = (self.scales(files)?, self.zeros(files)?, self.group_of_input(files)?);
-        let (in_word, mask) = (WORD_BITS / self.format.bits, (1u32 << self.format.bits) - 1);
-        let integer = move |output: usize, input: usize| {
-            let (at, place) = match self.format.order {
-                Order::Gptq => (input / in_word * outputs + output, input % in_word),
-                Order::Awq => (input * (outputs / in_word) + output / in_word, AWQ_PLACES[output % in_word]),
-                Order::Rows => (output * (inputs / in_word) + input / in_word, input % in_word),
-            };
-            (u32::from_le_bytes(words[at]) >> (place * self.format.bits) & mask) as i32
-        };
+        let ([outputs, inputs], opened) = (self.shape, self.open(files)?);
         Ok(move |first: usize, values: &mut [f32]| {
             let rows = values.len() / inputs;
             for input in 0..inputs {
-                let group = group_of_input[input] * outputs;
+                let group = opened.group_of_input[input] * outputs;
                 for row in 0..rows {
                     let of_group = group + first + row;
-                    let centred = integer(first + row, input) - zeros[of_group];
-                    values[row * inputs + input] = centred as f32 * scales[of_group];
+                    let centred = opened.integer(first + row, input) - opened.zeros[of_group];
+                    values[row * inputs + input] = centred as f32 * opened.scales[of_group];
                 }
             }
+        })
+    }
+
+    /// The codes that hold the integers, where devices can keep them: scales are short enough that scale and zero point
+    /// multiply exactly, and groups are consecutive inputs, at least those that share a word of scales.
+    pub(super) fn codes(&self, files: &[ModelFile]) -> Option<Codes> {
+        let [_, inputs] = self.shape;
+        let scales = self.parts.optional(self.names.scales)?;
+        let group = inputs / self.groups;
+        let in_order = || {
+            let groups = self.group_of_input(files);
+            groups.is_ok_and(|groups| groups.iter().enumerate().all(|(input, found)| *found == input / group))
+        };
+        let keeps = matches!(scales.dtype, Dtype::F16 | Dtype::BF16)
+            && inputs.is_multiple_of(self.groups)
+            && group.is_multiple_of(PackedForm::GROUP)
+            && in_order();
+        keeps.then_some(if self.format.bits == 4 { Codes::FourBits } else { Codes::Bytes })
+    }
+
+    /// The groups of a row, by their index in it.
+    pub(super) fn group_reader<'a>(
+        &'a self,
+        files: &'a [ModelFile],
+    ) -> Result<impl Fn(usize, usize) -> Group + 'a, Fault> {
+        let ([outputs, _], opened) = (self.shape, self.open(files)?);
+        // Bytes are signed where the integers are not.
+        let middle = if self.format.bits == 4 { 0 } else { 128 };
+        Ok(move |row: usize, index: usize| {
+            let first_input = index * PackedForm::GROUP;
+            let of_group = opened.group_of_input[first_input] * outputs + row;
+            let scale = opened.scales[of_group];
+            Group {
+                codes: std::array::from_fn(|i| (opened.integer(row, first_input + i) - middle) as i8),
+                first: scale,
+                second: (middle - opened.zeros[of_group]) as f32 * scale,
+            }
+        })
+    }
+
+    fn open<'a>(&self, files: &'a [ModelFile]) -> Result<Opened<'a>, Fault> {
+        Ok(Opened {
+            words: self.parts.of_format(self.names.words, &WORDS)?.words(files),
+            format: self.format,
+            shape: self.shape,
+            scales: self.scales(files)?,
+            zeros: self.zeros(files)?,
+            group_of_input: self.group_of_input(files)?,
         })
     }
 

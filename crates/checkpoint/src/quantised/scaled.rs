@@ -1,8 +1,10 @@
 //! FP8 (E4M3) and 8-bit integers times scales: one for the tensor, for each row, for groups of inputs or for blocks.
 
 use super::parts::{FLOATS, Part, Parts};
+use crate::blocks::Group;
 use crate::error::Fault;
 use crate::file::ModelFile;
+use crate::packed::{Codes, PackedForm};
 use safetensors::Dtype;
 
 const BYTES: [Dtype; 2] = [Dtype::F8_E4M3, Dtype::I8];
@@ -55,6 +57,26 @@ impl Scaled {
                     *value = values_of[usize::from(*number)] * scales[column / block_columns];
                 }
             }
+        }
+    }
+}
+
+impl Scaled {
+    /// The codes that hold the numbers, where devices can keep them: integers whose scales reach over whole groups.
+    pub(super) fn codes(&self) -> Option<Codes> {
+        let keeps = self.numbers.dtype == Dtype::I8 && self.block[1].is_multiple_of(PackedForm::GROUP);
+        keeps.then_some(Codes::Bytes)
+    }
+
+    /// The groups of a row, by their index in it.
+    pub(super) fn group_reader<'a>(&'a self, files: &'a [ModelFile]) -> impl Fn(usize, usize) -> Group + 'a {
+        let ([_, columns], [block_rows, block_columns]) = (self.shape, self.block);
+        let (numbers, scales) = (self.numbers.bytes(files), self.scales.floats(files));
+        move |row: usize, index: usize| {
+            let first = index * PackedForm::GROUP;
+            let numbers = &numbers[row * columns + first..];
+            let scale = scales[row / block_rows * columns.div_ceil(block_columns) + first / block_columns];
+            Group { codes: std::array::from_fn(|i| numbers[i] as i8), first: scale, second: 0.0 }
         }
     }
 }
