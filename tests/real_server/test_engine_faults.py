@@ -41,6 +41,24 @@ class EngineThread(unittest.TestCase):
             self.assertEqual(server.get("/ready")[0], 503)
             stream.close()
 
+    def test_an_engine_that_computes_for_ever_is_found_too(self):
+        with Server(environment=planted("spin@50")) as server:
+            begun = time.monotonic()
+            stream = server.open_stream(max_tokens=4000)
+            wait_for(lambda: server.get("/health")[0] == 503, "unhealthy", 8)
+            self.assertLess(time.monotonic() - begun, 6.5)
+            stream.close()
+
+    def test_a_long_step_is_no_dead_engine(self):
+        with Server(environment=planted("slow@1")) as server:
+            begun = time.monotonic()
+            stream = server.open_stream(prompt="long " * 300, max_tokens=8)
+            while time.monotonic() - begun < 7.5:
+                self.assertEqual(server.get("/health")[0], 200, f"after {time.monotonic() - begun:.1f} s")
+                time.sleep(0.2)
+            self.assertTrue(streamed_text(read_all(stream)))
+            self.assertGreater(time.monotonic() - begun, 7.5)
+
     def test_a_panic_in_a_handler_is_a_500_for_that_request_alone(self):
         with Server(environment=planted("handler@3")) as server:
             statuses = [server.post("/v1/completions", completion())[0] for _ in range(6)]

@@ -12,6 +12,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::engine_metrics::EngineMetrics;
+use crate::heartbeat::Heartbeat;
 use crate::request_trace::Phases;
 use crate::step_watch::{WATCHERS_MAX, Watching};
 
@@ -128,14 +129,13 @@ pub(crate) struct Shared {
     pub stop_reason: OnceLock<&'static str>,
     /// Counts dropped streams, so that the engine looks for them only when there are some.
     pub departures: AtomicU64,
-    /// The engine is blocked on its inbox, so that no heartbeat is due.
-    pub idle: AtomicBool,
     pub started: Instant,
-    heartbeat_ms: AtomicU64,
+    pub heartbeat: Heartbeat,
 }
 
 impl Shared {
     pub fn new(config: EngineConfig, snapshot: EngineSnapshot) -> Self {
+        let started = Instant::now();
         Self {
             metrics: EngineMetrics::new(config.max_model_len),
             config,
@@ -144,14 +144,9 @@ impl Shared {
             stop: AtomicBool::new(false),
             stop_reason: OnceLock::new(),
             departures: AtomicU64::new(0),
-            idle: AtomicBool::new(false),
-            started: Instant::now(),
-            heartbeat_ms: AtomicU64::new(0),
+            started,
+            heartbeat: Heartbeat::new(started),
         }
-    }
-
-    pub fn beat(&self) {
-        self.heartbeat_ms.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 }
 
@@ -225,14 +220,10 @@ impl EngineHandle {
         self.shared.state.borrow().clone()
     }
 
-    /// Whether the engine runs and has finished a step within `heartbeat_age_max`, or has nothing to do.
+    /// Whether the engine runs and moves: it has finished a step within `heartbeat_age_max`, is computing one whose
+    /// tokens explain that it takes longer, or has nothing to do.
     pub fn is_healthy(&self, heartbeat_age_max: Duration) -> bool {
-        if self.state() != EngineState::Running {
-            return false;
-        }
-        let beat = Duration::from_millis(self.shared.heartbeat_ms.load(Ordering::Relaxed));
-        self.shared.idle.load(Ordering::Acquire)
-            || self.shared.started.elapsed().saturating_sub(beat) <= heartbeat_age_max
+        self.state() == EngineState::Running && self.shared.heartbeat.is_alive(heartbeat_age_max)
     }
 
     /// Waits until the engine has died of a failure, and says of which. Never returns after an orderly stop.

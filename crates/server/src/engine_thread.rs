@@ -132,7 +132,7 @@ struct Driver<E: Executor> {
 
 impl<E: Executor> Driver<E> {
     fn run(mut self) -> EngineState {
-        self.shared.beat();
+        self.shared.heartbeat.beat();
         self.publish();
         loop {
             while let Ok(command) = self.inbox.try_recv() {
@@ -163,10 +163,9 @@ impl<E: Executor> Driver<E> {
 
     /// Blocks until there is a command; `None` once nobody can send one any more.
     fn wait(&mut self) -> Option<Command> {
-        self.shared.idle.store(true, Ordering::Release);
+        self.shared.heartbeat.set_idle(true);
         let command = self.inbox.blocking_recv();
-        self.shared.beat();
-        self.shared.idle.store(false, Ordering::Release);
+        self.shared.heartbeat.set_idle(false);
         command
     }
 
@@ -242,11 +241,12 @@ impl<E: Executor> Driver<E> {
     }
 
     fn step(&mut self) -> Result<(), String> {
+        self.shared.heartbeat.step_begins(self.step_tokens_max());
         self.fault.before_step()?;
         let begun = Instant::now();
         let outcome = self.watched_step();
         let now = Instant::now();
-        self.shared.beat();
+        self.shared.heartbeat.beat();
         match outcome {
             Ok(events) => {
                 for event in events {
@@ -269,6 +269,13 @@ impl<E: Executor> Driver<E> {
             return Err(reason.unwrap_or_else(|| "the device failed".to_owned()));
         }
         Ok(())
+    }
+
+    /// Tokens that the next step has at most. With nobody waiting and every prompt computed it is one a sequence.
+    fn step_tokens_max(&self) -> u32 {
+        let stats = self.engine.stats();
+        let decodes = stats.waiting == 0 && stats.last_step_tokens <= stats.running;
+        if decodes { stats.running } else { self.engine.config().max_num_batched_tokens }
     }
 
     /// A step of the engine, shown to those who watch.

@@ -1,9 +1,11 @@
 //! Faults that tests of the real process ask a debug build for; a release build has none of them.
 //!
-//! `FIREBRICK_PLANTED_FAULT=KIND@NUMBER`: `panic@9` panics in the engine's ninth step, `hang@9` never ends it, `fail@9`
-//! fails it as a lost device does, `handler@9` panics while the ninth generating request is read.
+//! `FIREBRICK_PLANTED_FAULT=KIND@NUMBER`: `panic@9` panics in the engine's ninth step, `hang@9` never ends it, `spin@9`
+//! never ends it and computes for ever, `slow@9` computes for eight seconds before it, `fail@9` fails it as a lost device
+//! does, `handler@9` panics while the ninth generating request is read.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// The fault of this process, if one was asked for, and how near it is.
 pub(crate) struct PlantedFault {
@@ -17,6 +19,8 @@ enum Kind {
     None,
     Panic,
     Hang,
+    Spin,
+    Slow,
     Fail,
     Handler,
 }
@@ -31,7 +35,7 @@ impl PlantedFault {
 
     /// Called before every step of the engine; an error is to be taken for the device's.
     pub fn before_step(&self) -> Result<(), String> {
-        if !self.is_due(&[Kind::Panic, Kind::Hang, Kind::Fail]) {
+        if !self.is_due(&[Kind::Panic, Kind::Hang, Kind::Spin, Kind::Slow, Kind::Fail]) {
             return Ok(());
         }
         match self.kind {
@@ -39,8 +43,11 @@ impl PlantedFault {
             Kind::Hang => loop {
                 std::thread::park();
             },
-            _ => Err("a planted failure of the device".to_owned()),
+            Kind::Spin => compute_for(Duration::MAX),
+            Kind::Slow => compute_for(Duration::from_secs(8)),
+            _ => return Err("a planted failure of the device".to_owned()),
         }
+        Ok(())
     }
 
     /// Called when a generating request has come.
@@ -53,11 +60,20 @@ impl PlantedFault {
     }
 }
 
+fn compute_for(time: Duration) {
+    let begun = Instant::now();
+    while begun.elapsed() < time {
+        std::hint::spin_loop();
+    }
+}
+
 fn parse(text: &str) -> Option<(Kind, u64)> {
     let (kind, at) = text.split_once('@')?;
     let kind = match kind {
         "panic" => Kind::Panic,
         "hang" => Kind::Hang,
+        "spin" => Kind::Spin,
+        "slow" => Kind::Slow,
         "fail" => Kind::Fail,
         "handler" => Kind::Handler,
         _ => return None,
