@@ -1,7 +1,7 @@
 //! One choice of an answer: tokens become text, and stop strings end it.
 
 use firebrick_engine::{EventKind, FinishReason, TokenId, TokenLogprobs};
-use firebrick_text::{Detokenizer, MessageEvent, MessageReader, StopMatcher, Tokenizer};
+use firebrick_text::{Detokenizer, MessageEvent, MessageReader, StopMatcher, TOO_COMPLEX, Tokenizer};
 
 use crate::error::{ApiError, ErrorKind};
 use crate::message::MessageOptions;
@@ -193,7 +193,14 @@ impl Choice {
             FinishReason::Length => Finish { reason: "length", stop_reason: None },
             FinishReason::Abort => Finish { reason: "abort", stop_reason: None },
             FinishReason::Impossible => return Err(impossible()),
-            FinishReason::Error(message) => return Err(ApiError::new(ErrorKind::Internal, message)),
+            FinishReason::Error(message) => {
+                // A grammar that costs too much is the request's fault; everything else is ours.
+                let is_theirs = message.starts_with(TOO_COMPLEX);
+                return Err(ApiError::new(
+                    if is_theirs { ErrorKind::BadRequest } else { ErrorKind::Internal },
+                    message,
+                ));
+            }
         };
         let output = self.matcher.push(&self.detokenizer.finish());
         let text = output.text + &self.matcher.finish();

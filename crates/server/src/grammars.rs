@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use firebrick_engine::{Constraint, ConstraintState, NotFollowed, Progress, TokenConstraint, TokenId, TokenMask};
-use firebrick_text::{COMPILE_STACK_BYTES, Grammar, GrammarCompiler, GrammarError, GrammarMatcher, Tokenizer};
+use firebrick_text::{
+    COMPILE_STACK_BYTES, Grammar, GrammarCompiler, GrammarError, GrammarMatcher, TOO_COMPLEX, Tokenizer,
+};
 use tokio::sync::{Semaphore, oneshot};
 
 use crate::error::{ApiError, ErrorKind};
@@ -157,7 +159,7 @@ impl ConstraintState for FollowedText {
     fn accept(&mut self, token: TokenId) -> Result<Progress, NotFollowed> {
         if self.matcher.is_late.load(Ordering::Acquire) {
             let limit = MASK_TIME_MAX.as_millis();
-            return Err(NotFollowed::Failed(format!("following the grammar takes longer than {limit} ms for a token")));
+            return Err(NotFollowed::Failed(format!("{TOO_COMPLEX}: it takes longer than {limit} ms for a token")));
         }
         let is_complete = self.matcher.with(|matcher| {
             matcher.accept(token)?;

@@ -171,6 +171,19 @@ async fn a_grammar_that_takes_too_long_is_refused_in_time() {
 }
 
 #[tokio::test]
+async fn a_grammar_that_becomes_too_complex_on_the_way_is_a_400() {
+    let server = Server::start(random()).await;
+    // The first token is cheap; after it every rule is open twice.
+    let rules: String = (0..1500).map(|n| format!("a{n}: a{} | \"x\" a{n}\n", n + 1)).collect();
+    let body =
+        completion(json!({"guided_grammar": format!("start: a0\n{rules}a1500: \"x\" \"x\"\n"), "max_tokens": 8}));
+    let reply = server.post("/v1/completions", &body).await;
+    assert_eq!(reply.status, 400, "{}", reply.text());
+    assert!(reply.error().0.contains("too complex"), "{}", reply.text());
+    server.wait_all_free(Duration::from_secs(10)).await;
+}
+
+#[tokio::test]
 async fn a_model_that_leaves_its_grammar_gets_an_error_and_not_a_wrong_answer() {
     // The script does not look at what is allowed, as a broken sampler would not.
     let server = Server::start(Setup { script: says("12x"), ..random() }).await;

@@ -223,8 +223,13 @@ impl GrammarMatcher {
 }
 
 fn failed(error: &dyn std::fmt::Display) -> GrammarError {
-    if error.to_string().starts_with("NoExtensionBias") {
+    let text = error.to_string();
+    if text.starts_with("NoExtensionBias") {
         return GrammarError::DeadEnd;
     }
-    GrammarError::Match { reason: shown(error) }
+    // The library has one kind of error for a token that is not allowed and for a limit that is reached.
+    let limits = ["max is", "Too many items", "fuel", "TooComplex"];
+    let is_limit = limits.iter().any(|words| text.contains(words));
+    let reason = shown(error);
+    if is_limit { GrammarError::TooComplex { reason } } else { GrammarError::Match { reason } }
 }

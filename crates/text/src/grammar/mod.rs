@@ -20,6 +20,9 @@ pub use compiler::{Grammar, GrammarCompiler, GrammarMatcher};
 /// The stack that [`GrammarCompiler::compile`] needs for the deepest sources within the limits.
 pub const COMPILE_STACK_BYTES: usize = 64 << 20;
 
+/// How the error begins when following a grammar costs too much.
+pub const TOO_COMPLEX: &str = "the grammar is too complex";
+
 /// What a text must match, as a client writes it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum GrammarSource {
@@ -98,7 +101,13 @@ pub enum GrammarError {
     /// A text cannot go on: what must come next has no token in this vocabulary.
     #[error("no token of this model's vocabulary continues the text within the grammar")]
     DeadEnd,
-    /// A text cannot go on: a token was not allowed, or following the grammar became too complex.
+    /// A text cannot go on: following the grammar from here costs more than its limits allow. The fault of the grammar.
+    #[error("{TOO_COMPLEX} to be followed further: {reason}")]
+    TooComplex {
+        /// Which limit was reached.
+        reason: String,
+    },
+    /// A text cannot go on: a token was not allowed.
     #[error("the grammar could not be followed: {reason}")]
     Match {
         /// Why.
