@@ -1,10 +1,8 @@
 //! Messages to a prompt, by the model's own Jinja template, rendered as transformers renders it.
 //!
-//! A template comes with a model and may be hostile or broken: it runs with bounded fuel, depth and output, reads
-//! nothing but the values given here, and ends in an error when it reaches a limit. Not bounded is the size of a value that
-//! is never shown: a template that appends a string to itself (`{% set x = x ~ x %}`) some thirty times takes gigabytes,
-//! because the template engine has no limit for `~`, `+`, `replace` and `join`. Whoever serves a model trusts its template
-//! that far; templates from clients are never run.
+//! A template comes with a model and may be hostile or broken: it runs with bounded fuel, depth, output and size of its
+//! values, reads nothing but the values given here, and ends in an error when it reaches a limit. Templates from clients
+//! are never run.
 
 use std::io;
 use std::sync::Arc;
@@ -15,8 +13,9 @@ use serde_json::{Map, Value};
 use crate::chat_message::{ContentPart, Message, MessageContent, RenderOptions, SpecialTokens};
 use crate::error::TemplateError;
 use crate::strftime::strftime;
+use crate::template_budget::{BudgetSpent, Meter};
 use crate::template_functions::{self, Raised};
-use crate::template_source;
+use crate::{template_meter, template_source};
 
 const NAME: &str = "chat_template";
 /// Variables that options may not set through `kwargs`.
@@ -35,11 +34,13 @@ pub struct TemplateLimits {
     pub depth: usize,
     /// Bytes of the prompt.
     pub output_bytes: usize,
+    /// Bytes of all values that one rendering reads and makes, each as often as it is used.
+    pub value_bytes: usize,
 }
 
 impl Default for TemplateLimits {
     fn default() -> Self {
-        Self { source_bytes: 1 << 20, fuel: 1_000_000, depth: 64, output_bytes: 16 << 20 }
+        Self { source_bytes: 1 << 20, fuel: 1_000_000, depth: 64, output_bytes: 16 << 20, value_bytes: 20 << 20 }
     }
 }
 
@@ -78,9 +79,11 @@ impl ChatTemplate {
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.set_fuel(Some(limits.fuel));
         environment.set_recursion_limit(limits.depth);
-        template_functions::install(&mut environment, limits.output_bytes);
+        template_functions::install(&mut environment, limits.output_bytes, Meter::new(limits.value_bytes));
+        let metered = template_meter::metered(&template_source::without_generation_blocks(source))
+            .map_err(|reason| TemplateError::Syntax { reason })?;
         environment
-            .add_template_owned(NAME, template_source::without_generation_blocks(source))
+            .add_template_owned(NAME, metered)
             .map_err(|error| TemplateError::Syntax { reason: error_text(&error) })?;
         let mut template = Self {
             source: source.into(),
@@ -185,6 +188,9 @@ impl ChatTemplate {
             let inner = current.downcast_ref::<minijinja::Error>();
             if inner.is_some_and(|inner| inner.kind() == ErrorKind::OutOfFuel) {
                 return TemplateError::Limit { limit: format!("{} instructions", self.limits.fuel) };
+            }
+            if current.is::<BudgetSpent>() {
+                return TemplateError::Limit { limit: format!("{} bytes of values", self.limits.value_bytes) };
             }
             if current.is::<OutputFull>() || inner.is_some_and(|inner| inner.kind() == ErrorKind::WriteFailure) {
                 return TemplateError::Limit { limit: format!("{} bytes of output", self.limits.output_bytes) };

@@ -21,7 +21,9 @@ mod python_repr;
 mod reasoning;
 mod stop;
 mod strftime;
+mod template_budget;
 mod template_functions;
+mod template_meter;
 mod template_source;
 mod tokenizer;
 mod tools;
@@ -37,7 +39,7 @@ pub use error::{TemplateError, TokenizerError};
 pub use gguf::{GgufVocabulary, gguf_pre_tokenizers};
 pub use grammar::{
     COMPILE_STACK_BYTES, Grammar, GrammarCompiler, GrammarError, GrammarMatcher, GrammarSource, StructuralTag,
-    Structure, Whitespace,
+    Structure, TOO_COMPLEX, Whitespace,
 };
 pub use message_event::MessageEvent;
 pub use message_reader::MessageReader;

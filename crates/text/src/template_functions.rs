@@ -8,18 +8,57 @@ use minijinja::{Environment, Error, ErrorKind, Output, State, Value};
 
 use crate::python_json::{PythonStyle, escape_non_ascii};
 use crate::python_repr::python_repr;
+use crate::template_budget::Meter;
 
 /// Adds everything that chat templates expect beyond plain Jinja; no value that is shown may be longer than `bytes_max`.
-pub(crate) fn install(environment: &mut Environment<'static>, bytes_max: usize) {
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+pub(crate) fn install(environment: &mut Environment<'static>, bytes_max: usize, meter: Meter) {
+    meter.install(environment);
+    environment.set_unknown_method_callback(move |state, value, method, arguments| {
+        charge_method(meter, state, value, method, arguments)?;
+        minijinja_contrib::pycompat::unknown_method_callback(state, value, method, arguments)
+    });
     environment.add_function("raise_exception", raise_exception);
-    environment.add_filter("tojson", to_json);
+    environment.add_filter(
+        "tojson",
+        move |state: &State<'_, '_>, value: &Value, indent: Option<Value>, kwargs: Kwargs| {
+            // It is copied into a document and written from there, with as many marks of escape as it has characters.
+            let size = meter.charge(state, value)?;
+            meter.spend(state, size.saturating_mul(7))?;
+            to_json(value, indent, kwargs)
+        },
+    );
     environment.add_filter("string", |value: &Value| python_str(value));
-    environment.set_formatter(move |output, _state, value| write_value(output, value, bytes_max));
+    environment.set_formatter(move |output, state, value| {
+        meter.charge(state, value)?;
+        write_value(output, value, bytes_max)
+    });
     environment.add_test("iterable", |value: &Value| is_text(value) || (!value.is_none() && value.try_iter().is_ok()));
     environment.add_test("sequence", |value: &Value| {
         is_text(value) || matches!(value.kind(), ValueKind::Seq | ValueKind::Map)
     });
+}
+
+/// Charges what a method of a text is given, and what it makes where that may be much more.
+fn charge_method(
+    meter: Meter,
+    state: &State<'_, '_>,
+    value: &Value,
+    method: &str,
+    arguments: &[Value],
+) -> Result<(), Error> {
+    let size = meter.charge(state, value)?;
+    for argument in arguments {
+        meter.charge(state, argument)?;
+    }
+    match (method, value.as_str(), arguments) {
+        ("replace", Some(text), [from, to, ..]) => {
+            let (from, to) = (from.as_str().unwrap_or_default(), to.as_str().unwrap_or_default());
+            meter.before_replace(state, text, from, to)
+        }
+        ("join", Some(separator), [parts, ..]) => meter.before_join(state, separator, parts),
+        ("split" | "splitlines", Some(_), _) => meter.spend(state, size.saturating_mul(32)),
+        _ => Ok(()),
+    }
 }
 
 /// Writes what `{{ value }}` shows: lists and mappings read as in Python. What is longer than a whole prompt may be cannot
@@ -63,7 +102,7 @@ fn raise_exception(message: String) -> Result<Value, Error> {
 }
 
 /// `tojson` as transformers defines it: Python's `json.dumps` without escaping for HTML or ASCII.
-fn to_json(_state: &State<'_, '_>, value: &Value, indent: Option<Value>, kwargs: Kwargs) -> Result<Value, Error> {
+fn to_json(value: &Value, indent: Option<Value>, kwargs: Kwargs) -> Result<Value, Error> {
     let indent = kwargs.get::<Option<Value>>("indent")?.or(indent).filter(|indent| !indent.is_none());
     let ensure_ascii = kwargs.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
     let sort_keys = kwargs.get::<Option<bool>>("sort_keys")?.unwrap_or(false);

@@ -35,6 +35,57 @@ pub(crate) fn without_generation_blocks(source: &str) -> String {
     out
 }
 
+/// A piece of a template.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Tag<'a> {
+    /// Text, comments, and what stands in `raw` blocks.
+    Text(&'a str),
+    /// `{{ … }}` or `{% … %}`.
+    Code(&'a str),
+}
+
+/// The pieces of a template, in order.
+pub(crate) fn tags(source: &str) -> Vec<Tag<'_>> {
+    let (mut tags, mut rest, mut inside_raw) = (Vec::new(), source, false);
+    while let Some(open) = rest.find('{') {
+        let at = &rest[open..];
+        let is_code = at.starts_with("{%") || at.starts_with("{{") && !inside_raw;
+        let length = match () {
+            () if at.starts_with("{#") && !inside_raw => at.find("#}").map_or(at.len(), |end| end + 2),
+            () if at.starts_with("{%") => tag_length(at),
+            () if is_code => expression_length(at),
+            () => 1,
+        };
+        let (before, code) = (&rest[..open], &at[..length]);
+        tags.push(Tag::Text(before));
+        let name = tag_name(code);
+        inside_raw = (inside_raw || name == Some("raw")) && name != Some("endraw");
+        tags.push(if is_code && !inside_raw { Tag::Code(code) } else { Tag::Text(code) });
+        rest = &at[length..];
+    }
+    tags.push(Tag::Text(rest));
+    tags
+}
+
+/// The bytes from `{{` to `}}`, whatever stands in strings and brackets between them.
+fn expression_length(tag: &str) -> usize {
+    let bytes = tag.as_bytes();
+    let (mut index, mut quote, mut depth) = (2, None, 0_usize);
+    while index < bytes.len() {
+        match (quote, bytes[index]) {
+            (None, b'}') if depth == 0 && bytes.get(index + 1) == Some(&b'}') => return index + 2,
+            (None, byte @ (b'"' | b'\'')) => quote = Some(byte),
+            (None, b'(' | b'[' | b'{') => depth += 1,
+            (None, b')' | b']' | b'}') => depth = depth.saturating_sub(1),
+            (Some(_), b'\\') => index += 1,
+            (Some(open), byte) if open == byte => quote = None,
+            _ => {}
+        }
+        index += 1;
+    }
+    tag.len()
+}
+
 /// The only word of a tag such as `{%- endraw -%}`.
 fn tag_name(tag: &str) -> Option<&str> {
     let inner = tag.strip_prefix("{%")?.strip_suffix("%}")?;
