@@ -326,7 +326,7 @@ fn spoil_blocks(bug: PlantedBug, scheduler: &mut Scheduler) {
 
 mod tests {
     use super::*;
-    use crate::simulation::{Violation, simulate};
+    use crate::simulation::{Violation, shrink, simulate};
     use crate::{Engine, ScriptedExecutor};
 
     const SEEDS_MAX: u64 = 3000;
@@ -355,6 +355,26 @@ mod tests {
         }
         assert!(missed.is_empty(), "{}", missed.join("\n"));
         println!("{} of {} planted bugs found", found.len(), PlantedBug::ALL.len());
+    }
+
+    #[test]
+    fn nine_in_ten_planted_bugs_shrink_to_fifty_events() {
+        const EVENTS_MAX: u32 = 50;
+        let print = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
+        let mut sizes: Vec<(u32, PlantedBug)> = Vec::new();
+        for &bug in PlantedBug::ALL {
+            let plant = |engine: &mut Engine<ScriptedExecutor>| engine.plant(bug);
+            let (seed, violation) = find(bug).expect("the test above finds it");
+            let shrunk = shrink(seed, &plant).expect("it was found with this seed");
+            assert_eq!(shrunk.violation.invariant, violation.invariant);
+            sizes.push((shrunk.events, bug));
+        }
+        std::panic::set_hook(print);
+        sizes.sort_by_key(|(events, _)| *events);
+        let short = sizes.iter().filter(|(events, _)| *events <= EVENTS_MAX).count();
+        println!("{short} of {} planted bugs shrink to at most {EVENTS_MAX} events: {sizes:?}", sizes.len());
+        assert!(10 * short >= 9 * sizes.len(), "{sizes:?}");
     }
 
     #[test]

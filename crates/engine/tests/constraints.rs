@@ -120,6 +120,67 @@ fn an_abandoned_step_asks_the_state_again_and_changes_nothing() {
     assert_eq!(outputs(&events)[&(id, 0)], expected);
 }
 
+/// Follows [`Climbing`] until so many calls have been made of it; what comes then fails.
+struct Failing {
+    climbing: Climbing,
+    calls_left: u32,
+}
+
+struct FailAfter(u32);
+
+impl TokenConstraint for FailAfter {
+    fn start(&self) -> Box<dyn ConstraintState> {
+        Box::new(Failing { climbing: Climbing { step: 9, last: 1000, at: 0 }, calls_left: self.0 })
+    }
+}
+
+impl Failing {
+    fn fails_now(&mut self) -> bool {
+        let fails = self.calls_left == 0;
+        self.calls_left = self.calls_left.saturating_sub(1);
+        fails
+    }
+}
+
+impl ConstraintState for Failing {
+    fn allowed(&mut self) -> TokenMask {
+        // A mask that is never computed allows nothing.
+        if self.fails_now() { TokenMask::later().0 } else { self.climbing.allowed() }
+    }
+
+    fn accept(&mut self, token: TokenId) -> Result<Progress, NotFollowed> {
+        if self.fails_now() {
+            return Err(NotFollowed::Failed("a planted failure".to_owned()));
+        }
+        self.climbing.accept(token)
+    }
+}
+
+#[test]
+fn a_constraint_that_fails_at_any_call_ends_its_own_request_alone() {
+    let neighbours: Vec<Request> =
+        (0..3).map(|seed| Request { constraint: climb(5, 80), ..request(seed, 8, 30) }).collect();
+    let run = |failing: Option<u32>| {
+        let mut engine = engine(config(), 14);
+        let ids: Vec<_> = neighbours.iter().map(|request| engine.add_request(request.clone())).collect();
+        let bad = failing.map(|calls| {
+            let constraint = Some(Constraint::new(Arc::new(FailAfter(calls))));
+            engine.add_request(Request { constraint, ..request(9, 8, 40) }).expect("accepted")
+        });
+        let outputs = outputs(&finish(&mut engine));
+        assert_eq!((engine.stats().running, engine.stats().blocks_used), (0, 0));
+        let sound: Vec<_> = ids.into_iter().map(|id| outputs[&(id.expect("accepted"), 0)].clone()).collect();
+        (sound, bad.map(|id| outputs[&(id, 0)].1.clone()))
+    };
+    let alone = run(None).0;
+    for calls in 0..40 {
+        let (sound, end) = run(Some(calls));
+        assert_eq!(sound, alone, "call {calls}");
+        let end = end.expect("it was added").expect("it has an end");
+        assert!(matches!(end, FinishReason::Error(_) | FinishReason::Impossible), "call {calls}: {end:?}");
+    }
+}
+
 #[test]
 fn a_request_that_contradicts_itself_ends_as_impossible() {
     // The only token that is allowed is suppressed, so the executor has nothing right to choose.

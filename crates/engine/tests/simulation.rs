@@ -6,7 +6,7 @@
 #[path = "simulation/mod.rs"]
 mod harness;
 
-use harness::{Report, simulate};
+use harness::{Report, shrink, simulate};
 
 /// Each test is a process of its own under nextest, so all cores are used.
 const NUM_SHARDS: u64 = 4;
@@ -39,6 +39,9 @@ fn run_shard(shard: u64) {
 
 fn check(seed: u64) -> Report {
     simulate(seed, &|_| ()).unwrap_or_else(|violation| {
+        if let Some(shrunk) = shrink(seed, &|_| ()) {
+            println!("{} events are enough: {shrunk:?}", shrunk.events);
+        }
         panic!(
             "seed {seed}: invariant {} does not hold: {}\nreplay: FIREBRICK_SIM_SEED={seed} \
              cargo nextest run -p firebrick-engine --test simulation --no-capture shard_0",

@@ -26,12 +26,14 @@ mod batch_checks;
 mod book;
 mod knobs;
 mod random;
+mod shrink;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use firebrick_engine::{Engine, ScriptedExecutor};
 
+pub use shrink::{Cuts, shrink};
 use world::World;
 
 /// An invariant that did not hold.
@@ -76,10 +78,15 @@ pub type Prepare<'a> = &'a dyn Fn(&mut Engine<ScriptedExecutor>);
 
 /// Runs one seed to its end. Every sixteenth seed is run twice and its recording replayed (invariant 17).
 pub fn simulate(seed: u64, prepare: Prepare<'_>) -> Result<Report, Violation> {
+    simulate_cut(seed, prepare, &Cuts::default())
+}
+
+/// The same, without what is cut.
+pub fn simulate_cut(seed: u64, prepare: Prepare<'_>, cuts: &Cuts) -> Result<Report, Violation> {
     let twice = seed.is_multiple_of(16);
-    let (report, trace) = run(seed, prepare, twice)?;
+    let (report, trace) = run(seed, prepare, cuts, twice)?;
     if let Some(trace) = trace {
-        let again = run(seed, prepare, false)?.0;
+        let again = run(seed, prepare, cuts, false)?.0;
         ensure(again == report, 17, || format!("the second run came to {again:?}, the first to {report:?}"))?;
         let replay = catch(|| Ok(trace.replay()))?;
         ensure(replay.is_ok(), 17, || format!("the recording does not replay: {replay:?}"))?;
@@ -89,9 +96,9 @@ pub fn simulate(seed: u64, prepare: Prepare<'_>) -> Result<Report, Violation> {
 
 type Trace = Option<firebrick_engine::Trace>;
 
-fn run(seed: u64, prepare: Prepare<'_>, record: bool) -> Result<(Report, Trace), Violation> {
+fn run(seed: u64, prepare: Prepare<'_>, cuts: &Cuts, record: bool) -> Result<(Report, Trace), Violation> {
     catch(|| {
-        let mut world = World::new(seed, prepare);
+        let mut world = World::new(seed, prepare, cuts);
         if record {
             world.record();
         }

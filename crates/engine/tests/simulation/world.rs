@@ -13,13 +13,14 @@ use super::batch_checks::{BatchChecks, ExpectedRow};
 use super::book::{Book, Place};
 use super::knobs::Knobs;
 use super::random::Random;
-use super::{Prepare, Report, Trace, Violation, ensure};
+use super::{Cuts, Prepare, Report, Trace, Violation, ensure};
 
 const STEPS_MAX: u64 = 200_000;
 const TRACE_ENTRIES_MAX: usize = 2_000;
 
 /// The engine and everything around it.
-pub struct World {
+pub struct World<'a> {
+    cuts: &'a Cuts,
     knobs: Knobs,
     random: Random,
     engine: Engine<ScriptedExecutor>,
@@ -39,10 +40,11 @@ struct Running {
     result: StepResult,
 }
 
-impl World {
-    pub fn new(seed: u64, prepare: Prepare<'_>) -> Self {
+impl<'a> World<'a> {
+    pub fn new(seed: u64, prepare: Prepare<'_>, cuts: &'a Cuts) -> Self {
         let mut random = Random::new(seed);
-        let knobs = Knobs::new(&mut random);
+        let mut knobs = Knobs::new(&mut random);
+        cuts.limit(&mut knobs);
         let script = Script::Hash { vocab_size: knobs.config.vocab_size };
         let mut executor = ScriptedExecutor::new(knobs.kv_blocks, knobs.config.block_size, script);
         if knobs.not_finite_one_in > 0 {
@@ -54,6 +56,7 @@ impl World {
         let mut engine = Engine::new(knobs.config.clone(), executor).expect("drawn to be valid");
         prepare(&mut engine);
         Self {
+            cuts,
             book: Book::new(&knobs),
             checks: BatchChecks::new(&knobs),
             requests_left: knobs.num_requests,
@@ -91,6 +94,7 @@ impl World {
                 self.abort_any();
             }
             if !self.draining && self.random.once_in(self.knobs.drain_one_in) {
+                self.cuts.count();
                 self.engine.stop_accepting();
                 self.draining = true;
             }
@@ -106,7 +110,10 @@ impl World {
         while self.requests_left > 0 && (self.knobs.arrival_gap == 0 || self.random.once_in(self.knobs.arrival_gap)) {
             self.requests_left -= 1;
             let request = self.knobs.draw_request(&mut self.random);
-            self.add(request)?;
+            if let Some(request) = self.cuts.apply(self.knobs.num_requests - self.requests_left - 1, request) {
+                self.cuts.count();
+                self.add(request)?;
+            }
         }
         Ok(())
     }
@@ -135,6 +142,7 @@ impl World {
 
     fn abort_any(&mut self) {
         if !self.book.live.is_empty() {
+            self.cuts.count();
             let id = *self.random.pick(&self.book.live);
             self.engine.abort(firebrick_engine::RequestId(id));
             self.book.abort(id);
@@ -173,6 +181,7 @@ impl World {
             };
         }
         let expected = self.checks.check(&batch, &ids, &mut self.book, &self.knobs)?;
+        self.cuts.count();
         let counters = &mut self.book.expected;
         counters.steps += 1;
         counters.last_step_tokens = batch.num_tokens() as u32;
