@@ -29,7 +29,7 @@ def tests(names):
             elif named := re.match(r"    def (test_\w+)\(", line):
                 found.append(f"{path.stem}.{group}.{named[1]}")
     wanted = [name for name in found if not names or any(name.startswith(start) for start in names)]
-    slow = ("slowloris", "half_a_request", "half_open", "mixed_batch", "templates_that")
+    slow = ("slowloris", "half_a_request", "half_open", "mixed_batch", "templates_that", "faulty_transfers", "one_wrong_bit")
     return sorted(wanted, key=lambda name: not any(word in name for word in slow))
 
 

@@ -6,6 +6,7 @@
 mod edges;
 mod ignored_tests;
 mod leftovers;
+mod named_tests;
 mod names;
 mod ops;
 mod places;
@@ -30,8 +31,9 @@ enum Finding {
 }
 
 /// Everything that is checked on the files alone.
-const RULES: [fn(&Tree) -> Vec<Finding>; 8] = [
+const RULES: [fn(&Tree) -> Vec<Finding>; 9] = [
     sizes::check,
+    named_tests::check,
     names::check,
     unsafe_code::check,
     ops::check,
