@@ -54,6 +54,17 @@ step "other real clients"
 step "the real process against faults and hostile requests"
 python3 tests/real_server/run.py "$CARGO_TARGET_DIR/debug/firebrick"
 
+step "load, for a minute: nothing is lost, mixed up or left behind"
+FIREBRICK="$CARGO_TARGET_DIR/debug/firebrick" python3 bench/load/run.py
+
+# The fuzz targets need instrumented dependencies; once they are built, each runs for ten seconds.
+if [ -n "${FIREBRICK_FUZZ:-}" ] || [ -d "${FUZZ:-$cache/fuzz}/target" ]; then
+  step "fuzz targets"
+  ./scripts/fuzz.sh 10
+else
+  step "fuzz targets are not run here: FIREBRICK_FUZZ=1 builds and runs them, as does scripts/fuzz.sh"
+fi
+
 step "deploy/ against a live server"
 ./scripts/test-deploy.sh "$CARGO_TARGET_DIR/debug/examples/scripted_server"
 
@@ -69,6 +80,6 @@ else
 fi
 
 step "not tested here"
-echo "Load: bench/load/run.py."
+echo "Load at full length: bench/load/run.py --full."
 
 step "done"

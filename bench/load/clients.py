@@ -87,18 +87,25 @@ class Holdings:
         return f"{self.rss_mb:.1f} MB, {self.files} files, {self.threads} threads, {self.tasks} tasks"
 
 
+def profile():
+    """What is known of the binary: where cargo put it."""
+    binary = os.environ.get("FIREBRICK", "")
+    kinds = {"release": "release build", "debug": "development build"}
+    known = [kinds[part] for part in pathlib.Path(binary).parts if part in kinds]
+    return known[-1] if known else f"{pathlib.Path(binary).name}, of a profile that its path does not tell"
+
+
 def report(title, rows):
     """Prints a Markdown section with the conditions under it."""
-    load = os.getloadavg()[0]
+    load = os.getloadavg()
     model = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
-    binary = os.environ.get("FIREBRICK", "")
-    profile = "release build" if "/release/" in binary else "development build"
     print(f"## {title}\n")
     print("| | |\n|---|---|")
     for name, value in rows:
         print(f"| {name} | {value} |")
+    # The clients are part of the load; what was there before them shows in the older average.
     print(
-        f"\n{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores ({model[1] if model else platform.machine()}), shared with"
-        f" the clients and other work (load average {load:.1f}); {profile}, tiny model on the CPU.\n",
+        f"\n{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores ({model[1] if model else platform.machine()}) for server and"
+        f" clients, load average {load[0]:.1f} over one minute and {load[2]:.1f} over fifteen; {profile()}, tiny model on the CPU.\n",
         flush=True,
     )

@@ -2,7 +2,7 @@
 
     FIREBRICK=path/to/firebrick python3 bench/load/run.py [--full]
 
-Short takes about a minute and a half on two cores; full takes an hour and a quarter, most of it the soak. Ends with an
+Short takes about a minute on two cores; full takes an hour and a quarter, most of it the soak. Ends with an
 error when something is left behind, mixed up or lost. Times are printed and not judged: the machine's other work shows
 in them.
 """
@@ -15,7 +15,7 @@ import soak
 import stalled_readers
 import streams
 
-SHORT = [(streams, [300]), (churn, [4000]), (half_open, [2000]), (stalled_readers, [60]), (soak, [20, 40])]
+SHORT = [(streams, [300]), (churn, [2000]), (half_open, [1000]), (stalled_readers, [30]), (soak, [15, 30])]
 FULL = [(streams, []), (churn, []), (half_open, []), (stalled_readers, []), (soak, [])]
 
 if __name__ == "__main__":
