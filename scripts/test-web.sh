@@ -2,7 +2,7 @@
 # Builds the page and tests it in Chromium: with a real model on the processor (WebAssembly), where it is fast enough for
 # conversations and the whole lesson; with a tiny model, from the hub and from folders, on a software WebGPU adapter that is
 # lost again and again, and beside a running server that the page watches; and with the real model on the software adapter,
-# where a token takes ten seconds. Five minutes, once it is built.
+# where a token takes ten seconds. Five to seven minutes, once it is built.
 #
 #   scripts/test-web.sh path/to/firebrick [FOLDER FOR SCREENSHOTS]
 #
