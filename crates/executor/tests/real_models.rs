@@ -54,24 +54,33 @@ fn check(model: &str, reference: &str) {
 }
 
 /// Quantised weights as they are, through wgpu. Software adapters are slow, so only some short cases begin.
-#[test]
-fn packed_smollm2_gives_the_tokens_of_transformers() {
+fn check_packed(model: &str, reference: &str) {
     const TOKENS: usize = 6;
-    let Some(path) = real_model("SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
+    let Some(path) = real_model(model) else { return };
     for_each_device(|device| {
         if !holds_packed_weights(device) {
             return;
         }
         let setup = Setup { packed: true, num_blocks: 64, ..Setup::default() };
         let mut engine = engine(&path, &setup, device);
-        let mut cases = cases("smollm2.json");
+        let mut cases = cases(reference);
         cases.retain(|case| ids(&case["prompt"]).len() <= 20);
         assert!(cases.len() >= 3);
         let (prompts, expected): (Vec<_>, Vec<_>) =
             cases.iter().map(|case| (ids(&case["prompt"]), ids(&case["greedy"])[..TOKENS].to_vec())).unzip();
         let requests = prompts.iter().map(|prompt| greedy(prompt, TOKENS as u32)).collect();
-        assert_eq!(run_requests(&mut engine, requests), expected);
+        assert_eq!(run_requests(&mut engine, requests), expected, "{model}");
     });
+}
+
+#[test]
+fn packed_smollm2_gives_the_tokens_of_transformers() {
+    check_packed("SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2.json");
+}
+
+#[test]
+fn packed_gemma3_gives_the_tokens_of_transformers() {
+    check_packed("gemma-3-270m-Q4_K_M.gguf", "gemma3.json");
 }
 
 #[test]
