@@ -104,7 +104,7 @@ pub(crate) fn parse_template_file(text: &str) -> Result<Option<String>, Fault> {
     Ok(fields.get("chat_template").map(|value| template(fields, value)).transpose()?.flatten())
 }
 
-fn parse_json(text: &str) -> Result<Value, Fault> {
+pub(crate) fn parse_json(text: &str) -> Result<Value, Fault> {
     serde_json::from_str(text).map_err(|error| Fault::corrupt("JSON", error.to_string()))
 }
 

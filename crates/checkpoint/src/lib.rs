@@ -22,6 +22,7 @@ mod packed;
 mod plan;
 mod quantised;
 mod safetensors_file;
+mod sentence_pooling;
 mod tensor;
 mod vocabulary_files;
 
@@ -35,4 +36,5 @@ pub use gpu::{GPUS, Gpu};
 pub use packed::{Codes, PackedForm, PackedValues, Scales};
 pub use plan::{MemoryPlan, PlanOptions, PlanRefusal};
 pub use quantised::Quantisation;
+pub use sentence_pooling::{SentencePooling, sentence_pooling};
 pub use tensor::TensorValues;

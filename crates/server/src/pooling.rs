@@ -8,6 +8,7 @@ use crate::error::{ApiError, ErrorKind};
 use crate::openai::{Prompt, SamplingFields, Usage};
 use crate::prompt::Source;
 use crate::serve_request::Answered;
+use crate::state::Model;
 use crate::validate::Draft;
 
 /// The fields that all requests for vectors share.
@@ -23,6 +24,25 @@ pub struct PoolingFields {
     pub truncate_prompt_tokens: Option<i64>,
     /// Lower runs first.
     pub priority: Option<i64>,
+}
+
+/// How a request wants its vectors made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AskedPooling {
+    /// As the model is meant to be used.
+    Default,
+    /// As the request says.
+    Named(Pooling),
+}
+
+impl AskedPooling {
+    /// What is done with this model.
+    pub fn of(self, model: &Model) -> Pooling {
+        match self {
+            Self::Default => model.pooling,
+            Self::Named(pooling) => pooling,
+        }
+    }
 }
 
 /// A request that computes its prompts and generates nothing.
@@ -48,12 +68,12 @@ pub fn draft(caller: Caller, prompt: Prompt, fields: PoolingFields) -> Result<Dr
     })
 }
 
-/// The last token has seen all others, so its state is what models that generate text know best.
-fn pooling(asked: Option<&str>) -> Result<Pooling, ApiError> {
+fn pooling(asked: Option<&str>) -> Result<AskedPooling, ApiError> {
     match asked.map(str::to_ascii_lowercase).as_deref() {
-        None | Some("last") => Ok(Pooling::Last),
-        Some("mean") => Ok(Pooling::Mean),
-        Some("cls") => Ok(Pooling::Cls),
+        None => Ok(AskedPooling::Default),
+        Some("last") => Ok(AskedPooling::Named(Pooling::Last)),
+        Some("mean") => Ok(AskedPooling::Named(Pooling::Mean)),
+        Some("cls") => Ok(AskedPooling::Named(Pooling::Cls)),
         Some(_) => Err(ApiError::parameter("pooling", "pooling must be one of mean, last, cls")),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use firebrick_engine::TokenId;
+use firebrick_engine::{Pooling, TokenId};
 use firebrick_text::{ChatTemplate, Dialect, Tokenizer};
 use tokio::sync::{Notify, Semaphore};
 
@@ -142,6 +142,8 @@ pub struct Model {
     pub dialect: Dialect,
     /// Of requests that do not say.
     pub defaults: SamplingDefaults,
+    /// How hidden states become a vector where a request does not say.
+    pub pooling: Pooling,
     /// Tokens that end a text.
     pub eos_token_ids: Vec<TokenId>,
     /// Prompt and output together, at most.

@@ -5,7 +5,7 @@
 
 use std::ops::RangeInclusive;
 
-use firebrick_engine::{Constraint, Pooling, Request, SamplingParams, SchedulingPolicy, TokenId};
+use firebrick_engine::{Constraint, Request, SamplingParams, SchedulingPolicy, TokenId};
 
 use crate::auth::Caller;
 use crate::beam_search::BeamSearch;
@@ -14,6 +14,7 @@ use crate::error::{ApiError, ErrorKind};
 use crate::limits::Limits;
 use crate::message::{MessageDraft, MessageOptions};
 use crate::openai::{Loose, OneOrMany, SamplingFields};
+use crate::pooling::AskedPooling;
 use crate::prompt::{Source, ValidPrompt};
 use crate::prompt_report::PromptReport;
 use crate::state::{Model, SamplingDefaults};
@@ -33,7 +34,7 @@ pub struct Draft {
     /// Begin the text with the prompt.
     pub echo: bool,
     /// Present when the answer is a vector for each prompt.
-    pub pooling: Option<Pooling>,
+    pub pooling: Option<AskedPooling>,
     /// Present when the answer is a message; otherwise it is plain text.
     pub message: Option<MessageDraft>,
     /// Used when neither the request nor the model's defaults say; `None` fills the model's length.
@@ -89,7 +90,7 @@ impl ValidatedRequest {
         let Draft { caller, source, mut sampling, logprobs, echo, pooling, message, default_max_tokens } = draft;
         refuse_unsupported(&sampling)?;
         let mut report = match pooling {
-            Some(pooling) => PromptReport::pooled(pooling),
+            Some(pooling) => PromptReport::pooled(pooling.of(model)),
             None => PromptReport::asked(&sampling, echo, logprobs, limits)?,
         };
         let n = whole("n", sampling.n, 1, 1..=i64::from(limits.choices_max))? as u32;
@@ -312,6 +313,10 @@ fn refuse_unsupported(fields: &SamplingFields) -> Result<(), ApiError> {
     if fields.spaces_between_special_tokens == Some(false) {
         let message = "spaces_between_special_tokens must be true: the tokenizer decides where spaces stand";
         return Err(ApiError::parameter("spaces_between_special_tokens", message));
+    }
+    if fields.truncation_side.as_deref().is_some_and(|side| side != "left") {
+        let message = "truncation_side must be left: a prompt that is too long keeps its end";
+        return Err(ApiError::parameter("truncation_side", message));
     }
     Ok(())
 }

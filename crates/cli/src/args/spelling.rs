@@ -15,7 +15,8 @@ const SWITCHES: [&str; 8] = [
 ];
 
 /// vLLM's shortcuts of more than one letter, and what they stand for.
-const SHORTCUTS: [(&str, &str); 8] = [
+const SHORTCUTS: [(&str, &str); 9] = [
+    ("-O", "--optimization-level"),
     ("-tp", "--tensor-parallel-size"),
     ("-pp", "--pipeline-parallel-size"),
     ("-dp", "--data-parallel-size"),
@@ -63,6 +64,9 @@ fn respell(arg: &str) -> String {
     if let Some(level) = arg.strip_prefix("-O").filter(|level| level.len() == 1) {
         return format!("--optimization-level={level}");
     }
+    if let Some(part) = arg.strip_prefix("-O.") {
+        return format!("--compilation-config.{part}");
+    }
     let Some(long) = shortcut.or_else(|| name.starts_with("--").then(|| name.replace('_', "-"))) else {
         return arg.to_owned();
     };
@@ -91,6 +95,7 @@ mod tests {
             "f serve --tensor-parallel-size 2 --optimization-level=3 --quantization=awq"
         );
         assert_eq!(normal("f serve --no_enable_chunked_prefill"), "f serve --enable-chunked-prefill=false");
+        assert_eq!(normal("f serve -O 3 -O.mode=3"), "f serve --optimization-level 3 --compilation-config.mode=3");
         assert_eq!(normal("f --model a_b"), "f serve --model a_b");
     }
 

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use firebrick::{LoadReport, Loaded, Options};
-use firebrick_checkpoint::GenerationConfig;
+use firebrick_checkpoint::{GenerationConfig, SentencePooling, sentence_pooling};
 use firebrick_ops::Backend;
 use firebrick_server::{
-    DeviceInfo, DeviceKind, EngineHandle, EngineState, EngineThreadOptions, Grammars, Model, RecordingFile,
+    DeviceInfo, DeviceKind, EngineHandle, EngineState, EngineThreadOptions, Grammars, Model, Pooling, RecordingFile,
     SamplingDefaults, spawn_engine_recorded, spawn_engine_with,
 };
 use firebrick_text::Dialect;
@@ -68,6 +68,7 @@ impl Plan {
     pub fn load(self, path: &Path, bars: &Bars) -> Result<(Model, Facts), Failure> {
         let started = Instant::now();
         let overrides = self.overrides.as_deref().map(parse_overrides).transpose()?;
+        let pooling = pooling(path)?;
         let recording = self.record.as_deref().map(create_recording).transpose()?;
         tracing::info!("loading {}", path.display());
         let loaded = loading::load(path, &self.options, bars)?;
@@ -99,6 +100,7 @@ impl Plan {
             tokenizer,
             dialect,
             chat_template,
+            pooling,
             defaults: overrides.map_or(own.clone(), |overrides| overrides.over(own)),
             eos_token_ids,
             max_model_len: u32::try_from(report.max_model_len).unwrap_or(u32::MAX),
@@ -158,6 +160,17 @@ fn defaults(config: &GenerationConfig) -> SamplingDefaults {
         repetition_penalty: config.repetition_penalty,
         max_tokens: config.max_new_tokens,
     }
+}
+
+/// As the folder of a model made for vectors says. Else the last token's state, which has seen all others and is what models
+/// that generate text know best.
+fn pooling(path: &Path) -> Result<Pooling, Failure> {
+    let asked = sentence_pooling(path).map_err(|error| Failure::Run(error.to_string()))?;
+    Ok(match asked {
+        None | Some(SentencePooling::Last) => Pooling::Last,
+        Some(SentencePooling::Mean) => Pooling::Mean,
+        Some(SentencePooling::Cls) => Pooling::Cls,
+    })
 }
 
 fn create_recording(path: &Path) -> Result<RecordingFile, Failure> {

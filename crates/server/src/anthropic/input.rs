@@ -43,6 +43,7 @@ pub fn draft(caller: Caller, body: MessagesRequest, limits: &Limits) -> Result<D
         top_k: body.top_k,
         stop: body.stop_sequences.map(OneOrMany),
         stream: body.stream,
+        cache_salt: body.cache_salt,
         ..SamplingFields::default()
     };
     let asked = Asked {
@@ -53,6 +54,10 @@ pub fn draft(caller: Caller, body: MessagesRequest, limits: &Limits) -> Result<D
         thinking: body.thinking,
     };
     let (mut conversation, message) = asked.into_conversation(limits)?;
+    // What the request says about thinking in the usual way stands.
+    for (name, value) in body.chat_template_kwargs.unwrap_or_default() {
+        conversation.template_variables.entry(name).or_insert(value);
+    }
     if let Some(effort) = effort {
         // The highest effort has another name here.
         let effort = if effort == "max" { "xhigh" } else { &effort };

@@ -5,7 +5,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::de::{Error, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::openai::Loose;
 
@@ -47,6 +47,10 @@ pub struct MessagesRequest {
     pub output_config: Option<OutputConfig>,
     /// The older place of `output_config.format`.
     pub output_format: Option<OutputFormat>,
+    /// Variables for the chat template.
+    pub chat_template_kwargs: Option<Map<String, Value>>,
+    /// Separates prefix caches.
+    pub cache_salt: Option<String>,
     // Informational: accepted and not used.
     #[serde(rename = "metadata")]
     #[schemars(with = "Option<Value>")]

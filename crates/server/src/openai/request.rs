@@ -94,6 +94,8 @@ macro_rules! with_shared_fields {
         return_token_ids: bool,
         /// Show tokens as `token_id:N` where log-probabilities show their text.
         return_tokens_as_token_ids: bool,
+        /// Refused unless `left`: a prompt that is too long keeps its end.
+        truncation_side: String,
         /// Refused unless true.
         spaces_between_special_tokens: bool,
         } }
@@ -132,6 +134,15 @@ macro_rules! request {
             #[serde(rename = "prompt_cache_key")]
             #[schemars(with = "Option<Value>")]
             _prompt_cache_key: Option<IgnoredAny>,
+            #[serde(rename = "prompt_cache_retention")]
+            #[schemars(with = "Option<Value>")]
+            _prompt_cache_retention: Option<IgnoredAny>,
+            #[serde(rename = "prompt_cache_options")]
+            #[schemars(with = "Option<Value>")]
+            _prompt_cache_options: Option<IgnoredAny>,
+            #[serde(rename = "request_id")]
+            #[schemars(with = "Option<Value>")]
+            _request_id: Option<IgnoredAny>,
         }
 
         impl $name {
@@ -193,6 +204,20 @@ with_shared_fields! { request! {
         add_special_tokens: bool,
         /// Only `["text"]`.
         modalities: OneOrMany,
+        /// Texts that the chat template may put before the conversation, as its variable `documents`.
+        documents: Vec<serde_json::Map<String, Value>>,
+        /// A guess at the answer, which could make it come sooner: informational.
+        prediction: Loose,
+        /// Refused unless `medium`: how long answers are is the model's affair.
+        verbosity: String,
+        /// Refused unless empty.
+        audio: Loose,
+        /// Refused: nothing is searched.
+        web_search_options: Loose,
+        /// Refused unless empty.
+        moderation: Loose,
+        /// Refused unless false: an answer does not repeat what it continues.
+        echo: Loose,
     }
 } }
 

@@ -45,6 +45,7 @@ pub fn draft(
         template_variables,
         ..Conversation::default()
     };
+    let include_reasoning = body.include_reasoning.unwrap_or(true);
     let draft = Draft {
         caller,
         source: Source::Chat(conversation),
@@ -52,7 +53,7 @@ pub fn draft(
         logprobs: None,
         echo: false,
         pooling: None,
-        message: Some(MessageDraft { tools, include_reasoning: true }),
+        message: Some(MessageDraft { tools, include_reasoning }),
         default_max_tokens: None,
     };
     Ok((Box::new(ResponseFormat { echo, keep, background, item_ids: CallIds::new(false) }), draft))
@@ -93,6 +94,12 @@ fn sampling(body: ResponsesRequest) -> SamplingFields {
         presence_penalty: body.presence_penalty,
         frequency_penalty: body.frequency_penalty,
         stop: body.stop,
+        stop_token_ids: body.stop_token_ids,
+        include_stop_str_in_output: body.include_stop_str_in_output,
+        ignore_eos: body.ignore_eos,
+        logit_bias: body.logit_bias,
+        skip_special_tokens: body.skip_special_tokens,
+        structured_outputs: body.structured_outputs,
         priority: body.priority,
         cache_salt: body.cache_salt,
         stream: body.stream,
@@ -115,7 +122,14 @@ fn offered_tools(tools: Vec<FlatTool>) -> Result<Vec<OfferedTool>, ApiError> {
 }
 
 fn refuse_unsupported(body: &ResponsesRequest) -> Result<(), ApiError> {
-    for (name, value) in [("include", body.include), ("conversation", body.conversation), ("prompt", body.prompt)] {
+    let empty = [
+        ("include", body.include),
+        ("conversation", body.conversation),
+        ("prompt", body.prompt),
+        ("context_management", body.context_management),
+        ("moderation", body.moderation),
+    ];
+    for (name, value) in empty {
         refuse_unless_neutral(name, value)?;
     }
     let background = body.background.unwrap_or(false);

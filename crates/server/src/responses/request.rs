@@ -1,5 +1,6 @@
 //! The body of `/v1/responses`. Values are checked in `input.rs`; here only their types count.
 
+use std::collections::HashMap;
 use std::fmt;
 
 use schemars::JsonSchema;
@@ -7,7 +8,7 @@ use serde::de::{Error, IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
-use crate::openai::{Loose, MessageContent, OneOrMany};
+use crate::openai::{Loose, MessageContent, OneOrMany, StructuredOutputFields};
 
 /// What to answer, and how.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -49,6 +50,20 @@ pub struct ResponsesRequest {
     pub frequency_penalty: Option<f64>,
     /// Strings that end the text.
     pub stop: Option<OneOrMany>,
+    /// Tokens that end the text.
+    pub stop_token_ids: Option<Vec<i64>>,
+    /// Keep the stop string in the text.
+    pub include_stop_str_in_output: Option<bool>,
+    /// Generate past end-of-sequence.
+    pub ignore_eos: Option<bool>,
+    /// Token id to bias.
+    pub logit_bias: Option<HashMap<String, f64>>,
+    /// Leave special tokens out of the text.
+    pub skip_special_tokens: Option<bool>,
+    /// What the text must match.
+    pub structured_outputs: Option<StructuredOutputFields>,
+    /// Show what the model thinks before it speaks.
+    pub include_reasoning: Option<bool>,
     /// Lower runs first.
     pub priority: Option<i64>,
     /// Separates prefix caches.
@@ -77,6 +92,10 @@ pub struct ResponsesRequest {
     pub conversation: Option<Loose>,
     /// Refused: prompts are not kept here.
     pub prompt: Option<Loose>,
+    /// Refused unless empty: a conversation is sent as it is.
+    pub context_management: Option<Loose>,
+    /// Refused unless empty.
+    pub moderation: Option<Loose>,
     /// Sent back with the response.
     pub metadata: Option<Map<String, Value>>,
     /// Sent back with the response.
@@ -92,6 +111,12 @@ pub struct ResponsesRequest {
     #[serde(rename = "prompt_cache_retention")]
     #[schemars(with = "Option<Value>")]
     _prompt_cache_retention: Option<IgnoredAny>,
+    #[serde(rename = "prompt_cache_options")]
+    #[schemars(with = "Option<Value>")]
+    _prompt_cache_options: Option<IgnoredAny>,
+    #[serde(rename = "request_id")]
+    #[schemars(with = "Option<Value>")]
+    _request_id: Option<IgnoredAny>,
 }
 
 /// `stream_options`.

@@ -38,6 +38,10 @@ fn draft(caller: Caller, mut body: ChatRequest, limits: &Limits) -> Result<Draft
     let tools = ToolUse::new(offered_tools(body.tools.take().unwrap_or_default())?, choice, parallel, limits)?;
     let messages = body.messages.ok_or_else(|| ApiError::parameter("messages", "`messages` is missing"))?;
     let mut template_variables = body.chat_template_kwargs.unwrap_or_default();
+    if let Some(documents) = body.documents.filter(|documents| !documents.is_empty()) {
+        let documents = documents.into_iter().map(Value::Object).collect();
+        template_variables.entry("documents").or_insert(Value::Array(documents));
+    }
     if let Some(effort) = body.reasoning_effort {
         set_reasoning_effort(&effort, &mut template_variables)?;
     }
@@ -76,10 +80,23 @@ pub fn set_reasoning_effort(effort: &str, variables: &mut Map<String, Value>) ->
 }
 
 fn refuse_unsupported(body: &ChatRequest) -> Result<(), ApiError> {
-    let refused =
-        [("functions", body.functions), ("function_call", body.function_call), ("chat_template", body.chat_template)];
+    let refused = [
+        ("functions", body.functions),
+        ("function_call", body.function_call),
+        ("chat_template", body.chat_template),
+        ("audio", body.audio),
+        ("moderation", body.moderation),
+        ("echo", body.echo),
+    ];
     for (name, value) in refused {
         refuse_unless_neutral(name, value)?;
+    }
+    // An empty object asks for a search with the usual options.
+    if body.web_search_options.is_some() {
+        return Err(ApiError::parameter("web_search_options", "web_search_options is not supported"));
+    }
+    if body.verbosity.as_deref().is_some_and(|verbosity| verbosity != "medium") {
+        return Err(ApiError::parameter("verbosity", "verbosity is not supported; ask for it in the messages"));
     }
     match &body.modalities {
         Some(OneOrMany(modalities)) if modalities.iter().any(|modality| modality != "text") => {

@@ -24,7 +24,7 @@ pub struct EmbeddingsRequest {
     encoding_format: Option<String>,
     /// Keep this many numbers of each vector.
     dimensions: Option<i64>,
-    /// `mean`, `last` or `cls`.
+    /// `mean`, `last` or `cls`; what the model says when absent.
     pooling: Option<String>,
     /// Make every vector as long as 1.
     normalize: Option<bool>,

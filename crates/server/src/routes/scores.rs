@@ -25,7 +25,7 @@ pub struct ScoreRequest {
     /// What it is compared with.
     #[serde(alias = "documents", alias = "data_2")]
     text_2: Option<OneOrMany>,
-    /// `mean`, `last` or `cls`.
+    /// `mean`, `last` or `cls`; what the model says when absent.
     pooling: Option<String>,
     /// Keep this many of a text's last tokens; -1 keeps what fits.
     truncate_prompt_tokens: Option<i64>,
@@ -107,7 +107,7 @@ pub struct RerankRequest {
     documents: Option<OneOrMany>,
     /// Show this many of the nearest; 0 shows all.
     top_n: Option<i64>,
-    /// `mean`, `last` or `cls`.
+    /// `mean`, `last` or `cls`; what the model says when absent.
     pooling: Option<String>,
     /// Keep this many of a text's last tokens; -1 keeps what fits.
     truncate_prompt_tokens: Option<i64>,

@@ -2,6 +2,7 @@
 //!
 //! The scripted model's hidden state of a token `t` is `[1, t / 100, (t / 100)^2, (t / 100)^3]`.
 
+use firebrick_server::Pooling;
 use serde_json::{Value, json};
 
 use crate::support::{Server, Setup};
@@ -61,6 +62,20 @@ async fn the_pooling_is_the_one_asked_for() {
     assert_near(&ask(json!({"dimensions": 2})).await, &state(99.0)[..2]);
     assert_near(&ask(json!({"dimensions": 2, "normalize": true})).await, &unit(&state(99.0)[..2]));
     assert_near(&ask(json!({"truncate_prompt_tokens": 2, "pooling": "cls"})).await, &state(98.0));
+}
+
+#[tokio::test]
+async fn a_model_made_for_vectors_says_how_they_are_pooled() {
+    let server = Server::start(Setup { pooling: Pooling::Cls, ..Setup::default() }).await;
+    let ask = async |extra: Value| {
+        let mut body = json!({"input": "abc", "normalize": false});
+        body.as_object_mut().expect("an object").extend(extra.as_object().cloned().expect("an object"));
+        numbers(&server.post("/v1/embeddings", &body).await.json()["data"][0]["embedding"])
+    };
+    assert_near(&ask(json!({})).await, &state(97.0));
+    assert_near(&ask(json!({"pooling": "last"})).await, &state(99.0));
+    let scores = server.post("/score", &json!({"text_1": "ab", "text_2": "ac"})).await.json();
+    assert!(scores["data"][0]["score"].as_f64().is_some_and(|score| score > 0.999_999), "both begin alike: {scores}");
 }
 
 #[tokio::test]

@@ -77,6 +77,14 @@ async fn reasoning_text_and_calls_are_items_in_order() {
 }
 
 #[tokio::test]
+async fn reasoning_is_left_out_of_a_response_on_request() {
+    let server = server(CALL).await;
+    let body = ask(&server, json!({"tools": weather(), "include_reasoning": false})).await.json();
+    let types: Vec<_> = body["output"].as_array().expect("output").iter().map(|item| &item["type"]).collect();
+    assert_eq!(types, ["message", "function_call"], "{body}");
+}
+
+#[tokio::test]
 async fn a_stream_tells_every_step() {
     let server = server(CALL).await;
     let events = ask(&server, json!({"tools": weather(), "stream": true})).await.named_events();

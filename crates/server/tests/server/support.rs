@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use firebrick_engine::{Batch, Engine, EngineConfig, Executor, SchedulingPolicy, Script, ScriptedExecutor};
 use firebrick_server::{
-    AppState, DeviceInfo, DeviceKind, EngineHandle, EngineThreadOptions, Grammars, Listener, Model, SamplingDefaults,
-    ServerConfig, listen, serve, spawn_engine_with,
+    AppState, DeviceInfo, DeviceKind, EngineHandle, EngineThreadOptions, Grammars, Listener, Model, Pooling,
+    SamplingDefaults, ServerConfig, listen, serve, spawn_engine_with,
 };
 use firebrick_text::{ChatTemplate, Dialect, SpecialTokens, Tokenizer};
 use serde_json::{Value, json};
@@ -93,6 +93,7 @@ pub struct Setup {
     pub options: EngineThreadOptions,
     pub config: ServerConfig,
     pub defaults: SamplingDefaults,
+    pub pooling: Pooling,
     pub template: bool,
     pub dialect: Dialect,
     pub fail_at: Option<u64>,
@@ -114,6 +115,7 @@ impl Default for Setup {
             options: EngineThreadOptions::default(),
             config: ServerConfig { log_requests: false, ..ServerConfig::default() },
             defaults: SamplingDefaults::default(),
+            pooling: Pooling::Last,
             template: true,
             dialect: Dialect::plain(),
             fail_at: None,
@@ -164,6 +166,7 @@ impl Setup {
             chat_template: self.template.then_some(template),
             dialect: self.dialect.clone(),
             defaults: self.defaults.clone(),
+            pooling: self.pooling,
             eos_token_ids: vec![END],
             max_model_len: self.max_model_len,
             kv_bytes_per_token: 64,

@@ -273,6 +273,8 @@ async fn informational_parameters_are_accepted() {
         "tools": [], "tool_choice": "none", "top_k": -1, "logit_bias": {"97": -100}, "priority": 0, "cache_salt": "s",
         "modalities": ["text"], "parallel_tool_calls": true, "best_of": 1, "seed": -5, "max_completion_tokens": 4,
         "chat_template_kwargs": {"enable_thinking": false}, "min_p": 0.1, "repetition_penalty": 1.1, "functions": null,
+        "prediction": {"type": "content", "content": "x"}, "verbosity": "medium", "audio": null, "web_search_options": null,
+        "prompt_cache_retention": "24h", "request_id": "r", "truncation_side": "left", "documents": [], "echo": false,
     });
     let reply = server.post("/v1/chat/completions", &chat(extra)).await;
     assert_eq!(reply.status, 200, "{}", reply.text());
