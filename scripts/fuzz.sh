@@ -5,7 +5,7 @@
 #
 # What a run finds new stays in $FUZZ/corpus, where $FUZZ is ~/.cache/firebrick/fuzz; a finding is written there as
 # crash-… or timeout-… and fails the script. `$FUZZ/target/*/release/TARGET FILE` tries that file again.
-# FIREBRICK_FUZZ_KEEP=1 puts what a run has learnt, made small, into fuzz/corpus.
+# FIREBRICK_FUZZ_KEEP=1 puts the smallest inputs that a run has learnt from, 64 KB of them, into fuzz/corpus.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds="${1:-10}"
@@ -44,7 +44,10 @@ for target in "${targets[@]}"; do
     "at most $(sed -n 's/stat::peak_rss_mb: *//p' "$log") MB, slowest $(sed -n 's/stat::slowest_unit_time_sec: *//p' "$log") s"
   if [ -n "${FIREBRICK_FUZZ_KEEP:-}" ]; then
     small="$(mktemp -d)"
-    "$binary" "${limits[@]}" -merge=1 "$small" "$kept" "$seeds" "$found" > "$log" 2>&1
-    rm -rf "$kept" && mv "$small" "$kept"
+    "$binary" "${limits[@]}" -set_cover_merge=1 "$small" "$kept" "$found" > "$log" 2>&1
+    rm -rf "$kept" && mkdir "$kept"
+    # The smallest of them, as many as are no burden for the repository.
+    find "$small" -type f -printf '%s %p\n' | sort -n | awk '(total += $1) <= 65536 { print $2 }' | head -100 | xargs mv -t "$kept"
+    rm -rf "$small"
   fi
 done
