@@ -19,7 +19,7 @@ use crate::{template_meter, template_source};
 
 const NAME: &str = "chat_template";
 /// Variables that options may not set through `kwargs`.
-const RESERVED: [&str; 5] = ["messages", "tools", "documents", "add_generation_prompt", "strftime_now"];
+const RESERVED: [&str; 4] = ["messages", "tools", "add_generation_prompt", "strftime_now"];
 /// What the probe says when it asks whether the template takes plain strings.
 const PROBE: &str = "cf8b2f61";
 
@@ -164,6 +164,8 @@ impl ChatTemplate {
                 variables.insert(name.to_owned(), Value::from(token.as_str()));
             }
         }
+        // Templates ask whether there are any.
+        variables.insert("documents".to_owned(), Value::Null);
         for (name, value) in &options.kwargs {
             if RESERVED.contains(&name.as_str()) {
                 let reason = format!("chat template argument {name:?} is set by the request itself");
@@ -174,7 +176,6 @@ impl ChatTemplate {
         let messages = messages.iter().map(|message| message_value(message, shape)).collect();
         variables.insert("messages".to_owned(), Value::Array(messages));
         variables.insert("tools".to_owned(), options.tools.clone().unwrap_or(Value::Null));
-        variables.insert("documents".to_owned(), Value::Null);
         variables.insert("add_generation_prompt".to_owned(), Value::Bool(options.add_generation_prompt));
         Ok(variables)
     }
