@@ -298,3 +298,26 @@ fn special_tokens(checkpoint: &Checkpoint) -> SpecialTokens {
     let from = checkpoint.special_tokens();
     SpecialTokens { bos: from.bos, eos: from.eos, pad: from.pad, unk: from.unk }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_that_are_quantised_otherwise_than_asked_for_are_refused() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/quantised/awq");
+        let checkpoint = Checkpoint::open(&folder).expect("the fixture opens");
+        let check = |wanted: Option<&str>| {
+            let options = Options { quantization: wanted.map(str::to_owned), ..Options::default() };
+            check_quantization(&checkpoint, &options).map_err(|error| error.to_string())
+        };
+        assert_eq!((check(None), check(Some("awq")), check(Some("AWQ"))), (Ok(()), Ok(()), Ok(())));
+        for wanted in ["gptq", "none"] {
+            let refusal = check(Some(wanted)).expect_err("refused");
+            assert!(
+                refusal.contains(&format!("--quantization is {wanted}, but the model's weights are awq")),
+                "{refusal}"
+            );
+        }
+    }
+}
