@@ -10,7 +10,9 @@ use firebrick_checkpoint::{
 use firebrick_engine::{Engine, EngineConfig};
 use firebrick_executor::{CacheOptions, LocalExecutor, available_host_memory};
 use firebrick_model::{KvCache, LoadOptions, Progress};
-use firebrick_ops::{Backend, activation_dtype, device_memory, holds_packed_weights, open_device};
+use firebrick_ops::{
+    Backend, activation_dtype, computes_in, device_memory, holds_packed_weights, open_device, use_cuda_kernels_of,
+};
 use firebrick_text::{ChatTemplate, GgufVocabulary, SpecialTokens, Tokenizer};
 
 use crate::{DeviceChoice, Error, Options};
@@ -94,8 +96,8 @@ pub fn load_engine(
 ) -> Result<(Engine<LocalExecutor>, LoadReport), Error> {
     let started = Instant::now();
     let config = checkpoint.config();
-    let (backend, device) = choose_device(options.device)?;
-    let dtype = choose_dtype(options.dtype, config.dtype, backend);
+    let (backend, device) = choose_device(options)?;
+    let dtype = choose_dtype(options.dtype, config.dtype, &device)?;
     let mut max_model_len = choose_model_len(options.max_model_len, config)?;
     let mut plan = memory_plan(checkpoint, options, (backend, &device), dtype, max_model_len)?;
     let longest = usize::try_from(plan.kv_tokens()).unwrap_or(usize::MAX);
@@ -127,8 +129,8 @@ pub fn fixed_bytes(path: &Path, options: &Options) -> Result<u64, Error> {
         false => Checkpoint::open(path)?,
     };
     let config = checkpoint.config();
-    let (backend, device) = choose_device(options.device)?;
-    let dtype = choose_dtype(options.dtype, config.dtype, backend);
+    let (backend, device) = choose_device(options)?;
+    let dtype = choose_dtype(options.dtype, config.dtype, &device)?;
     let max_model_len = choose_model_len(options.max_model_len, config)?;
     let plan = memory_plan(&checkpoint, options, (backend, &device), dtype, max_model_len)?;
     Ok(plan.weight_bytes + plan.activation_bytes)
@@ -147,24 +149,47 @@ fn check_quantization(checkpoint: &Checkpoint, options: &Options) -> Result<(), 
     )))
 }
 
-fn choose_device(choice: DeviceChoice) -> Result<(Backend, Device), Error> {
-    match choice {
-        DeviceChoice::Backend(backend) => Ok((backend, open_device(backend)?)),
+fn choose_device(options: &Options) -> Result<(Backend, Device), Error> {
+    let (backend, device) = match options.device {
+        DeviceChoice::Backend(backend) => (backend, open_device(backend)?),
         DeviceChoice::Auto => match open_device(Backend::Cuda) {
-            Ok(device) => Ok((Backend::Cuda, device)),
+            Ok(device) => (Backend::Cuda, device),
             Err(_) => match open_device(Backend::Cpu) {
-                Ok(device) => Ok((Backend::Cpu, device)),
-                Err(_) => Ok((Backend::Wgpu, open_device(Backend::Wgpu)?)),
+                Ok(device) => (Backend::Cpu, device),
+                Err(_) => (Backend::Wgpu, open_device(Backend::Wgpu)?),
             },
         },
+    };
+    match options.cuda_arch_path {
+        Some(_) if backend != Backend::Cuda => {
+            let problem = format!("--cuda-arch-path needs --device cuda, and the device is {}", backend.name());
+            Err(Error::Option(problem))
+        }
+        Some(capability) => Ok(use_cuda_kernels_of(capability).map(|()| (backend, device))?),
+        None => Ok((backend, device)),
     }
 }
 
-/// wgpu has no bfloat16: such weights become float16 there.
-fn choose_dtype(wanted: Option<Dtype>, stored: Dtype, backend: Backend) -> Dtype {
-    match (wanted.unwrap_or(stored), backend) {
-        (Dtype::BF16, Backend::Wgpu) => Dtype::F16,
-        (dtype, _) => dtype,
+/// The form of the weights on the device. A bfloat16 checkpoint becomes float16 where that is what the device has; asking
+/// for bfloat16 there is an error.
+fn choose_dtype(wanted: Option<Dtype>, stored: Dtype, device: &Device) -> Result<Dtype, Error> {
+    let dtype = wanted.unwrap_or(stored);
+    if computes_in(device, burn_dtype(dtype)) {
+        return Ok(dtype);
+    }
+    match wanted {
+        Some(_) => Err(Error::Option(format!(
+            "--dtype is {dtype}, but this device does not compute in it; use auto or float16"
+        ))),
+        None => Ok(Dtype::F16),
+    }
+}
+
+fn burn_dtype(dtype: Dtype) -> DType {
+    match dtype {
+        Dtype::F32 => DType::F32,
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::BF16,
     }
 }
 
@@ -195,11 +220,6 @@ fn memory_plan(
     let config = checkpoint.config();
     let measured = || device_memory(device).or_else(available_host_memory).unwrap_or(u64::MAX >> 8);
     let memory = options.memory_bytes.unwrap_or_else(measured);
-    let burn_dtype = |dtype| match dtype {
-        Dtype::F32 => DType::F32,
-        Dtype::F16 => DType::F16,
-        Dtype::BF16 => DType::BF16,
-    };
     let kv_dtype = if activation_dtype(device, burn_dtype(dtype)) == DType::F32 { Dtype::F32 } else { dtype };
     let plan_options = PlanOptions {
         dtype,
@@ -319,5 +339,14 @@ mod tests {
                 "{refusal}"
             );
         }
+    }
+
+    #[test]
+    fn kernels_of_older_cards_are_refused_where_there_are_none() {
+        let device = DeviceChoice::Backend(Backend::Cpu);
+        let options = Options { device, cuda_arch_path: Some(75), ..Options::default() };
+        let refusal = choose_device(&options).map(|_| ()).expect_err("the CPU has no such kernels").to_string();
+        assert_eq!(refusal, "--cuda-arch-path needs --device cuda, and the device is cpu");
+        assert!(choose_device(&Options { cuda_arch_path: None, ..options }).is_ok());
     }
 }

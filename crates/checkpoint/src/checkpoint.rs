@@ -135,7 +135,7 @@ impl Checkpoint {
             return weight.read(&self.files, dtype).map_err(|fault| fault.in_file(&self.files[weight.file].name));
         }
         let entry = self.entry(name)?;
-        let bytes = &self.files[entry.file][entry.range.clone()];
+        let bytes = self.files[entry.file].part(entry.range.clone());
         Ok(tensor::read(entry, bytes, dtype))
     }
 

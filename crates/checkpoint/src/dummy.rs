@@ -1,6 +1,7 @@
 //! Random weights of the right shapes: speed and memory can be measured without a model's files.
 
 use std::sync::OnceLock;
+use std::thread::available_parallelism;
 
 use half::{bf16, f16};
 
@@ -11,6 +12,8 @@ use crate::{Checkpoint, CheckpointError, Dtype, GenerationConfig, ModelConfig, S
 
 /// Numbers that all tensors are cut from; odd, so that the rows of a matrix are not copies of each other.
 const POOL: usize = (1 << 20) - 3;
+/// Bytes of a tensor from which on several threads make it.
+const PARALLEL: usize = 16 << 20;
 /// Weights are even in ± this, about as far from zero as trained ones.
 const LARGEST: f32 = 0.035;
 
@@ -46,20 +49,39 @@ pub(crate) fn read(name: &str, shape: &[usize], dtype: Dtype) -> TensorValues {
     let count = shape.iter().product();
     let is_norm = name.contains("norm") || name.contains(".ln_");
     let bytes = if is_norm { encode(1.0, dtype).repeat(count) } else { cut(pool(dtype), name, count * dtype.size()) };
-    TensorValues { shape: shape.to_vec(), dtype, bytes }
+    TensorValues { shape: shape.to_vec(), dtype, bytes: bytes.into() }
 }
 
-/// `length` bytes of the pool, from a place that the name decides, round and round.
+/// `length` bytes of the pool, from a place that the name decides, round and round. Large tensors are put together by
+/// several threads: what takes the time is that the system clears the memory first.
 fn cut(pool: &[u8], name: &str, length: usize) -> Vec<u8> {
     let hash = name.bytes().fold(0usize, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
-    let mut bytes = Vec::with_capacity(length);
-    let mut start = hash % POOL * (pool.len() / POOL);
-    while bytes.len() < length {
-        let end = pool.len().min(start + length - bytes.len());
-        bytes.extend_from_slice(&pool[start..end]);
+    let start = hash % POOL * (pool.len() / POOL);
+    let threads = if length < PARALLEL { 1 } else { available_parallelism().map_or(1, |cores| cores.get().min(8)) };
+    let mut bytes = vec![0; length];
+    let each = length.div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        let mut pieces = bytes.chunks_mut(each).enumerate();
+        let own = pieces.next();
+        for (index, piece) in pieces {
+            scope.spawn(move || fill(piece, pool, start + index * each));
+        }
+        if let Some((_, piece)) = own {
+            fill(piece, pool, start);
+        }
+    });
+    bytes
+}
+
+/// What the pool repeated for ever has from `start` on.
+fn fill(mut bytes: &mut [u8], pool: &[u8], start: usize) {
+    let mut start = start % pool.len();
+    while !bytes.is_empty() {
+        let count = bytes.len().min(pool.len() - start);
+        bytes[..count].copy_from_slice(&pool[start..start + count]);
+        bytes = &mut bytes[count..];
         start = 0;
     }
-    bytes
 }
 
 fn pool(dtype: Dtype) -> &'static [u8] {
@@ -123,5 +145,14 @@ mod tests {
         let checkpoint = Checkpoint::dummy(CONFIG).expect("a configuration");
         let layer = 64 * (64 + 2 * 32) + 64 * 64 + 3 * 64 * 128;
         assert_eq!(checkpoint.num_parameters(), 64 * 1000 + 2 * layer as u64);
+    }
+
+    #[test]
+    fn large_weights_are_the_pool_round_and_round() {
+        let pool = pool(Dtype::F16);
+        let length = PARALLEL + 10;
+        let (cut, mut plain) = (cut(pool, "x", length), vec![0; length]);
+        fill(&mut plain, pool, usize::from(b'x') * 2);
+        assert!(cut == plain && cut[..pool.len()] == cut[pool.len()..2 * pool.len()]);
     }
 }

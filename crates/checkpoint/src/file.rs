@@ -1,21 +1,18 @@
 //! A model file's bytes, mapped from disk or held in memory, and small text files read whole.
 
 use crate::error::{CheckpointError, Fault};
+use bytes::Bytes;
 use std::fs::File;
 use std::io::{self, Read};
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::Path;
 
 /// The bytes of one weight file.
 pub(crate) struct ModelFile {
     /// For messages.
     pub(crate) name: String,
+    /// Mapped, or in memory; a part of it keeps the whole alive.
     bytes: Bytes,
-}
-
-enum Bytes {
-    Mapped(memmap2::Mmap),
-    Owned(Vec<u8>),
 }
 
 impl ModelFile {
@@ -23,15 +20,19 @@ impl ModelFile {
     pub(crate) fn open(path: &Path) -> Result<Self, CheckpointError> {
         let name = path.display().to_string();
         match map(path) {
-            Ok(Some(mapped)) => Ok(Self { name, bytes: Bytes::Mapped(mapped) }),
-            Ok(None) => Ok(Self { name, bytes: Bytes::Owned(Vec::new()) }),
+            Ok(mapped) => Ok(Self { name, bytes: mapped.map_or_else(Bytes::new, Bytes::from_owner) }),
             Err(source) => Err(CheckpointError::Io { path: name, source }),
         }
     }
 
     /// Takes bytes that are already in memory.
     pub(crate) fn from_bytes(name: &str, bytes: Vec<u8>) -> Self {
-        Self { name: name.to_owned(), bytes: Bytes::Owned(bytes) }
+        Self { name: name.to_owned(), bytes: bytes.into() }
+    }
+
+    /// A part, not copied.
+    pub(crate) fn part(&self, range: Range<usize>) -> Bytes {
+        self.bytes.slice(range)
     }
 }
 
@@ -39,10 +40,7 @@ impl Deref for ModelFile {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        match &self.bytes {
-            Bytes::Mapped(mapped) => mapped,
-            Bytes::Owned(bytes) => bytes,
-        }
+        &self.bytes
     }
 }
 

@@ -205,7 +205,7 @@ mod tests {
     fn rows_of_rotary_heads_are_put_in_order() {
         let bytes = blocks(StoredDtype::Q4_0, 8);
         let entry = matrix(StoredDtype::Q4_0, [8, 32], Fix::Unpermute { num_heads: 2 });
-        let expected = crate::tensor::read(&entry, &bytes, crate::Dtype::F32).bytes;
+        let expected = crate::tensor::read(&entry, bytes.clone().into(), crate::Dtype::F32).bytes;
         let expected: Vec<f32> = expected.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
         assert_eq!(unpacked(&pack(&entry, &bytes).expect("small scales")), expected);
     }

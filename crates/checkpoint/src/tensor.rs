@@ -2,6 +2,7 @@
 
 use crate::blocks::decode;
 use crate::dtype::{Dtype, StoredDtype};
+use bytes::Bytes;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use std::ops::Range;
@@ -13,8 +14,8 @@ pub struct TensorValues {
     pub shape: Vec<usize>,
     /// The numbers' format.
     pub dtype: Dtype,
-    /// `dtype.size()` bytes per number.
-    pub bytes: Vec<u8>,
+    /// `dtype.size()` bytes per number: the file's own where it holds the numbers like this.
+    pub bytes: Bytes,
 }
 
 /// What makes the stored numbers those of the Hugging Face tensor.
@@ -45,16 +46,17 @@ pub(crate) struct TensorEntry {
 const CHUNK: usize = 2048;
 
 /// Reads a tensor whose stored bytes are `bytes` as `dtype`.
-pub(crate) fn read(entry: &TensorEntry, bytes: &[u8], dtype: Dtype) -> TensorValues {
+pub(crate) fn read(entry: &TensorEntry, bytes: Bytes, dtype: Dtype) -> TensorValues {
     let elements = entry.shape.iter().product::<usize>();
     let values = match entry.fix {
-        Fix::None if entry.stored.plain() == Some(dtype) => bytes.to_vec(),
-        Fix::None => convert(entry.stored, bytes, (elements, dtype), |_| ()),
-        Fix::SubtractOne => convert(entry.stored, bytes, (elements, dtype), |values| {
-            values.iter_mut().for_each(|value| *value -= 1.0);
-        }),
-        Fix::Unpermute { num_heads } => unpermute(entry, bytes, num_heads, dtype),
-        Fix::Transpose => transpose(entry, bytes, dtype),
+        Fix::None if entry.stored.plain() == Some(dtype) => bytes,
+        Fix::None => convert(entry.stored, &bytes, (elements, dtype), |_| ()).into(),
+        Fix::SubtractOne => {
+            let subtract = |values: &mut [f32]| values.iter_mut().for_each(|value| *value -= 1.0);
+            convert(entry.stored, &bytes, (elements, dtype), subtract).into()
+        }
+        Fix::Unpermute { num_heads } => unpermute(entry, &bytes, num_heads, dtype).into(),
+        Fix::Transpose => transpose(entry, &bytes, dtype).into(),
     };
     TensorValues { shape: entry.shape.clone(), dtype, bytes: values }
 }
@@ -191,18 +193,18 @@ mod tests {
     #[test]
     fn unpermuting_gathers_the_interleaved_pairs_of_each_head() {
         let (entry, bytes) = entry(&[8, 1], Fix::Unpermute { num_heads: 2 });
-        assert_eq!(f32s(&read(&entry, &bytes, Dtype::F32)), [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
+        assert_eq!(f32s(&read(&entry, bytes.into(), Dtype::F32)), [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
     }
 
     #[test]
     fn transposing_swaps_rows_and_columns() {
         let (entry, bytes) = entry(&[3, 2], Fix::Transpose);
-        assert_eq!(f32s(&read(&entry, &bytes, Dtype::F32)), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
+        assert_eq!(f32s(&read(&entry, bytes.into(), Dtype::F32)), [0.0, 3.0, 1.0, 4.0, 2.0, 5.0]);
     }
 
     #[test]
     fn gemma_norms_lose_their_one() {
         let (entry, bytes) = entry(&[3], Fix::SubtractOne);
-        assert_eq!(f32s(&read(&entry, &bytes, Dtype::F32)), [-1.0, 0.0, 1.0]);
+        assert_eq!(f32s(&read(&entry, bytes.into(), Dtype::F32)), [-1.0, 0.0, 1.0]);
     }
 }

@@ -149,6 +149,16 @@ mod tests {
     }
 
     #[test]
+    fn a_path_of_older_cards_is_a_known_architecture() {
+        let path = |name: &str| parse(&format!("firebrick serve m --cuda-arch-path {name}"));
+        let Ok(Command::Serve(args)) = path("sm_75") else { panic!("a T4's") };
+        assert_eq!(args.device.cuda_arch_path, Some(75));
+        for name in ["sm_61", "75", "sm_", "hopper"] {
+            assert!(path(name).expect_err("refused").contains("sm_80"), "{name}");
+        }
+    }
+
+    #[test]
     fn keys_certificates_and_limits_are_read() {
         let args = serve("firebrick serve m --api-key a b --api-key c --request-timeout 1.5 --uds /run/api.sock");
         assert_eq!(args.operations.api_key, ["a", "b", "c"]);

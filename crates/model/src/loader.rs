@@ -1,8 +1,10 @@
 //! From a checkpoint's tensors to weights on a device.
 
 use burn::tensor::{DType, Device, Tensor};
+use bytes::Bytes;
 use firebrick_checkpoint::{Checkpoint, Dtype, ModelConfig, PackedForm};
 use firebrick_ops::{Codes, Packing, RopeTable, Scales, Weight, float_tensor, holds_packed_weights};
+use rayon::prelude::*;
 
 use crate::LoadError;
 
@@ -51,23 +53,23 @@ impl<'a> Loader<'a> {
     pub(crate) fn weight(&mut self, parts: &[(&str, usize)], inputs: usize) -> Result<Weight, LoadError> {
         let packs = self.options.packed && holds_packed_weights(self.device);
         // Consecutive tensors of one form are one matrix.
-        let mut matrices: Vec<(Form, usize, Vec<u8>)> = Vec::new();
+        let mut matrices: Vec<(Form, usize, Vec<Bytes>)> = Vec::new();
         for (name, rows) in parts {
             let shape = [*rows, inputs];
             let packed = if packs { self.checkpoint.read_packed(name, &shape)? } else { None };
             let (form, bytes) = match packed {
-                Some(values) => (Form::Packed(packing(values.form)), values.bytes),
+                Some(values) => (Form::Packed(packing(values.form)), values.bytes.into()),
                 None => (Form::Dense, self.checkpoint.read_shaped(name, &shape, self.options.dtype)?.bytes),
             };
             match matrices.last_mut() {
-                Some((last, count, joined)) if *last == form => {
+                Some((last, count, pieces)) if *last == form => {
                     *count += rows;
-                    joined.extend_from_slice(&bytes);
+                    pieces.push(bytes);
                 }
-                _ => matrices.push((form, *rows, bytes)),
+                _ => matrices.push((form, *rows, vec![bytes])),
             }
         }
-        let matrices = matrices.into_iter().map(|(form, rows, bytes)| self.matrix(form, bytes, [rows, inputs]));
+        let matrices = matrices.into_iter().map(|(form, rows, pieces)| self.matrix(form, pieces, [rows, inputs]));
         Ok(Weight::join(matrices.collect()))
     }
 
@@ -81,7 +83,7 @@ impl<'a> Loader<'a> {
                 bytes.extend_from_slice(&values.bytes[(input * outputs + output) * size..][..size]);
             }
         }
-        Ok(self.matrix(Form::Dense, bytes, [outputs, inputs]))
+        Ok(self.matrix(Form::Dense, vec![bytes.into()], [outputs, inputs]))
     }
 
     /// The named vectors one after the other, as 32-bit floats.
@@ -106,22 +108,26 @@ impl<'a> Loader<'a> {
     /// Cosines and sines of every position, for the given frequencies.
     pub(crate) fn rope_table(&self, inverse_frequencies: &[f32]) -> RopeTable {
         let half = inverse_frequencies.len();
-        let mut values = Vec::with_capacity(self.options.max_model_len * 2 * half);
-        for position in 0..self.options.max_model_len {
-            // The angle is rounded to 32 bits as the reference implementations round it.
-            let angles = inverse_frequencies.iter().map(|frequency| position as f32 * frequency);
-            values.extend(angles.clone().map(|angle| f64::from(angle).cos() as f32));
-            values.extend(angles.map(|angle| f64::from(angle).sin() as f32));
-        }
+        let mut values = vec![0.0; self.options.max_model_len * 2 * half];
+        values.par_chunks_mut((2 * half).max(1)).enumerate().for_each(|(position, row)| {
+            let (cosines, sines) = row.split_at_mut(half);
+            for ((cosine, sine), frequency) in cosines.iter_mut().zip(sines).zip(inverse_frequencies) {
+                // The angle is rounded to 32 bits as the reference implementations round it.
+                let angle = f64::from(position as f32 * frequency);
+                (*cosine, *sine) = (angle.cos() as f32, angle.sin() as f32);
+            }
+        });
         RopeTable(float_tensor(values, [self.options.max_model_len, 2 * half], self.device))
     }
 
-    fn matrix(&mut self, form: Form, bytes: Vec<u8>, shape: [usize; 2]) -> Weight {
-        (self.progress)(bytes.len() as u64);
-        match form {
-            Form::Dense => Weight::from_bytes(bytes, shape, (self.device, burn_dtype(self.options.dtype))),
-            Form::Packed(packing) => Weight::packed(bytes, shape, (self.device, packing)),
-        }
+    fn matrix(&mut self, form: Form, pieces: Vec<Bytes>, shape: [usize; 2]) -> Weight {
+        let num_bytes: usize = pieces.iter().map(Bytes::len).sum();
+        let weight = match form {
+            Form::Dense => Weight::from_bytes(pieces, shape, (self.device, burn_dtype(self.options.dtype))),
+            Form::Packed(packing) => Weight::packed(pieces, shape, (self.device, packing)),
+        };
+        (self.progress)(num_bytes as u64);
+        weight
     }
 }
 

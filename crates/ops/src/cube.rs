@@ -1,8 +1,12 @@
 //! GPU backends: Burn has one backend for every GPU runtime; the tensor's client says which kernels to launch.
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
+#[cfg(feature = "cuda")]
+use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
+#[cfg(feature = "cuda")]
+use bytes::Bytes;
 
 #[cfg(feature = "wgpu")]
 use crate::Packing;
@@ -21,6 +25,8 @@ use crate::cuda;
 use crate::read_back::on_cuda::{ReadBack, Started};
 use crate::rope_and_store_kv::QkvOptions;
 use crate::sample::SampleOptions;
+#[cfg(feature = "cuda")]
+use crate::upload::Upload;
 #[cfg(feature = "wgpu")]
 use crate::wgpu;
 
@@ -184,6 +190,13 @@ impl ReadBack for CubeBackend {
     fn read_back(tensor: IntTensor<Self>, started: Started) -> IntTensor<Self> {
         started.put(cuda::read_back(&tensor));
         tensor
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Upload for CubeBackend {
+    fn upload(like: FloatTensor<Self>, pieces: Vec<Bytes>, shape: [usize; 2], dtype: DType) -> FloatTensor<Self> {
+        cuda::upload(&like, pieces, shape, dtype)
     }
 }
 

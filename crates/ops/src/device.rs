@@ -66,6 +66,26 @@ pub fn open_device(backend: Backend) -> Result<Device, DeviceError> {
     }
 }
 
+/// Makes CUDA devices run the kernels for cards of this compute capability (10 · major + minor) instead of their own: what
+/// a T4 (75) or an A100 (80) runs can be tested on a newer card. The first call decides for the whole process.
+pub fn use_cuda_kernels_of(capability: u32) -> Result<(), DeviceError> {
+    #[cfg(feature = "cuda")]
+    return crate::cuda::use_kernels_of(capability)
+        .map_err(|reason| DeviceError::Unavailable { backend: "cuda", reason });
+    #[cfg(not(feature = "cuda"))]
+    Err(DeviceError::NotBuilt("cuda"))
+}
+
+/// Whether a device computes with numbers of this form.
+pub fn computes_in(device: &Device, dtype: DType) -> bool {
+    match (backend_of(device), dtype) {
+        (Backend::Wgpu, DType::BF16) => false,
+        #[cfg(feature = "cuda")]
+        (Backend::Cuda, DType::BF16) => crate::cuda::has_bfloat16(),
+        _ => true,
+    }
+}
+
 /// As [`open_device`], where a device can only be awaited: in a browser.
 pub async fn open_device_async(backend: Backend) -> Result<Device, DeviceError> {
     match backend {

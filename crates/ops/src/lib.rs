@@ -29,6 +29,8 @@ mod rope_and_store_kv;
 mod sample;
 mod section;
 pub mod testing;
+#[cfg(feature = "cuda")]
+mod upload;
 mod weight;
 #[cfg(feature = "wgpu")]
 mod wgpu;
@@ -42,8 +44,8 @@ pub use carry_tokens::carry_tokens;
 #[cfg(feature = "cuda")]
 pub use cuda::CapturedGraph;
 pub use device::{
-    Backend, DeviceError, activation_dtype, backend_of, device_memory, float_tensor, free_device_memory,
-    holds_packed_weights, int_tensor, open_device, open_device_async, tensor_bytes_max,
+    Backend, DeviceError, activation_dtype, backend_of, computes_in, device_memory, float_tensor, free_device_memory,
+    holds_packed_weights, int_tensor, open_device, open_device_async, tensor_bytes_max, use_cuda_kernels_of,
 };
 pub use gather_rows::{gather_rows, gather_rows_of};
 pub use layer_norm::layer_norm;

@@ -6,6 +6,7 @@ use half::f16;
 use crate::attention::AttentionMetadata;
 use crate::{
     Backend, Codes, Packing, Scales, Weight, backend_of, float_tensor, holds_packed_weights, int_tensor, open_device,
+    use_cuda_kernels_of,
 };
 
 /// A small deterministic generator of test values (xorshift64*).
@@ -45,8 +46,8 @@ impl Seeded {
             }
             words.extend((packing.scale_words()..packing.words()).map(|_| (self.next_u64() >> 32) as u32));
         }
-        let bytes = words.into_iter().flat_map(u32::to_le_bytes).collect();
-        Weight::packed(bytes, [rows, columns], (device, packing))
+        let bytes: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
+        Weight::packed(vec![bytes.into()], [rows, columns], (device, packing))
     }
 
     /// A tensor of such values.
@@ -57,10 +58,15 @@ impl Seeded {
 }
 
 /// Runs a test on every device of this machine and build, and says which. `FIREBRICK_TEST_BACKENDS` (comma-separated)
-/// makes the named ones mandatory, `FIREBRICK_TEST_WITHOUT` leaves the named ones alone.
+/// makes the named ones mandatory, `FIREBRICK_TEST_WITHOUT` leaves the named ones alone; with `FIREBRICK_TEST_CUDA_ARCH`
+/// (such as 75) CUDA devices run the kernels of older cards.
 pub fn for_each_device(test: impl Fn(&Device)) {
     let demanded = std::env::var("FIREBRICK_TEST_BACKENDS").unwrap_or_default();
     let without = std::env::var("FIREBRICK_TEST_WITHOUT").unwrap_or_default();
+    if let Ok(capability) = std::env::var("FIREBRICK_TEST_CUDA_ARCH") {
+        let capability = capability.parse().expect("FIREBRICK_TEST_CUDA_ARCH is a compute capability such as 75");
+        use_cuda_kernels_of(capability).unwrap_or_else(|error| panic!("{error}"));
+    }
     for &backend in Backend::BUILT.iter().filter(|backend| !without.split(',').any(|name| name == backend.name())) {
         match open_device(backend) {
             Ok(device) => {

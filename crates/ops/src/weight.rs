@@ -1,7 +1,11 @@
 //! A weight matrix on a device: dense, or packed as a quantised file has it.
 
 use burn::tensor::{DType, Device, Int, Shape, Tensor, TensorData};
+use bytes::Bytes;
 use half::f16;
+
+#[cfg(feature = "cuda")]
+use crate::upload::upload;
 
 use crate::{holds_packed_weights, tensor_bytes_max};
 
@@ -112,18 +116,23 @@ impl Weight {
         Self { parts }
     }
 
-    /// A matrix `[N, K]` from its bytes in row-major order, in as many parts as the device wants.
-    pub fn from_bytes(bytes: Vec<u8>, [rows, columns]: [usize; 2], (device, dtype): (&Device, DType)) -> Self {
-        let parts = in_parts(bytes, [rows, columns], (device, dtype));
+    /// A matrix `[N, K]` from its bytes in row-major order, which are those of the pieces one after the other; in as many
+    /// parts as the device wants.
+    pub fn from_bytes(pieces: Vec<Bytes>, [rows, columns]: [usize; 2], (device, dtype): (&Device, DType)) -> Self {
+        #[cfg(feature = "cuda")]
+        if let Some(values) = upload(&pieces, [rows, columns], (device, dtype)) {
+            return Self::dense(values);
+        }
+        let parts = in_parts(joined(pieces), [rows, columns], (device, dtype));
         Self { parts: parts.into_iter().map(|data| Part::Dense(kept(data, (device, dtype)))).collect() }
     }
 
     /// A quantised matrix `[N, K]` from its packed bytes, on a device that [holds such](holds_packed_weights).
-    pub fn packed(bytes: Vec<u8>, [rows, columns]: [usize; 2], (device, packing): (&Device, Packing)) -> Self {
+    pub fn packed(pieces: Vec<Bytes>, [rows, columns]: [usize; 2], (device, packing): (&Device, Packing)) -> Self {
         assert!(holds_packed_weights(device), "packed: this device has dense weights only");
         assert!(columns.is_multiple_of(Packing::GROUP), "packed: {columns} inputs are not whole groups");
         let words = columns / Packing::GROUP * packing.words();
-        let parts = in_parts(bytes, [rows, words], (device, DType::I32));
+        let parts = in_parts(joined(pieces), [rows, words], (device, DType::I32));
         let part = |data| {
             let words =
                 device.memory_persistent_allocations(data, |data| Tensor::from_data(data, (device, DType::I32)));
@@ -191,6 +200,14 @@ impl Part {
     }
 }
 
+/// The pieces as one.
+fn joined(mut pieces: Vec<Bytes>) -> Vec<u8> {
+    match pieces.len() {
+        1 => pieces.remove(0).into(),
+        _ => pieces.concat(),
+    }
+}
+
 /// Row-major bytes cut between rows into tensors that the device can hold.
 fn in_parts(bytes: Vec<u8>, [rows, columns]: [usize; 2], (device, dtype): (&Device, DType)) -> Vec<TensorData> {
     let row_len = columns * dtype.size();
@@ -219,7 +236,8 @@ mod tests {
         for_each_device(|device| {
             for dtype in weight_dtypes(device) {
                 let bytes: Vec<u8> = (0..15 * dtype.size()).map(|at| at as u8 % 60).collect();
-                let weight = Weight::from_bytes(bytes.clone(), [5, 3], (device, dtype));
+                let pieces = vec![bytes[..4].to_vec().into(), bytes[4..].to_vec().into()];
+                let weight = Weight::from_bytes(pieces, [5, 3], (device, dtype));
                 assert_eq!((weight.dims(), weight.num_bytes()), ([5, 3], bytes.len()));
                 let held = weight.single_dense().expect("one dense tensor").clone();
                 assert_eq!(held.into_data().bytes().to_vec(), bytes);

@@ -115,6 +115,6 @@ impl QuantisedWeight {
             fill_rows(chunk * ROWS, values);
             encode(values, dtype, out);
         }
-        Ok(TensorValues { shape: self.shape.to_vec(), dtype, bytes })
+        Ok(TensorValues { shape: self.shape.to_vec(), dtype, bytes: bytes.into() })
     }
 }

@@ -128,6 +128,10 @@ pub struct DeviceArgs {
     #[arg(long, default_value = "auto", value_parser = dtype)]
     pub dtype: DtypeArg,
 
+    /// Run the CUDA kernels that older cards run, to test what a T4 (sm_75) or an A100 (sm_80) will do [default: the GPU's]
+    #[arg(long, value_name = "ARCH", value_parser = cuda_arch, hide_short_help = true)]
+    pub cuda_arch_path: Option<u32>,
+
     /// How weights are found: auto, safetensors or gguf (by the files), or dummy: made up, to measure speed without them
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     #[arg(value_parser = ["auto", "hf", "safetensors", "gguf", "dummy"])]
@@ -208,6 +212,15 @@ pub struct SchedulingArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DtypeArg(pub Option<Dtype>);
 
+/// Reads `--cuda-arch-path`: the compute capability in `sm_80`, as 80.
+fn cuda_arch(text: &str) -> Result<u32, String> {
+    const ARCHITECTURES: [u32; 6] = [70, 75, 80, 86, 89, 90];
+    let capability = text.strip_prefix("sm_").and_then(|number| number.trim_end_matches('a').parse().ok());
+    capability
+        .filter(|capability| ARCHITECTURES.contains(capability))
+        .ok_or_else(|| "use one of sm_70, sm_75, sm_80, sm_86, sm_89 and sm_90".to_owned())
+}
+
 /// Reads `--dtype`.
 pub fn dtype(text: &str) -> Result<DtypeArg, String> {
     match text {
@@ -235,6 +248,7 @@ impl DeviceArgs {
             },
             fit_model_len: self.max_model_len == Some(ModelLen::Auto),
             block_size: self.block_size,
+            cuda_arch_path: self.cuda_arch_path,
             quantization: self.quantization.clone().filter(|method| !method.eq_ignore_ascii_case("auto")),
             dummy_weights: self.load_format == "dummy",
             gpu_memory_utilization: self.gpu_memory_utilization,

@@ -4,13 +4,13 @@ use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::hash::{Hash, Hasher};
 
-use cudarc::driver::sys::{
-    self, CUdevice_attribute, CUdeviceptr, CUfunction, CUfunction_attribute, CUmodule, CUresult, CUstream,
-};
+use cudarc::driver::sys::{self, CUdeviceptr, CUfunction, CUfunction_attribute, CUmodule, CUresult, CUstream};
 
 use super::cublaslt::Blas;
+use super::gpu::Gpu;
 use super::launch::Grid;
 use super::module_cache::{Target, compile, stored};
+use super::upload::Staging;
 use super::{COMMON, Source};
 
 /// Dynamic shared memory that a kernel may use without asking.
@@ -112,25 +112,15 @@ pub(super) struct Driver {
     functions: HashMap<Kernel, Function>,
     blas: Option<Blas>,
     counters: Option<CUdeviceptr>,
+    staging: Option<Staging>,
 }
 
 impl Driver {
-    /// Asks about the device whose context is current on this thread.
-    pub(super) fn new() -> Result<Self, String> {
-        let mut device = 0;
-        // SAFETY: the runtime made its context current on this thread; the device number is written to a live variable.
-        check("cuCtxGetDevice", unsafe { sys::cuCtxGetDevice(&mut device) })?;
-        let attribute = |attribute| {
-            let mut value = 0;
-            // SAFETY: `device` was just returned by the driver; the value is written to a live variable.
-            check("cuDeviceGetAttribute", unsafe { sys::cuDeviceGetAttribute(&mut value, attribute, device) })?;
-            Ok::<_, String>(value as u32)
-        };
-        let target = Target {
-            major: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
-            minor: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
-        };
-        Ok(Self { target, modules: HashMap::new(), functions: HashMap::new(), blas: None, counters: None })
+    /// Of the first device, whose context is current on this thread.
+    pub(super) fn new() -> Self {
+        let target = Target::of(Gpu::current().capability, Gpu::whole().capability);
+        let (modules, functions) = (HashMap::new(), HashMap::new());
+        Self { target, modules, functions, blas: None, counters: None, staging: None }
     }
 
     /// The matrix library, opened at the first use.
@@ -139,6 +129,14 @@ impl Driver {
             self.blas = Some(Blas::new(self.target)?);
         }
         Ok(self.blas.as_mut().expect("opened above"))
+    }
+
+    /// The buffers through which weights go to the device, made at the first use.
+    pub(super) fn staging(&mut self) -> Result<&mut Staging, String> {
+        if self.staging.is_none() {
+            self.staging = Some(Staging::new()?);
+        }
+        Ok(self.staging.as_mut().expect("made above"))
     }
 
     /// The address of [`COUNTERS`] 32-bit zeros, which every launch that counts with them leaves zero. Allocated once.

@@ -20,13 +20,39 @@ pub(super) struct Gpu {
 }
 
 impl Gpu {
-    /// The device's own facts; a failing driver has none, and shows at the first launch.
+    /// The device's facts, as far as [they are to be used](limit_capability); a failing driver has none, and shows at the
+    /// first launch.
     pub(super) fn current() -> Self {
-        static GPU: OnceLock<Gpu> = OnceLock::new();
-        let gpu = *GPU.get_or_init(Self::ask);
+        let capability_max = CAPABILITY_MAX.get().copied().unwrap_or(u32::MAX);
         #[cfg(test)]
-        let gpu = limited::limited(gpu);
-        gpu
+        let capability_max = capability_max.min(limited::CAPABILITY_MAX.get());
+        Self::whole().limited(capability_max)
+    }
+
+    /// The device's own facts.
+    pub(super) fn whole() -> Self {
+        static GPU: OnceLock<Gpu> = OnceLock::new();
+        *GPU.get_or_init(Self::ask)
+    }
+
+    /// As if it were a card of at most this compute capability.
+    fn limited(self, capability_max: u32) -> Self {
+        let capability = self.capability.min(capability_max);
+        let of_multiprocessor = match capability {
+            _ if capability == self.capability => self.shared_bytes_of_multiprocessor,
+            ..80 => 64 << 10,
+            80 => 164 << 10,
+            81..90 => 100 << 10,
+            90.. => self.shared_bytes_of_multiprocessor,
+        };
+        let of_block =
+            if capability < 80 { of_multiprocessor } else { of_multiprocessor.saturating_sub(SHARED_BYTES_RESERVED) };
+        Self {
+            capability,
+            shared_bytes_max: self.shared_bytes_max.min(of_block),
+            shared_bytes_of_multiprocessor: self.shared_bytes_of_multiprocessor.min(of_multiprocessor),
+            ..self
+        }
     }
 
     fn ask() -> Self {
@@ -57,15 +83,23 @@ impl Gpu {
     }
 }
 
+/// The compute capability up to which kernels are chosen and compiled, for the whole process.
+static CAPABILITY_MAX: OnceLock<u32> = OnceLock::new();
+
+/// From now on, kernels are those for cards of this compute capability (10 · major + minor), with the shared memory of
+/// such cards. The first call of a process decides; an error says what was decided before.
+pub(crate) fn limit_capability(capability: u32) -> Result<(), u32> {
+    let decided = *CAPABILITY_MAX.get_or_init(|| capability);
+    if decided == capability { Ok(()) } else { Err(decided) }
+}
+
 /// Lets tests run the kernels of older cards.
 #[cfg(test)]
 pub(super) mod limited {
     use std::cell::Cell;
 
-    use super::Gpu;
-
     thread_local! {
-        static CAPABILITY_MAX: Cell<u32> = const { Cell::new(u32::MAX) };
+        pub(super) static CAPABILITY_MAX: Cell<u32> = const { Cell::new(u32::MAX) };
     }
 
     /// Runs `test` as if the card had at most this compute capability and the shared memory that came with it.
@@ -73,22 +107,5 @@ pub(super) mod limited {
         CAPABILITY_MAX.set(capability);
         test();
         CAPABILITY_MAX.set(u32::MAX);
-    }
-
-    pub(super) fn limited(gpu: Gpu) -> Gpu {
-        let capability = gpu.capability.min(CAPABILITY_MAX.get());
-        let of_multiprocessor = match capability {
-            ..80 => 64 << 10,
-            80 => 164 << 10,
-            81..90 => 100 << 10,
-            90.. => gpu.shared_bytes_of_multiprocessor,
-        };
-        let of_block = if capability < 80 { of_multiprocessor } else { of_multiprocessor - 1024 };
-        Gpu {
-            capability,
-            shared_bytes_max: gpu.shared_bytes_max.min(of_block),
-            shared_bytes_of_multiprocessor: gpu.shared_bytes_of_multiprocessor.min(of_multiprocessor),
-            ..gpu
-        }
     }
 }

@@ -92,10 +92,7 @@ fn run(
     let outcome = ExecuteScope::over(server, stream, written).execute(|server| {
         let raw = stream::raw(server, stream).ok_or_else(|| failure("the runtime has no CUDA stream".into()))?;
         DRIVER.with_borrow_mut(|driver| {
-            if driver.is_none() {
-                *driver = Some(Driver::new().map_err(failure)?);
-            }
-            let driver = driver.as_mut().expect("made above");
+            let driver = driver.get_or_insert_with(Driver::new);
             work(Session { driver, stream: raw, addresses: &addresses }).map_err(failure)
         })
     });

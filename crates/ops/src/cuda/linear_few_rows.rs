@@ -7,9 +7,9 @@ use bytemuck::{Pod, Zeroable};
 
 use super::activation::name;
 use super::driver::Kernel;
+use super::gpu::Gpu;
 use super::launch::{Argument, Grid, Launch};
 use super::matrix::{Matrix, on_16_bytes, widest};
-use super::probe::compute_capability;
 use super::rope_and_store_kv::cache_strides;
 use super::{LINEAR_FEW_ROWS, element, rms_norm};
 use crate::HeadLayout;
@@ -114,7 +114,7 @@ pub(super) fn fits(x: &Matrix, weight: &Matrix) -> bool {
         && matches!(dtype, DType::F16 | DType::BF16)
         && is_wide(x)
         && is_wide(weight)
-        && compute_capability().is_ok_and(|capability| capability >= CAPABILITY_MIN)
+        && Gpu::current().capability >= CAPABILITY_MIN
 }
 
 impl FewRows {

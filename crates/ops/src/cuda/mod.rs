@@ -34,6 +34,7 @@ mod stream;
 mod tensor_map;
 #[cfg(test)]
 mod tests;
+mod upload;
 
 pub(crate) use activation::{activation, gated_activation};
 pub(crate) use carry_tokens::carry_tokens;
@@ -44,12 +45,13 @@ pub(crate) use linear::linear;
 pub(crate) use linear_few_rows::FEW_ROWS;
 pub(crate) use memory::{free_memory, total_memory};
 pub(crate) use paged_attention::paged_attention;
-pub(crate) use probe::open;
+pub(crate) use probe::{has_bfloat16, open, use_kernels_of};
 pub(crate) use projection::{project, project_qkv};
 pub(crate) use read_back::read_back;
 pub(crate) use rms_norm::{add_rms_norm, rms_norm};
 pub(crate) use rope_and_store_kv::rope_and_store_kv;
 pub(crate) use sample::sample;
+pub(crate) use upload::upload;
 
 use burn::tensor::DType;
 

@@ -12,13 +12,21 @@ use cudarc::nvrtc::sys;
 pub(super) struct Target {
     pub major: u32,
     pub minor: u32,
+    /// The GPU is newer: its driver translates portable code.
+    is_older: bool,
 }
 
 impl Target {
+    /// Code for cards of one compute capability (10 · major + minor) on a card of the other.
+    pub(super) fn of(capability: u32, of_device: u32) -> Self {
+        Self { major: capability / 10, minor: capability % 10, is_older: capability < of_device }
+    }
+
     /// The compiler's name for it. Hopper's own instructions come with the suffix.
     fn architecture(self) -> String {
-        let suffix = if (self.major, self.minor) == (9, 0) { "a" } else { "" };
-        format!("sm_{}{}{suffix}", self.major, self.minor)
+        let kind = if self.is_older { "compute" } else { "sm" };
+        let suffix = if !self.is_older && (self.major, self.minor) == (9, 0) { "a" } else { "" };
+        format!("{kind}_{}{}{suffix}", self.major, self.minor)
     }
 }
 
@@ -99,7 +107,7 @@ fn compile_with_nvrtc(name: &str, text: &str, target: Target) -> Result<Vec<u8>,
     unsafe {
         let compiled = nvrtc::compile_program(program, &options)
             .map_err(|error| format!("{name}.cu does not compile: {error:?}\n{}", log(program)))
-            .and_then(|()| image(program).map_err(|error| format!("{name}.cu has no machine code: {error:?}")));
+            .and_then(|()| image(program, target).map_err(|error| format!("{name}.cu has no machine code: {error:?}")));
         let _ = nvrtc::destroy_program(program);
         compiled
     }
@@ -121,14 +129,20 @@ unsafe fn log(program: sys::nvrtcProgram) -> String {
     }
 }
 
-/// The machine code of a compiled program.
+/// The machine code of a compiled program, or the portable code, which ends with a zero byte.
 ///
 /// # Safety
 /// The program must be alive.
-unsafe fn image(program: sys::nvrtcProgram) -> Result<Vec<u8>, nvrtc::NvrtcError> {
+unsafe fn image(program: sys::nvrtcProgram, target: Target) -> Result<Vec<u8>, nvrtc::NvrtcError> {
     let mut size = 0;
     // SAFETY: the caller's promise; the code is written to a buffer of the size that was asked for.
     unsafe {
+        if target.is_older {
+            sys::nvrtcGetPTXSize(program, &mut size).result()?;
+            let mut image = vec![0u8; size];
+            sys::nvrtcGetPTX(program, image.as_mut_ptr().cast()).result()?;
+            return Ok(image);
+        }
         sys::nvrtcGetCUBINSize(program, &mut size).result()?;
         let mut image = vec![0u8; size];
         sys::nvrtcGetCUBIN(program, image.as_mut_ptr().cast()).result()?;

@@ -6,6 +6,7 @@ use burn::tensor::Device;
 use cudarc::driver::result as driver;
 use cudarc::driver::sys::CUdevice_attribute;
 
+use super::gpu::{Gpu, limit_capability};
 use super::module_cache::{compiler_version, supported_targets};
 
 /// The oldest GPU that the kernels are written for.
@@ -42,6 +43,27 @@ pub(crate) fn open() -> Result<Device, String> {
     Ok(Device::cuda(0))
 }
 
+/// Chooses and compiles kernels for an older card from now on.
+pub(crate) fn use_kernels_of(capability: u32) -> Result<(), String> {
+    open()?;
+    let own = compute_capability()?;
+    let [of_gpu, wanted] = [own, capability].map(|capability| format!("{}.{}", capability / 10, capability % 10));
+    if capability > own {
+        return Err(format!("GPU 0 has compute capability {of_gpu} and cannot run kernels for {wanted}"));
+    }
+    let supported = supported_targets();
+    if !supported.contains(&capability) {
+        return Err(format!("NVRTC does not compile for compute capability {wanted}, only for {supported:?}"));
+    }
+    limit_capability(capability)
+        .map_err(|decided| format!("this process runs the kernels for {}.{} already", decided / 10, decided % 10))
+}
+
+/// Whether the matrix units of the kernels in use take bfloat16.
+pub(crate) fn has_bfloat16() -> bool {
+    Gpu::current().capability >= 80
+}
+
 /// Burn compiles its own kernels at run time and stops the process when it finds no toolkit for them.
 fn check_headers() -> Result<(), String> {
     let folders = match std::env::var_os("CUDA_PATH") {
@@ -57,7 +79,7 @@ fn check_headers() -> Result<(), String> {
 }
 
 /// The compute capability of the first device, as 10 · major + minor.
-pub(super) fn compute_capability() -> Result<u32, String> {
+fn compute_capability() -> Result<u32, String> {
     let device = driver::device::get(0).map_err(|error| format!("GPU 0 does not answer: {:?}", error.0))?;
     let attribute = |attribute| {
         // SAFETY: the driver just returned the device.
