@@ -44,10 +44,14 @@ pub(crate) fn project_qkv(
         && heads.head_dim.is_multiple_of(2)
         && (options.rotary_dim == 0 || options.rotary_dim == heads.head_dim)
         && target.key_cache.dtype == operands.x.tensor.dtype;
-    if !rotates || !fits(&operands.x, &operands.weight) {
+    if !fits(&operands.x, &operands.weight) {
         return rope_and_store_kv(QkvInputs { qkv: operands.separately(), target });
     }
     let Operands { x, norm, weight, bias, .. } = operands;
+    if !rotates {
+        let qkv = FewRows { x, norm, weight, bias, after: After::Store(None) }.run();
+        return rope_and_store_kv(QkvInputs { qkv, target });
+    }
     let (keys, values) = (owned(target.key_cache), owned(target.value_cache));
     let rotation = Rotation {
         table: dense(target.table),
