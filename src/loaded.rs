@@ -114,7 +114,7 @@ pub fn load_engine(
         num_blocks,
         block_size: options.block_size,
         max_num_seqs: options.max_num_seqs,
-        cuda_graphs: options.cuda_graphs,
+        graphs: options.graphs,
     };
     let executor = LocalExecutor::load(checkpoint, load, cache, &device, progress)?;
     let engine = Engine::new(engine_config(options, config, max_model_len), executor)?;

@@ -50,8 +50,8 @@ pub struct Options {
     pub enable_prefix_caching: bool,
     /// Cut long prompts into several steps.
     pub enable_chunked_prefill: bool,
-    /// Replay steps as CUDA graphs instead of launching every kernel by itself, where the device is one that has them.
-    pub cuda_graphs: bool,
+    /// Replay steps as graphs instead of launching every kernel by itself, where the device is one that has them.
+    pub graphs: bool,
     /// Run the kernels for cards of this compute capability (10 · major + minor), on CUDA; `None`: the card's own.
     pub cuda_arch_path: Option<u32>,
     /// How the weights must be quantised: `gguf`, `awq`, `gptq`, `compressed-tensors` or `fp8`, or `none` where they may not
@@ -87,7 +87,7 @@ impl Default for Options {
             num_gpu_blocks_override: None,
             enable_prefix_caching: true,
             enable_chunked_prefill: true,
-            cuda_graphs: true,
+            graphs: true,
             cuda_arch_path: None,
             quantization: None,
             dummy_weights: false,

@@ -4,7 +4,8 @@
 //   HALVES      code * low half + high half of the scales' word,
 //   TWO_RUNS    code * one of two scales, for 16 numbers each,
 //   otherwise   code * first word + second word.
-// No product of a code and a scale is rounded but that of TWO_RUNS, so it makes no difference whether a compiler fuses it.
+// No product of a code and a scale is rounded but that of TWO_RUNS, to which nothing is added, so it makes no difference
+// whether a compiler fuses multiplications with additions.
 
 // Four consecutive numbers of `packed_words`; rows hold whole groups, so that quads are counted through the matrix.
 fn packed_quad(quad: u32) -> vec4<f32> {

@@ -50,7 +50,7 @@ impl Loaded {
             num_blocks: request.num_blocks,
             block_size: request.block_size,
             max_num_seqs: request.max_num_seqs,
-            cuda_graphs: false,
+            graphs: true,
         };
         let executor = LocalExecutor::load(&checkpoint, load, cache, &device, progress).map_err(text)?;
         let engine = Engine::new(engine_config(request, &config, max_model_len), executor).map_err(text)?;

@@ -1,8 +1,8 @@
-//! Steps as CUDA graphs: recorded once for each shape, replayed with one launch.
+//! Steps as graphs: recorded once for each shape, replayed with one call.
 //!
 //! Few shapes occur because batches are padded: the numbers of tokens and sequences to a bucket, block tables to a width.
-//! Padding computes on a block of the cache that no sequence owns, and its logits are dropped. Decode steps with short
-//! contexts, the most frequent ones, are recorded before the first request; the others when they first occur.
+//! Padding computes on a block of the cache that no sequence owns, and its logits are dropped. Which steps are recorded,
+//! and when, is the [`Policy`] of the device's backend.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use burn::tensor::{Device, Int, Tensor};
 use firebrick_engine::Batch;
 use firebrick_ops::{
-    CapturedGraph, SECTION_ALIGNMENT, SampleOptions, SamplePlan, Sampled, device_memory, free_device_memory,
-    int_tensor, overwrite, sample, section,
+    Backend, CapturedGraph, SECTION_ALIGNMENT, SampleOptions, SamplePlan, Sampled, backend_of, device_memory,
+    free_device_memory, kept_int_tensor, overwrite, sample, section,
 };
 
 use crate::inputs::{Longest, SpareBlock, StepShape, carry, pack, unpack};
@@ -31,6 +31,43 @@ const CONTEXT_MIN: usize = 1024;
 const FREE_PARTS: u64 = 32;
 /// Recordings that may fail before no more are tried.
 const FAILURES_MAX: usize = 3;
+
+/// Which steps a backend replays. Numbers of a row do not depend on it.
+#[derive(Clone, Copy, Debug)]
+struct Policy {
+    /// Decode steps with short contexts, the most frequent ones, are recorded before the first request.
+    at_start: bool,
+    /// Steps that compute prompts are replayed too.
+    mixed: bool,
+    /// Most sequences of a replayed decode step.
+    num_sequences_max: usize,
+    /// When a shape is recorded: at its first occurrence, or at a later one.
+    occurrence: usize,
+    /// Most graphs.
+    num_graphs_max: usize,
+}
+
+impl Policy {
+    /// `None`: the backend has no graphs.
+    fn of(backend: Backend) -> Option<Self> {
+        match backend {
+            Backend::Cpu => None,
+            Backend::Cuda => Some(Self {
+                at_start: true,
+                mixed: true,
+                num_sequences_max: usize::MAX,
+                occurrence: 1,
+                num_graphs_max: usize::MAX,
+            }),
+            // A recording costs two steps, which take seconds on a software adapter: only what occurs again is worth it.
+            // Larger steps keep a GPU busy for longer than they take to enqueue. The device does not say how much memory
+            // is left, so the number of graphs is bounded instead.
+            Backend::Wgpu => {
+                Some(Self { at_start: false, mixed: false, num_sequences_max: 64, occurrence: 2, num_graphs_max: 32 })
+            }
+        }
+    }
+}
 
 /// What a graph was recorded for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,16 +99,26 @@ impl Choice {
 
 /// The graphs of one model.
 pub(crate) struct StepGraphs {
+    policy: Policy,
     model: Arc<Mutex<Model>>,
     device: Device,
     spare: SpareBlock,
     blocks_per_row_max: usize,
     vocab_size: usize,
-    /// `None`: it could not be recorded.
-    graphs: HashMap<Key, Option<StepGraph>>,
+    graphs: HashMap<Key, State>,
+    num_recorded: usize,
     num_failures: usize,
     /// Whether the device had room for another recording when it was last asked.
     has_room: bool,
+}
+
+/// What is known of the steps of a kind.
+enum State {
+    /// How often one has occurred.
+    Seen(usize),
+    Recorded(StepGraph),
+    /// It could not be recorded.
+    Failed,
 }
 
 /// One recorded step and the buffer that it reads.
@@ -87,34 +134,52 @@ enum Recorded {
 }
 
 impl StepGraphs {
-    /// Records decode steps of up to `max_num_seqs` sequences with short contexts.
+    /// The graphs of a model on a device that has such.
     pub(crate) fn new(
         model: Arc<Mutex<Model>>,
         device: &Device,
         spare: SpareBlock,
         (max_model_len, max_num_seqs, vocab_size): (usize, usize, usize),
-    ) -> Self {
+    ) -> Option<Self> {
         let mut graphs = Self {
+            policy: Policy::of(backend_of(device))?,
             model,
             device: device.clone(),
             spare,
             blocks_per_row_max: max_model_len.div_ceil(spare.block_size as usize),
             vocab_size,
             graphs: HashMap::new(),
+            num_recorded: 0,
             num_failures: 0,
             has_room: true,
         };
+        if graphs.policy.at_start {
+            graphs.record_decode_steps(max_num_seqs);
+        }
+        Some(graphs)
+    }
+
+    /// Whether a device has graphs.
+    pub(crate) fn exist_on(device: &Device) -> bool {
+        Policy::of(backend_of(device)).is_some()
+    }
+
+    /// How many have been recorded.
+    pub(crate) fn num_recorded(&self) -> usize {
+        self.num_recorded
+    }
+
+    /// Records decode steps of up to `max_num_seqs` sequences with short contexts.
+    fn record_decode_steps(&mut self, max_num_seqs: usize) {
         let largest = bucket(&DECODE_BUCKETS, max_num_seqs).unwrap_or(usize::MAX);
         for sequences in DECODE_BUCKETS.into_iter().rev().filter(|&sequences| sequences <= largest) {
             let nothing = Batch { query_starts: vec![0], ..Batch::default() };
-            let shape = graphs.decode_shape(sequences, 1);
-            let plan = sampler::plan(&[], shape.samples, vocab_size);
+            let shape = self.decode_shape(sequences, 1);
+            let plan = sampler::plan(&[], shape.samples, self.vocab_size);
             let key = Key { shape, decode: true, sampling: Choice::of(&plan) };
-            let words = words(&nothing, shape, spare, &plan);
-            let length = words.len();
-            graphs.record(key, int_tensor(words, [length], device));
+            let words = words(&nothing, shape, self.spare, &plan);
+            self.record(key, kept_int_tensor(words, &self.device));
         }
-        graphs
     }
 
     /// Runs a step after the one that chose `chosen`; `None` when no graph covers the batch.
@@ -122,49 +187,70 @@ impl StepGraphs {
         let (shape, decode) = self.shape(batch)?;
         let plan = sampler::plan(&batch.samples, shape.samples, self.vocab_size);
         let key = Key { shape, decode, sampling: Choice::of(&plan) };
+        let state = self.graphs.entry(key).or_insert(State::Seen(0));
+        let recorded_words = match state {
+            State::Failed => return None,
+            State::Recorded(graph) => Some(graph.words.clone()),
+            State::Seen(times) => {
+                *times += 1;
+                if *times < self.policy.occurrence || !self.may_record() {
+                    return None;
+                }
+                None
+            }
+        };
+        let is_recorded = recorded_words.is_some();
         let words = words(batch, shape, self.spare, &plan);
-        let buffer = if let Some(graph) = self.graphs.get(&key) {
+        let buffer = match recorded_words {
             // Written in place: the result is the same tensor.
-            overwrite(graph.as_ref()?.words.clone(), words)
-        } else if self.num_failures < FAILURES_MAX && self.has_room() {
-            let length = words.len();
-            int_tensor(words, [length], &self.device)
-        } else {
-            return None;
+            Some(buffer) => overwrite(buffer, words),
+            None => kept_int_tensor(words, &self.device),
         };
         if let Some(chosen) = chosen {
             carry(&buffer, shape, chosen);
         }
-        if !self.graphs.contains_key(&key) {
+        if !is_recorded {
             // Recording runs the step on these very words; a replay computes the same keys and values again.
-            self.record(key, buffer)?;
+            self.record(key, buffer);
         }
-        let recorded = self.graphs.get_mut(&key)?.as_mut()?.graph.replay();
-        Some(match recorded {
+        let Some(State::Recorded(graph)) = self.graphs.get(&key) else { return None };
+        // A device that has failed says so when the results of what is launched instead are asked for.
+        let recorded = graph.graph.replay().inspect_err(|error| tracing::error!(?error, "a step was not replayed"));
+        Some(match recorded.ok()? {
             Recorded::Logits(logits) => Output::Logits(logits),
             Recorded::Sampled(sampled) => Output::Sampled(sampled),
         })
     }
 
-    /// Whether another step can be recorded; never again once it cannot.
+    /// Whether another step may be recorded.
+    fn may_record(&mut self) -> bool {
+        self.num_failures < FAILURES_MAX && self.num_recorded < self.policy.num_graphs_max && self.has_room()
+    }
+
+    /// Whether the device has room for another recording; never again once it has not.
     fn has_room(&mut self) -> bool {
         if !self.has_room {
             return false;
         }
         let memory = device_memory(&self.device).zip(free_device_memory(&self.device));
         if memory.is_some_and(|(total, free)| free < total / FREE_PARTS) {
-            let recorded = self.graphs.len();
-            tracing::info!(recorded, "no more steps are recorded as CUDA graphs: the memory is needed for other steps");
+            let recorded = self.num_recorded;
+            tracing::info!(recorded, "no more steps are recorded as graphs: the memory is needed for other steps");
             self.has_room = false;
         }
         self.has_room
     }
 
-    /// The shape to which a batch is padded, and whether it is a decode step; `None` when it is too large.
+    /// The shape to which a batch is padded, and whether it is a decode step; `None` when such are not replayed.
     fn shape(&self, batch: &Batch) -> Option<(StepShape, bool)> {
         let (tokens, sequences) = (batch.num_tokens(), batch.num_sequences());
         if tokens == sequences {
-            return Some((self.decode_shape(bucket(&DECODE_BUCKETS, sequences)?, batch.blocks_per_row), true));
+            let sequences = bucket(&DECODE_BUCKETS, sequences)?;
+            let shape = self.decode_shape(sequences, batch.blocks_per_row);
+            return (sequences <= self.policy.num_sequences_max).then_some((shape, true));
+        }
+        if !self.policy.mixed {
+            return None;
         }
         let tokens = bucket(&MIXED_TOKEN_BUCKETS, tokens)?;
         let sequences = bucket(&MIXED_SEQUENCE_BUCKETS, sequences + 1)?;
@@ -187,7 +273,7 @@ impl StepGraphs {
     }
 
     /// Records a step on a buffer that holds the words of one now.
-    fn record(&mut self, key: Key, words: Tensor<1, Int>) -> Option<()> {
+    fn record(&mut self, key: Key, words: Tensor<1, Int>) {
         let Key { shape, decode, sampling } = key;
         let [length] = words.dims();
         let longest = Longest {
@@ -208,14 +294,18 @@ impl StepGraphs {
                 None => Recorded::Logits(logits),
             }
         });
-        if recorded.is_none() {
-            tracing::warn!(?shape, "a step could not be recorded as a CUDA graph; such steps are launched one by one");
-            self.num_failures += 1;
-        }
-        let graph = recorded.map(|graph| StepGraph { words, graph });
-        let recorded = graph.is_some().then_some(());
-        self.graphs.insert(key, graph);
-        recorded
+        let state = match recorded {
+            Some(graph) => {
+                self.num_recorded += 1;
+                State::Recorded(StepGraph { words, graph })
+            }
+            None => {
+                tracing::warn!(?shape, "a step could not be recorded as a graph; such steps are launched one by one");
+                self.num_failures += 1;
+                State::Failed
+            }
+        };
+        self.graphs.insert(key, state);
     }
 }
 

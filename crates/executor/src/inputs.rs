@@ -5,9 +5,7 @@ use std::iter::repeat_n;
 use burn::tensor::{Device, Int, Tensor};
 use firebrick_engine::Batch;
 use firebrick_model::ForwardInput;
-use firebrick_ops::{AttentionMetadata, SECTION_ALIGNMENT, int_tensor, section};
-#[cfg(feature = "cuda")]
-use firebrick_ops::{Sampled, carry_tokens};
+use firebrick_ops::{AttentionMetadata, SECTION_ALIGNMENT, Sampled, carry_tokens, int_tensor, section};
 
 /// The sizes of a step's arrays. A batch may be padded to a larger shape, so that few shapes occur.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,7 +43,6 @@ impl StepShape {
     }
 
     /// Elements of the buffer that [`pack`] fills.
-    #[cfg(any(feature = "cuda", test))]
     pub(crate) fn buffer_len(&self) -> usize {
         self.lengths().iter().map(|length| length.next_multiple_of(SECTION_ALIGNMENT)).sum()
     }
@@ -76,7 +73,6 @@ pub fn forward_input(batch: &Batch, device: &Device) -> ForwardInput {
 }
 
 /// The same with the choices of the step before.
-#[cfg(feature = "cuda")]
 pub(crate) fn forward_input_after(batch: &Batch, chosen: &Sampled, device: &Device) -> ForwardInput {
     let (buffer, shape) = step_buffer(batch, device);
     carry(&buffer, shape, chosen);
@@ -136,7 +132,6 @@ pub(crate) fn pack(batch: &Batch, shape: StepShape, spare: SpareBlock) -> Vec<i3
 }
 
 /// Puts the choices of the step before into the buffer that [`pack`] filled.
-#[cfg(feature = "cuda")]
 pub(crate) fn carry(buffer: &Tensor<1, Int>, shape: StepShape, chosen: &Sampled) {
     let sources = shape.buffer_len() - shape.tokens.next_multiple_of(SECTION_ALIGNMENT);
     carry_tokens(&section(buffer, 0, shape.tokens), &section(buffer, sources, shape.tokens), chosen);

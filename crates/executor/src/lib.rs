@@ -3,7 +3,6 @@
 //! [`LocalExecutor`] runs one model on one device. It knows nothing of scheduling, text or HTTP and never allocates a
 //! block; everything a token depends on comes with the [`Batch`](firebrick_engine::Batch).
 
-#[cfg(feature = "cuda")]
 mod graph;
 mod inputs;
 mod local;

@@ -45,13 +45,11 @@ fn wanted(samples: &[SampleRow]) -> Vec<Option<usize>> {
 
 impl Sampling {
     /// A choice that is part of the step itself.
-    #[cfg(feature = "cuda")]
     pub(crate) fn of(sampled: Sampled, samples: &[SampleRow]) -> Self {
         Self { chosen: Chosen::OnDevice(sampled), wanted: wanted(samples) }
     }
 
     /// The choice, if it is made on the device.
-    #[cfg(feature = "cuda")]
     pub(crate) fn on_device(&self) -> Option<&Sampled> {
         match &self.chosen {
             Chosen::OnDevice(sampled) => Some(sampled),

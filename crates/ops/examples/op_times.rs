@@ -246,7 +246,7 @@ impl Bench {
         let mut all = move || (0..calls).map(&mut operation).last().expect("at least one call");
         let eager = median_us(&self.device, || drop(all())) / calls as f64;
         let replayed = CapturedGraph::record(&self.device, all)
-            .map(|mut graph| median_us(&self.device, || drop(graph.replay())) / calls as f64);
+            .map(|graph| median_us(&self.device, || drop(graph.replay())) / calls as f64);
         let rate = |count: usize, unit: f64| count as f64 / (replayed.unwrap_or(eager) * 1e-6) / unit;
         let (gigabytes, teraflops) = (rate(bytes, 1e9), rate(operations, 1e12));
         let replayed = replayed.map_or_else(|| "-".to_owned(), |replayed| format!("{replayed:.2}"));

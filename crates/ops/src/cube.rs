@@ -17,7 +17,6 @@ use crate::backend::PackedOps;
 use crate::backend::{FusedOps, Optional};
 #[cfg(feature = "cuda")]
 use crate::backend::{FusedProjections, ProjectionInputs};
-#[cfg(feature = "cuda")]
 use crate::carry_tokens::CarryTokens;
 #[cfg(feature = "cuda")]
 use crate::cuda;
@@ -178,10 +177,9 @@ impl PackedOps for CubeBackend {
     }
 }
 
-#[cfg(feature = "cuda")]
 impl CarryTokens for CubeBackend {
     fn carry_tokens(tokens: IntTensor<Self>, sources: IntTensor<Self>, choices: IntTensor<Self>) -> IntTensor<Self> {
-        cuda::carry_tokens(tokens, sources, choices)
+        on_runtime_of!(tokens, carry_tokens(tokens, sources, choices))
     }
 }
 

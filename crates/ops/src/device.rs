@@ -152,9 +152,32 @@ pub fn tensor_bytes_max(device: &Device) -> usize {
     }
 }
 
+/// Runs `task` while the device does nothing else for anybody; what it allocates stays apart from the pages that
+/// activations share. `None` when the task panicked, or there is no GPU.
+pub(crate) fn with_device_alone<R: Send + 'static>(device: &Device, task: impl FnOnce() -> R + Send) -> Option<R> {
+    match device.as_dispatch() {
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
+        DispatchDevice::Cube(device) => {
+            let client = device.client();
+            client.exclusive(|| client.memory_persistent_allocation((), |()| task())).ok()
+        }
+        #[allow(unreachable_patterns)]
+        _ => {
+            drop(task);
+            None
+        }
+    }
+}
+
 /// A tensor of 32-bit integers, the form in which indices reach every kernel.
 pub fn int_tensor<const D: usize>(values: Vec<i32>, shape: [usize; D], device: &Device) -> Tensor<D, Int> {
     Tensor::from_data(TensorData::new(values, shape), (device, DType::I32))
+}
+
+/// Such a list that stays: its memory is its own, not part of the pages that activations share.
+pub fn kept_int_tensor(values: Vec<i32>, device: &Device) -> Tensor<1, Int> {
+    let length = values.len();
+    device.memory_persistent_allocations(values, |values| int_tensor(values, [length], device))
 }
 
 /// A tensor of 32-bit floats.

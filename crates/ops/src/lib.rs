@@ -7,7 +7,6 @@
 mod activation;
 mod attention;
 mod backend;
-#[cfg(feature = "cuda")]
 mod carry_tokens;
 #[cfg(feature = "cpu")]
 mod cpu;
@@ -17,6 +16,7 @@ mod cube;
 mod cuda;
 mod device;
 mod gather_rows;
+mod graph;
 #[cfg(feature = "cpu")]
 mod launch;
 mod layer_norm;
@@ -39,15 +39,13 @@ mod work_stream;
 pub use activation::{Activation, activation, gated_activation};
 pub use attention::{AttentionMetadata, AttentionOptions, KvLayer, paged_attention};
 pub use backend::FusedOps;
-#[cfg(feature = "cuda")]
 pub use carry_tokens::carry_tokens;
-#[cfg(feature = "cuda")]
-pub use cuda::CapturedGraph;
 pub use device::{
     Backend, DeviceError, activation_dtype, backend_of, computes_in, device_memory, float_tensor, free_device_memory,
-    holds_packed_weights, int_tensor, open_device, open_device_async, tensor_bytes_max, use_cuda_kernels_of,
+    holds_packed_weights, int_tensor, kept_int_tensor, open_device, open_device_async, tensor_bytes_max, use_cuda_kernels_of,
 };
 pub use gather_rows::{gather_rows, gather_rows_of};
+pub use graph::CapturedGraph;
 pub use layer_norm::layer_norm;
 pub use linear::{linear, linear_add};
 pub use overwrite::{Overwrite, overwrite};

@@ -2,23 +2,32 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 
 use burn::tensor::{ExecutionError, Int, Tensor};
 
 /// The contents of a tensor, once the device has them.
 pub(crate) type Reading = Pin<Box<dyn Future<Output = Result<Vec<i32>, ExecutionError>>>>;
 
-/// Starts reading a tensor of 32-bit integers. On CUDA devices what it holds is copied in order with the work enqueued
-/// before and after this call, whenever the result is asked for; others are read when asked.
+/// Starts reading a tensor of 32-bit integers: what it holds is copied in order with the work enqueued before and after
+/// this call, whenever the result is asked for.
 pub(crate) fn read_back(tensor: Tensor<1, Int>) -> Reading {
     #[cfg(feature = "cuda")]
     if crate::backend_of(&tensor.device()) == crate::Backend::Cuda {
         return on_cuda::read_back(tensor);
     }
-    Box::pin(async move {
+    begun(Box::pin(async move {
         let data = tensor.into_data_async().await?;
         Ok(data.as_slice::<i32>().expect("made as 32-bit integers").to_vec())
-    })
+    }))
+}
+
+/// The same future after its first poll, which enqueues the copy.
+fn begun(mut reading: Reading) -> Reading {
+    match reading.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(values) => Box::pin(std::future::ready(values)),
+        Poll::Pending => reading,
+    }
 }
 
 #[cfg(feature = "cuda")]

@@ -81,7 +81,7 @@ impl Sampled {
     /// The results on the host, once the device has them. Where any row asked for log-probabilities, every row has as many
     /// as there is room for; only those asked for mean something.
     ///
-    /// On CUDA devices the results are those at the time of this call, whatever is enqueued after it.
+    /// They are those at the time of this call, whatever is enqueued after it.
     pub fn read(self) -> impl Future<Output = Result<Vec<SampledRow>, ExecutionError>> {
         let (words, options) = (read_back(self.words), self.options);
         async move { Ok(unpack(&words.await?, options)) }

@@ -31,7 +31,8 @@ impl Seeded {
         (self.next_u64() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 
-    /// A packed matrix `[rows, columns]` of arbitrary codes and scales of about `1 / code`.
+    /// A packed matrix `[rows, columns]` of arbitrary codes and scales of about `1 / code`, with as few bits as in files:
+    /// see [`Scales::Singles`].
     pub fn packed(&mut self, [rows, columns]: [usize; 2], (device, packing): (&Device, Packing)) -> Weight {
         let bound = if packing.codes == Codes::FourBits { 8.0 } else { 128.0 };
         let mut words: Vec<u32> = Vec::new();
@@ -42,7 +43,11 @@ impl Seeded {
                     let [low, high] = [first, second].map(|scale| u32::from(f16::from_f32(scale).to_bits()));
                     words.push(low | high << 16);
                 }
-                Scales::Singles | Scales::TwoRuns => words.extend([first.to_bits(), second.to_bits()]),
+                Scales::Singles => {
+                    let part = (self.next_u64() >> 58) as f32 / 64.0;
+                    words.extend([(f16::from_f32(first).to_f32() * part).to_bits(), second.to_bits()]);
+                }
+                Scales::TwoRuns => words.extend([first.to_bits(), second.to_bits()]),
             }
             words.extend((packing.scale_words()..packing.words()).map(|_| (self.next_u64() >> 32) as u32));
         }

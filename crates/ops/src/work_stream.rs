@@ -8,7 +8,7 @@ use std::future::Future;
 /// Backends that know one order only ignore it.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkStream {
-    #[cfg(feature = "cuda")]
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
     stream: cubecl_environment::stream::Stream,
 }
 
@@ -17,24 +17,24 @@ impl WorkStream {
     #[allow(clippy::new_without_default, reason = "every one is different")]
     pub fn new() -> Self {
         Self {
-            #[cfg(feature = "cuda")]
+            #[cfg(any(feature = "wgpu", feature = "cuda"))]
             stream: cubecl_environment::stream::Stream::new(),
         }
     }
 
     /// Runs `work`; everything that it enqueues belongs to this stream.
     pub fn enter<R>(&self, work: impl FnOnce() -> R) -> R {
-        #[cfg(feature = "cuda")]
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
         return self.stream.enter(work);
-        #[cfg(not(feature = "cuda"))]
+        #[cfg(not(any(feature = "wgpu", feature = "cuda")))]
         work()
     }
 
     /// A future whose every poll belongs to this stream.
     pub fn attach<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
-        #[cfg(feature = "cuda")]
+        #[cfg(any(feature = "wgpu", feature = "cuda"))]
         return self.stream.attach(future);
-        #[cfg(not(feature = "cuda"))]
+        #[cfg(not(any(feature = "wgpu", feature = "cuda")))]
         future
     }
 }

@@ -202,7 +202,7 @@ pub struct SchedulingArgs {
     #[arg(default_missing_value = "true", value_parser = switch, action = ArgAction::Set)]
     pub enable_chunked_prefill: bool,
 
-    /// Launch every kernel by itself instead of replaying steps as CUDA graphs
+    /// Launch every kernel by itself instead of replaying steps as graphs
     #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true", value_parser = switch, action = ArgAction::Set)]
     pub enforce_eager: bool,
@@ -270,7 +270,7 @@ impl SchedulingArgs {
             max_waiting: self.max_num_queued_reqs,
             enable_prefix_caching: self.enable_prefix_caching,
             enable_chunked_prefill: self.enable_chunked_prefill,
-            cuda_graphs: !self.enforce_eager,
+            graphs: !self.enforce_eager,
             policy: match self.scheduling_policy {
                 PolicyArg::Fcfs => SchedulingPolicy::Fcfs,
                 PolicyArg::Priority => SchedulingPolicy::Priority,

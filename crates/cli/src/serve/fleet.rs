@@ -42,7 +42,7 @@ impl Fleet {
         check(args, &names, max_models)?;
         let several = max_models > 1;
         // Recorded steps have been tried with one model on a GPU only.
-        let options = Options { cuda_graphs: options.cuda_graphs && !several, ..options };
+        let options = Options { graphs: options.graphs && !several, ..options };
         Ok(Self {
             names,
             max_models,
@@ -121,7 +121,7 @@ impl Fleet {
             && self.max_models > 1
             && facts.backend() == Backend::Cuda
         {
-            tracing::warn!("several models: every kernel is launched by itself, no steps are recorded as CUDA graphs");
+            tracing::warn!("several models: every kernel is launched by itself, no steps are recorded as graphs");
         }
         Ok((model, facts))
     }

@@ -10,6 +10,7 @@ use firebrick_engine::{
 };
 use firebrick_executor::{CacheOptions, LocalExecutor};
 use firebrick_model::LoadOptions;
+use firebrick_ops::{Backend, backend_of};
 use safetensors::SafeTensors;
 
 pub const BLOCK_SIZE: u32 = 16;
@@ -76,6 +77,11 @@ impl Default for Setup {
     }
 }
 
+/// On CUDA recording takes a while, and is asked for.
+pub fn records_on_cuda(device: &Device) -> bool {
+    backend_of(device) == Backend::Cuda && std::env::var_os("FIREBRICK_TEST_CUDA_GRAPHS").is_some()
+}
+
 pub fn engine(path: &Path, setup: &Setup, device: &Device) -> Engine<LocalExecutor> {
     let checkpoint = Checkpoint::open(path).expect("the model opens");
     let config = checkpoint.config();
@@ -85,7 +91,7 @@ pub fn engine(path: &Path, setup: &Setup, device: &Device) -> Engine<LocalExecut
         num_blocks: setup.num_blocks,
         max_num_seqs: setup.max_num_seqs,
         block_size: BLOCK_SIZE,
-        cuda_graphs: std::env::var_os("FIREBRICK_TEST_CUDA_GRAPHS").is_some(),
+        graphs: backend_of(device) == Backend::Wgpu || records_on_cuda(device),
     };
     let executor = LocalExecutor::load(&checkpoint, options, cache, device, &mut |_| ()).expect("the weights load");
     let engine_config = EngineConfig {

@@ -6,6 +6,7 @@
 
 mod activation;
 mod adapter;
+mod carry_tokens;
 mod gather_rows;
 mod kernel;
 mod layer_norm;
@@ -19,6 +20,7 @@ mod template;
 
 pub(crate) use activation::{activation, gated_activation};
 pub(crate) use adapter::{open, open_async};
+pub(crate) use carry_tokens::carry_tokens;
 pub(crate) use gather_rows::{gather_packed_rows, gather_rows};
 pub(crate) use layer_norm::layer_norm;
 pub(crate) use linear::{linear, linear_packed};

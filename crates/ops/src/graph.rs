@@ -1,0 +1,113 @@
+//! A computation recorded once as a graph and replayed with one call: a CUDA graph, or on wgpu the list of dispatches with
+//! everything resolved that a launch looks up. The processor has none.
+
+use burn::backend::{Backend as _, BackendGraph, Dispatch};
+use burn::tensor::{Device, ExecutionError};
+
+use crate::device::with_device_alone;
+use crate::{Backend, backend_of};
+
+/// A recorded computation.
+pub struct CapturedGraph<T> {
+    device: Device,
+    graph: BackendGraph<Dispatch>,
+    output: T,
+    /// Keeps every tensor that it captured.
+    _closure: Box<dyn FnMut() -> T + Send>,
+}
+
+impl<T: Clone + Send + 'static> CapturedGraph<T> {
+    /// Runs `closure` once or a few times and then records it. It must read its inputs from the same tensors each time,
+    /// wait for nothing, and own (or share) every tensor that it touches.
+    ///
+    /// `None` when the device's runtime could not record it.
+    pub fn record(device: &Device, closure: impl FnMut() -> T + Send + 'static) -> Option<Self> {
+        let recorded = match backend_of(device) {
+            Backend::Cpu => return None,
+            Backend::Cuda => record_after(WARM_UPS_CUDA, device, closure),
+            // With the device to itself what a run allocates does not depend on how far ahead the host is: recording finds
+            // all memory that the run before it has given back, as it must.
+            Backend::Wgpu => {
+                let recorded_on = device.clone();
+                with_device_alone(device, move || record_after(1, &recorded_on, closure))?
+            }
+        };
+        recorded.inspect_err(|error| tracing::debug!(?error, "a computation could not be recorded")).ok()
+    }
+
+    /// Runs the recorded work on what its inputs hold now; an error when the device has failed. The result's buffers are
+    /// overwritten by the next replay.
+    pub fn replay(&self) -> Result<T, ExecutionError> {
+        // SAFETY: the closure is 'static, so the graph keeps every tensor that it captured alive, and the output too.
+        // Whoever replays writes the inputs and reads the output from the thread that recorded, on its stream.
+        unsafe { Dispatch::graph_replay(self.device.as_dispatch(), &self.graph) }?;
+        Ok(self.output.clone())
+    }
+}
+
+/// Runs before a recording on CUDA, after which every library has the memory that it wants.
+const WARM_UPS_CUDA: usize = 3;
+
+/// Nothing may be allocated while a computation is recorded: the runs before leave what it needs.
+fn record_after<T: Send + 'static>(
+    warm_ups: usize,
+    device: &Device,
+    mut closure: impl FnMut() -> T + Send + 'static,
+) -> Result<CapturedGraph<T>, ExecutionError> {
+    let dispatch = device.as_dispatch();
+    Dispatch::graph_prepare(dispatch)?;
+    for _ in 0..warm_ups {
+        let output = closure();
+        if backend_of(device) == Backend::Cuda {
+            Dispatch::sync(dispatch).inspect_err(|_| {
+                // Ends what was prepared.
+                let _ = Dispatch::graph_stop_capture(dispatch);
+            })?;
+        }
+        drop(output);
+    }
+    Dispatch::graph_start_capture(dispatch)?;
+    let output = closure();
+    // It ends the recording whether it succeeds or not.
+    let graph = Dispatch::graph_stop_capture(dispatch)?;
+    Ok(CapturedGraph { device: device.clone(), graph, output, _closure: Box::new(closure) })
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Tensor;
+
+    use super::*;
+    use crate::testing::{Seeded, assert_close, for_each_device};
+    use crate::{gather_rows, int_tensor, overwrite, rms_norm};
+
+    #[test]
+    fn a_replay_computes_anew_what_its_inputs_hold() {
+        for_each_device(|device| {
+            let mut seeded = Seeded::new(60);
+            let table: Tensor<2> = seeded.tensor([9, 48], device);
+            let weight = seeded.tensor([48], device);
+            let step = move |ids: &Tensor<1, burn::tensor::Int>| {
+                (0..20).fold(gather_rows(&table, ids), |rows, _| rms_norm(rows.clone(), &weight, 1e-5) + rows)
+            };
+            let ids = int_tensor(vec![0, 1, 2], [3], device);
+            let (recorded_step, recorded_ids) = (step.clone(), ids.clone());
+            let Some(graph) = CapturedGraph::record(device, move || recorded_step(&recorded_ids)) else {
+                assert_eq!(backend_of(device), Backend::Cpu);
+                return;
+            };
+            // Later allocations take nothing that the graph writes.
+            let others: Vec<Tensor<2>> = (0..4).map(|_| seeded.tensor([3, 48], device)).collect();
+            for rows in [vec![3, 4, 5], vec![8, 0, 8]] {
+                drop(overwrite(ids.clone(), rows.clone()));
+                let got = graph.replay().expect("the device works");
+                assert_close(got, step(&int_tensor(rows, [3], device)), 0.0);
+            }
+            let mut again = Seeded::new(60);
+            let _: (Tensor<2>, Tensor<1>) = (again.tensor([9, 48], device), again.tensor([48], device));
+            for other in others {
+                assert_close(other, again.tensor([3, 48], device), 0.0);
+            }
+        });
+    }
+}
