@@ -5,8 +5,10 @@ use burn_cubecl::tensor::CubeTensor;
 use super::kernel::{Launch, Shader, contiguous};
 use super::shader_text;
 
-static SHADER: Shader =
-    Shader { name: "carry_tokens", parts: &[shader_text!("common/grid.wgsl"), shader_text!("carry_tokens.wgsl")] };
+static SHADER: Shader = Shader {
+    name: "gather_rows_carried",
+    parts: &[shader_text!("common/grid.wgsl"), shader_text!("gather_rows_carried.wgsl")],
+};
 
 const WORKGROUP: u32 = 64;
 
