@@ -5,12 +5,12 @@ use burn::backend::{Backend as _, BackendGraph, Dispatch};
 use burn::tensor::{Device, ExecutionError};
 
 use crate::device::with_device_alone;
-use crate::{Backend, backend_of};
+use crate::{Backend, backend_of, launch};
 
 /// A recorded computation.
 pub struct CapturedGraph<T> {
-    device: Device,
-    graph: BackendGraph<Dispatch>,
+    pub(crate) device: Device,
+    pub(crate) graph: BackendGraph<Dispatch>,
     output: T,
     /// Keeps every tensor that it captured.
     _closure: Box<dyn FnMut() -> T + Send>,
@@ -38,9 +38,7 @@ impl<T: Clone + Send + 'static> CapturedGraph<T> {
     /// Runs the recorded work on what its inputs hold now; an error when the device has failed. The result's buffers are
     /// overwritten by the next replay.
     pub fn replay(&self) -> Result<T, ExecutionError> {
-        // SAFETY: the closure is 'static, so the graph keeps every tensor that it captured alive, and the output too.
-        // Whoever replays writes the inputs and reads the output from the thread that recorded, on its stream.
-        unsafe { Dispatch::graph_replay(self.device.as_dispatch(), &self.graph) }?;
+        launch::replay(self)?;
         Ok(self.output.clone())
     }
 }

@@ -1,9 +1,22 @@
-//! Calling code that is compiled for the processor's widest vectors.
+//! Calling code that is compiled for the processor's widest vectors, and replaying recorded launches.
 
+use burn::backend::{Backend as _, Dispatch};
+use burn::tensor::ExecutionError;
+
+use crate::CapturedGraph;
+#[cfg(feature = "cpu")]
 use crate::cpu::lanes::{Lanes, Portable};
+
+/// Runs what a graph has recorded once more.
+pub(crate) fn replay<T>(captured: &CapturedGraph<T>) -> Result<(), ExecutionError> {
+    // SAFETY: the recorded closure is 'static and belongs to `captured`, which so keeps every tensor that it touches alive,
+    // and the output too. Whoever replays writes the inputs and reads the output on the stream that recorded.
+    unsafe { Dispatch::graph_replay(captured.device.as_dispatch(), &captured.graph) }
+}
 
 /// Work that is compiled once per instruction set. Implementations mark `run` `#[inline(always)]`, so that its loops are
 /// compiled with the caller's vector width.
+#[cfg(feature = "cpu")]
 pub(crate) trait SimdTask {
     /// What the work returns.
     type Output;
@@ -13,6 +26,7 @@ pub(crate) trait SimdTask {
 }
 
 /// Runs a task with the widest vectors of this processor.
+#[cfg(feature = "cpu")]
 pub(crate) fn with_simd<T: SimdTask>(task: T) -> T::Output {
     #[cfg(target_arch = "x86_64")]
     {

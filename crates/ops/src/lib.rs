@@ -17,7 +17,6 @@ mod cuda;
 mod device;
 mod gather_rows;
 mod graph;
-#[cfg(feature = "cpu")]
 mod launch;
 mod layer_norm;
 mod linear;
