@@ -116,7 +116,7 @@ pub(crate) struct StepGraphs {
 enum State {
     /// How often one has occurred.
     Seen(usize),
-    Recorded(StepGraph),
+    Recorded(Box<StepGraph>),
     /// It could not be recorded.
     Failed,
 }
@@ -297,7 +297,7 @@ impl StepGraphs {
         let state = match recorded {
             Some(graph) => {
                 self.num_recorded += 1;
-                State::Recorded(StepGraph { words, graph })
+                State::Recorded(Box::new(StepGraph { words, graph }))
             }
             None => {
                 tracing::warn!(?shape, "a step could not be recorded as a graph; such steps are launched one by one");
