@@ -43,7 +43,7 @@ mod tests {
                 return;
             }
             let logits = float_tensor((0..3 * 7).map(|at| ((at * 5) % 7) as f32).collect(), [3, 7], device);
-            let rows: Vec<RowParams> = (0..3).map(|logits_row| RowParams::greedy(logits_row)).collect();
+            let rows: Vec<RowParams> = (0..3).map(RowParams::greedy).collect();
             let plan = SamplePlan::new(&rows, 3, 7);
             let length = plan.words.len();
             let sampled = sample(&logits, &int_tensor(plan.words, [length], device), plan.options);
