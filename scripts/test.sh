@@ -11,10 +11,70 @@ cache="${XDG_CACHE_HOME:-$HOME/.cache}/firebrick"
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$cache/target}"
 export CARGO_TERM_COLOR=never
 
-step() { printf '\n== %s (%s s)\n' "$1" "$SECONDS"; }
+# Two runs in one folder of build results would take each other's for their own.
+lock="$CARGO_TARGET_DIR/tests.lock"
+if [ "${FIREBRICK_TESTS_LOCK:-}" != "$lock" ]; then
+  mkdir -p "$CARGO_TARGET_DIR"
+  flock --nonblock "$lock" true || echo "waiting for other tests in $CARGO_TARGET_DIR"
+  FIREBRICK_TESTS_LOCK="$lock" exec flock --close "$lock" ./scripts/test.sh "$@"
+fi
+
+fuzz="${FUZZ:-$cache/fuzz}"
+web="${FIREBRICK_WEB_TARGET:-$cache/web/target}"
+work="$(mktemp -d)"
+
+# Says what begins, and how long what came before has taken.
+name="" begun=0
+step() {
+  [ -z "$name" ] || took "$name" $((SECONDS - begun))
+  name="$1" begun=$SECONDS
+  printf '\n== %s\n' "$1"
+}
+took() {
+  echo "-- $2 s"
+  printf '%6d s  %s\n' "$2" "$1" >>"$work/times"
+}
+
+# Steps side by side, for those that mostly wait or keep one core busy: `beside FUNCTION` begins one that goes on while
+# others do, `together` waits for all and prints what each has said. `part NAME COMMAND...` is a step within one.
+lanes=()
+beside() {
+  lanes+=("$1")
+  (
+    trap - EXIT
+    "$1" && touch "$work/$1.passed"
+  ) >"$work/$1.log" 2>&1 &
+}
+part() {
+  local begun=$SECONDS
+  printf '\n== %s\n' "$1"
+  "${@:2}" && took "$1 (beside others)" $((SECONDS - begun))
+}
+together() {
+  local lane failed=""
+  wait
+  for lane in "${lanes[@]}"; do
+    cat "$work/$lane.log"
+    [ -e "$work/$lane.passed" ] || failed+=" $lane"
+  done
+  [ -z "$failed" ] || { echo "FAILED:$failed" >&2; exit 1; }
+}
+
+# Ends however the script ends: what was built is remembered, and the times are shown.
+finish() {
+  python3 scripts/file_times.py end "$times"
+  printf '\n'
+  [ ! -e "$work/times" ] || cat "$work/times"
+  printf '%6d s  in all\n' "$SECONDS"
+  rm -rf "$work"
+}
 
 step "system packages"
 ./scripts/install-tools.sh
+
+times="$CARGO_TARGET_DIR/file-times.json"
+python3 scripts/file_times.py begin "$times" "$CARGO_TARGET_DIR" "$fuzz/target" "$web"
+trap finish EXIT
 
 step "format"
 cargo fmt --all --check
@@ -45,41 +105,45 @@ step "CUDA kernels, compiled without a GPU"
 step "the binary"
 cargo build --workspace --bins --quiet
 
-step "a real client against a real server"
-./scripts/test-server.sh "$CARGO_TARGET_DIR/debug/firebrick"
-
-step "other real clients"
-./scripts/test-clients.sh "$CARGO_TARGET_DIR/debug/firebrick"
-
-step "the real process against faults and hostile requests"
-python3 tests/real_server/run.py "$CARGO_TARGET_DIR/debug/firebrick"
-
-step "load, for a minute: nothing is lost, mixed up or left behind"
-FIREBRICK="$CARGO_TARGET_DIR/debug/firebrick" python3 bench/load/run.py
+binary="$CARGO_TARGET_DIR/debug/firebrick"
+real_model() {
+  part "a real client against a real server" ./scripts/test-server.sh "$binary"
+}
+# One after the other, because both install packages where they are missing.
+clients() {
+  part "other real clients" ./scripts/test-clients.sh "$binary" &&
+    part "deploy/ against a live server" ./scripts/test-deploy.sh "$CARGO_TARGET_DIR/debug/examples/scripted_server"
+}
+faults() {
+  part "the real process against faults and hostile requests" python3 tests/real_server/run.py "$binary" &&
+    part "load, for a minute: nothing is lost, mixed up or left behind" env FIREBRICK="$binary" python3 bench/load/run.py
+}
+step "real clients, faults and load against real processes, side by side"
+beside real_model
+beside clients
+beside faults
+together
 
 # The fuzz targets need instrumented dependencies; once they are built, each runs for ten seconds.
-if [ -n "${FIREBRICK_FUZZ:-}" ] || [ -d "${FUZZ:-$cache/fuzz}/target" ]; then
+if [ -n "${FIREBRICK_FUZZ:-}" ] || [ -d "$fuzz/target" ]; then
   step "fuzz targets"
   ./scripts/fuzz.sh 10
 else
   step "fuzz targets are not run here: FIREBRICK_FUZZ=1 builds and runs them, as does scripts/fuzz.sh"
 fi
 
-step "deploy/ against a live server"
-./scripts/test-deploy.sh "$CARGO_TARGET_DIR/debug/examples/scripted_server"
-
 step "what the browser runs, checked for wasm"
 ./scripts/check-wasm.sh
 
 # Compiling the page's program takes as long as everything above; where that has been done, the page is tested too.
-if [ -n "${FIREBRICK_WEB:-}" ] || [ -e "${FIREBRICK_WEB_TARGET:-$cache/web/target}/wasm32-unknown-unknown/release/firebrick_web.wasm" ]; then
+if [ -n "${FIREBRICK_WEB:-}" ] || [ -e "$web/wasm32-unknown-unknown/release/firebrick_web.wasm" ]; then
   step "the page in a browser"
-  ./scripts/test-web.sh "$CARGO_TARGET_DIR/debug/firebrick"
+  ./scripts/test-web.sh "$binary"
 else
   step "the page in a browser is not tested here: FIREBRICK_WEB=1 builds and tests it, as does scripts/test-web.sh"
 fi
 
 step "not tested here"
-echo "Load at full length: bench/load/run.py --full."
+echo "Load at full length: bench/load/run.py --full. Models at full length: FIREBRICK_TEST_LENGTH=full."
 
 step "done"

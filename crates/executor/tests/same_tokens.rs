@@ -4,21 +4,23 @@
 mod common;
 
 use burn::tensor::Device;
-use common::{Setup, engine, fixture_models, real_model, records_on_cuda, run_requests};
+use common::{Setup, engine, fixture_models, is_full_length, real_model, records_on_cuda, run_requests};
 use firebrick_checkpoint::Dtype;
 use firebrick_engine::{Request, SamplingParams, TokenId};
 use firebrick_ops::testing::{Seeded, for_each_device};
 use firebrick_ops::{Backend, backend_of};
+use std::ops::RangeInclusive;
 use std::path::Path;
 
-fn requests(vocab_size: u64, count: u64, max_prompt: u64, tokens: u32) -> Vec<Request> {
+/// Requests with prompts of so many tokens of their own; every second one has twenty more that it shares with the others.
+fn requests(vocab_size: u64, count: u64, own: RangeInclusive<u64>, tokens: u32) -> Vec<Request> {
     let mut seeded = Seeded::new(11);
     let shared: Vec<TokenId> = (0..20).map(|_| (4 + seeded.next_u64() % (vocab_size - 4)) as u32).collect();
     (0..count)
         .map(|index| {
-            let length = 1 + seeded.next_u64() % max_prompt;
-            let own = (0..length).map(|_| (4 + seeded.next_u64() % (vocab_size - 4)) as u32);
-            let prompt = if index % 2 == 0 { shared.iter().copied().chain(own).collect() } else { own.collect() };
+            let length = own.start() + seeded.next_u64() % (own.end() - own.start() + 1);
+            let ids = (0..length).map(|_| (4 + seeded.next_u64() % (vocab_size - 4)) as u32);
+            let prompt = if index % 2 == 0 { shared.iter().copied().chain(ids).collect() } else { ids.collect() };
             let params = SamplingParams {
                 temperature: if index % 3 == 0 { 0.0 } else { 0.9 },
                 top_p: if index % 4 == 0 { 0.9 } else { 1.0 },
@@ -65,9 +67,10 @@ fn check(path: &Path, dtype: Dtype, requests: &[Request], device: &Device) {
 fn tiny_models_give_the_same_tokens_in_any_company() {
     for_each_device(|device| {
         // Software Vulkan takes milliseconds for each dispatch: fewer, shorter requests there.
-        let requests = match backend_of(device) {
-            Backend::Wgpu => requests(128, 8, 20, 24),
-            _ => requests(128, 64, 40, 24),
+        let requests = match (backend_of(device), is_full_length()) {
+            (Backend::Wgpu, false) => requests(128, 6, 9..=14, 10),
+            (Backend::Wgpu, true) => requests(128, 8, 1..=20, 24),
+            _ => requests(128, 64, 1..=40, 24),
         };
         for folder in fixture_models() {
             eprintln!("{}", folder.display());
@@ -79,10 +82,12 @@ fn tiny_models_give_the_same_tokens_in_any_company() {
 #[test]
 fn a_real_model_gives_the_same_tokens_in_any_company() {
     let Some(path) = real_model("SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
+    // So few tokens still carry sequences over the ends of their blocks, which is where a pool that is too small preempts.
+    let tokens = if is_full_length() { 24 } else { 7 };
     for_each_device(|device| match backend_of(device) {
-        Backend::Wgpu => check(&path, Dtype::F16, &requests(49152, 4, 6, 24), device),
+        Backend::Wgpu => check(&path, Dtype::F16, &requests(49152, 4, 11..=12, tokens), device),
         // There the last bits of more than 16 rows depend on their number, and near ties of 16-bit logits with them.
         Backend::Cuda => eprintln!("not claimed on cuda: products of more than 16 rows do not have the same bits yet"),
-        Backend::Cpu => check(&path, Dtype::F16, &requests(49152, 64, 12, 20), device),
+        Backend::Cpu => check(&path, Dtype::F16, &requests(49152, 64, 1..=12, tokens), device),
     });
 }

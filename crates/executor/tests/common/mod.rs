@@ -53,6 +53,11 @@ pub fn real_model(file: &str) -> Option<PathBuf> {
     None
 }
 
+/// Whether long tests run at their full length, as before a release: `FIREBRICK_TEST_LENGTH=full`.
+pub fn is_full_length() -> bool {
+    std::env::var("FIREBRICK_TEST_LENGTH").is_ok_and(|value| value == "full")
+}
+
 /// What a test varies about an engine.
 #[derive(Clone, Debug)]
 pub struct Setup {

@@ -162,14 +162,16 @@ async fn a_model_is_loaded_at_run_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_that_is_unloaded_finishes_its_requests() {
     let (server, engine) = two(Setup { script: repeats(b'x'), step_ms: 5, ..setup("") }).await;
-    let body = json!({"model": "second", "prompt": "a", "max_tokens": 100, "stream": true});
+    let body = json!({"model": "second", "prompt": "a", "max_tokens": 200, "stream": true});
     let mut stream = server.open_post("/v1/completions", &body).await;
     while engine.snapshot().num_running == 0 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let unloading = operate(&server, "/v1/models/unload", json!({"model": "second"}));
     let meanwhile = async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        while names(&server.get("/v1/models").await.json()).len() > 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         let refused = server.post("/v1/completions", &json!({"model": "second", "prompt": "a"})).await;
         assert_eq!((refused.status, refused.error().0.contains("being unloaded")), (503, true));
         assert_eq!(names(&server.get("/v1/models").await.json()), ["tiny", "org/tiny"]);
