@@ -86,6 +86,7 @@ SHARED = {
     "logit_bias": Changes({str(B): 100}),
     "stream": Changes(True),
     "stream_options": Changes({"include_usage": True}, stream=True),
+    "stream_interval": Changes(4, stream=True),
     "skip_special_tokens": Changes(False, logit_bias={"3": 100}),
     "priority": Shown("priority_orders_requests_where_the_server_was_started_so"),
     "cache_salt": Shown("test_a_salt_separates_prefix_caches"),

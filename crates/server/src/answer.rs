@@ -18,6 +18,7 @@ use crate::message::{CallIds, CollectedMessage};
 use crate::prompt_report::{CollectedPrompt, PromptReport};
 use crate::responses::ResponseFormat;
 use crate::state::unix_seconds;
+use crate::stream_pace::StreamPace;
 use crate::stream_writer::StreamWriter;
 use crate::telemetry::{OpenRequest, Streamed};
 use crate::validate::{StreamOptions, ValidatedRequest};
@@ -146,9 +147,9 @@ impl AnswerHead {
         self.prompt_tokens.as_ref()?.get(self.prompt_number(index)).cloned()
     }
 
-    /// A chunk's token, when asked for.
-    pub fn token_ids(&self, token: Option<TokenId>) -> Option<Vec<TokenId>> {
-        token.filter(|_| self.returns_token_ids()).map(|token| vec![token])
+    /// A chunk's tokens, when asked for.
+    pub fn token_ids(&self, tokens: Vec<TokenId>) -> Option<Vec<TokenId>> {
+        Some(tokens).filter(|tokens| self.returns_token_ids() && !tokens.is_empty())
     }
 
     /// Leaves the likeliest choices of each prompt, where more were generated than asked for.
@@ -229,7 +230,8 @@ impl AnswerHead {
     pub fn streamed(self, generation: Generation, options: StreamOptions, mut open: OpenRequest) -> Response {
         open.set_streamed();
         let writer = StreamWriter::new(&self);
-        let events = EventWriter { head: self, generation, options, writer, open, begun: false, ended: false };
+        let pace = StreamPace::new(options.interval, self.num_choices);
+        let events = EventWriter { head: self, generation, options, writer, pace, open, begun: false, ended: false };
         let frames = stream::unfold(events, |mut events| async move {
             let frame = events.next_frame().await?;
             Some((Ok::<_, std::convert::Infallible>(frame), events))
@@ -264,8 +266,8 @@ pub async fn collect(generation: &mut Generation, num_choices: u32) -> Result<Ve
             let Some(choice) = choices.get_mut(delta.index as usize) else { continue };
             choice.text.push_str(&delta.text);
             choice.num_tokens += delta.num_tokens;
-            choice.tokens.extend(delta.token);
-            choice.token_ids.extend(delta.token_id);
+            choice.tokens.extend(delta.tokens);
+            choice.token_ids.extend(delta.token_ids);
             if let Some(part) = delta.prompt {
                 choice.prompt.add(part);
             }
@@ -282,6 +284,7 @@ struct EventWriter {
     generation: Generation,
     options: StreamOptions,
     writer: StreamWriter,
+    pace: StreamPace,
     open: OpenRequest,
     begun: bool,
     ended: bool,
@@ -301,10 +304,12 @@ impl EventWriter {
                     if !deltas.is_empty() && !std::mem::replace(&mut self.begun, true) {
                         self.writer.begin(&mut frame);
                     }
-                    deltas.into_iter().for_each(|delta| self.writer.add(&mut frame, delta));
+                    let told = deltas.into_iter().filter_map(|delta| self.pace.pass(delta));
+                    told.for_each(|delta| self.writer.add(&mut frame, delta));
                 }
                 Some(Err(error)) => {
                     self.open.fail(&error);
+                    self.pace.rest().for_each(|delta| self.writer.add(&mut frame, delta));
                     self.writer.fail(&mut frame, &error);
                     self.ended = true;
                 }

@@ -84,17 +84,17 @@ impl ChatWriter {
     pub fn add(&mut self, frame: &mut EventFrame, delta: Delta) {
         let mut addition = self.addition(frame.head, delta.index, delta.events);
         let says = addition.content.is_some() || addition.reasoning.is_some() || !addition.tool_calls.is_empty();
-        let token_ids = frame.head.token_ids(delta.token_id);
-        if !says && delta.token.is_none() && delta.finish.is_none() && token_ids.is_none() {
+        let token_ids = frame.head.token_ids(delta.token_ids);
+        if !says && delta.tokens.is_empty() && delta.finish.is_none() && token_ids.is_none() {
             return;
         }
-        if !says && delta.token.is_some() {
+        if !says && !delta.tokens.is_empty() {
             addition.content = Some(String::new());
         }
         let choice = ChatChunkChoice {
             index: delta.index,
             delta: addition,
-            logprobs: logprobs(delta.token.as_slice()),
+            logprobs: logprobs(&delta.tokens),
             finish_reason: delta.finish.as_ref().map(|finish| finish.reason),
             stop_reason: delta.finish.map(|finish| finish.stop_reason),
             token_ids,

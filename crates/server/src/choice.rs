@@ -20,16 +20,29 @@ pub struct Delta {
     pub events: Vec<MessageEvent>,
     /// Tokens of reasoning among `num_tokens`.
     pub num_reasoning_tokens: u32,
-    /// Tokens that the event brought: 0 or 1.
+    /// Tokens that the event brought: 0 or 1; more where several events were put together.
     pub num_tokens: u32,
-    /// The token that the event brought.
-    pub token_id: Option<TokenId>,
-    /// The token with its log-probabilities, when they were asked for.
-    pub token: Option<ReportedToken>,
+    /// Which.
+    pub token_ids: Vec<TokenId>,
+    /// The tokens with their log-probabilities, when they were asked for.
+    pub tokens: Vec<ReportedToken>,
     /// Results of the prompt, for its first choice, when they were asked for.
     pub prompt: Option<PromptPart>,
     /// Set when the choice is complete.
     pub finish: Option<Finish>,
+}
+
+impl Delta {
+    /// Adds what a later event has added to the same choice. What is told about prompts stays by itself.
+    pub fn extend(&mut self, later: Self) {
+        self.text.push_str(&later.text);
+        self.events.extend(later.events);
+        self.num_reasoning_tokens += later.num_reasoning_tokens;
+        self.num_tokens += later.num_tokens;
+        self.token_ids.extend(later.token_ids);
+        self.tokens.extend(later.tokens);
+        self.finish = later.finish.or(self.finish.take());
+    }
 }
 
 /// A token whose log-probabilities are reported.
@@ -166,10 +179,9 @@ impl Choice {
     }
 
     fn token(&mut self, token: TokenId, logprobs: Option<TokenLogprobs>, is_stop: bool) -> Delta {
-        let reported = logprobs.map(|logprobs| self.report(token, logprobs));
+        let tokens = logprobs.map(|logprobs| self.report(token, logprobs)).into_iter().collect();
         self.last_token = token;
-        let mut delta =
-            Delta { index: self.index, num_tokens: 1, token_id: Some(token), token: reported, ..Delta::default() };
+        let mut delta = Delta { index: self.index, num_tokens: 1, token_ids: vec![token], tokens, ..Delta::default() };
         if is_stop {
             if self.options.include_stop {
                 delta.text = self.detokenizer.push(token);

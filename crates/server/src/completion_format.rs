@@ -91,13 +91,13 @@ impl CompletionWriter {
             return;
         }
         self.open(frame, delta.index);
-        let token_ids = frame.head.token_ids(delta.token_id);
-        if delta.text.is_empty() && delta.token.is_none() && delta.finish.is_none() && token_ids.is_none() {
+        let token_ids = frame.head.token_ids(delta.token_ids);
+        if delta.text.is_empty() && delta.tokens.is_empty() && delta.finish.is_none() && token_ids.is_none() {
             return;
         }
         let choice = CompletionChoice {
             index: delta.index,
-            logprobs: self.offsets.logprobs(delta.index, delta.token.as_slice()),
+            logprobs: self.offsets.logprobs(delta.index, &delta.tokens),
             text: delta.text,
             finish_reason: delta.finish.as_ref().map(|finish| finish.reason),
             stop_reason: delta.finish.map(|finish| finish.stop_reason),

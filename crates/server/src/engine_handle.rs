@@ -4,10 +4,10 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use firebrick_engine::{BlockId, EngineConfig, Rejected, Request, TokenEvent, TokenId};
+use firebrick_engine::{BlockId, EngineConfig, EventKind, Rejected, Request, TokenEvent, TokenId};
 use thiserror::Error;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -127,6 +127,8 @@ pub(crate) struct Shared {
     pub stop: AtomicBool,
     /// What open requests are told when the engine stops.
     pub stop_reason: OnceLock<&'static str>,
+    /// Tokens of the prompts whose answers have not begun.
+    pub queued_tokens: AtomicU64,
     /// Counts dropped streams, so that the engine looks for them only when there are some.
     pub departures: AtomicU64,
     pub started: Instant,
@@ -143,6 +145,7 @@ impl Shared {
             state: watch::Sender::new(EngineState::Running),
             stop: AtomicBool::new(false),
             stop_reason: OnceLock::new(),
+            queued_tokens: AtomicU64::new(0),
             departures: AtomicU64::new(0),
             started,
             heartbeat: Heartbeat::new(started),
@@ -170,8 +173,10 @@ impl EngineHandle {
         let (reply, answer) = oneshot::channel();
         let reader = Arc::new(ReaderWishes::default());
         let phases = Arc::<Phases>::default();
+        let queued_tokens = request.prompt.len() as u64;
+        self.shared.queued_tokens.fetch_add(queued_tokens, Ordering::Relaxed);
         let submission = Submission { request, arrived, events, reader: reader.clone(), phases: phases.clone(), reply };
-        let stream = EventStream { receiver, reader, phases, shared: self.shared.clone() };
+        let stream = EventStream { receiver, reader, phases, queued_tokens, shared: self.shared.clone() };
         self.inbox.try_send(Command::Submit(Box::new(submission))).map_err(not_sent)?;
         answer.await.map_err(|_| SubmitError::NotRunning)??;
         Ok(stream)
@@ -208,6 +213,11 @@ impl EngineHandle {
     /// The engine's numbers as of its last step.
     pub fn snapshot(&self) -> EngineSnapshot {
         self.shared.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tokens of the prompts whose answers have not begun; a prompt counts once, however many choices continue it.
+    pub fn queued_tokens(&self) -> u64 {
+        self.shared.queued_tokens.load(Ordering::Relaxed)
     }
 
     /// Counters and histograms of the requests served.
@@ -266,6 +276,8 @@ pub struct EventStream {
     receiver: mpsc::Receiver<TokenEvent>,
     reader: Arc<ReaderWishes>,
     phases: Arc<Phases>,
+    /// Tokens of the prompt, while they count as queued.
+    queued_tokens: u64,
     shared: Arc<Shared>,
 }
 
@@ -274,7 +286,17 @@ impl EventStream {
     /// up without finishing it: it died, or the reader fell too far behind.
     pub fn poll_events(&mut self, context: &mut Context, buffer: &mut Vec<TokenEvent>) -> Poll<usize> {
         const EVENTS_AT_ONCE: usize = 64;
-        self.receiver.poll_recv_many(context, buffer, EVENTS_AT_ONCE)
+        let count = ready!(self.receiver.poll_recv_many(context, buffer, EVENTS_AT_ONCE));
+        let begins = |event: &TokenEvent| matches!(event.kind, EventKind::Token { .. } | EventKind::Finished { .. });
+        if self.queued_tokens > 0 && buffer.iter().any(begins) {
+            self.leave_queue();
+        }
+        Poll::Ready(count)
+    }
+
+    /// The prompt no longer counts as queued.
+    fn leave_queue(&mut self) {
+        self.shared.queued_tokens.fetch_sub(std::mem::take(&mut self.queued_tokens), Ordering::Relaxed);
     }
 
     /// What the engine notes about the request.
@@ -297,6 +319,7 @@ impl EventStream {
 
 impl Drop for EventStream {
     fn drop(&mut self) {
+        self.leave_queue();
         // Closed first, so that an engine that sees the count also sees the closed channel.
         self.receiver.close();
         self.shared.departures.fetch_add(1, Ordering::Release);

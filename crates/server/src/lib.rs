@@ -55,6 +55,7 @@ mod served_models;
 mod shutdown;
 mod state;
 mod step_watch;
+mod stream_pace;
 mod stream_writer;
 mod structured_output;
 mod telemetry;

@@ -23,6 +23,9 @@ pub struct Limits {
     pub connection_buffer_bytes: usize,
     /// Generating requests that are open at the same time; further ones are refused with 503.
     pub requests_max: usize,
+    /// Tokens of prompts whose answers have not begun; a request that comes when there are so many is refused with 503.
+    /// `None` is no limit.
+    pub queued_tokens_max: Option<u64>,
     /// Time for a request from its arrival to its last token, waiting included; `None` is no limit.
     pub request_timeout: Option<Duration>,
     /// Silence after which an event stream gets a comment; `None` sends none.
@@ -75,6 +78,7 @@ impl Default for Limits {
             headers_max: 64,
             connection_buffer_bytes: 32 << 10,
             requests_max: usize::MAX,
+            queued_tokens_max: None,
             request_timeout: None,
             keep_alive_interval: None,
             prompts_max: 1024,

@@ -165,11 +165,15 @@ fn render(conversation: Conversation, model: &Model) -> Result<String, ApiError>
         true => conversation.messages,
         false => describe_tools(conversation.messages, conversation.tools.as_ref()),
     };
+    let mut kwargs = conversation.template_variables;
+    for (name, value) in &model.template_defaults {
+        kwargs.entry(name.clone()).or_insert_with(|| value.clone());
+    }
     let options = RenderOptions {
         add_generation_prompt: conversation.add_generation_prompt.unwrap_or(!continue_final_message),
         continue_final_message,
         tools: conversation.tools.filter(|_| model.dialect.template_takes_tools),
-        kwargs: conversation.template_variables,
+        kwargs,
         unix_time_s: Some(unix_seconds() as i64),
     };
     template.render(&messages, &options).map_err(template_error)

@@ -8,13 +8,15 @@ use axum::response::Response;
 
 use crate::answer::{AnswerHead, CollectedChoice, Format, collect};
 use crate::beam_search;
+use crate::engine_metrics::Refused;
 use crate::error::{ApiError, ErrorKind};
 use crate::generation::{Generation, timed_out};
 use crate::grammars;
+use crate::limits::Limits;
 use crate::openai::Usage;
-use crate::state::{AppState, Model};
+use crate::state::{AppState, Model, ServerConfig};
 use crate::telemetry::{OpenRequest, RequestContext};
-use crate::validate::{Draft, ValidatedRequest};
+use crate::validate::{Draft, StreamOptions, ValidatedRequest};
 
 /// Answers in the format that the request was read in, streamed, whole, or behind.
 pub async fn serve_request(
@@ -34,9 +36,32 @@ pub async fn serve_request(
         return Ok(head.behind(generation, open));
     }
     match request.stream() {
-        Some(options) => Ok(head.streamed(generation, options, open)),
+        Some(options) => Ok(head.streamed(generation, stream_options(options, state.config()), open)),
         None => head.whole(generation, &mut open).await.map_err(|error| failed(&mut open, error)),
     }
+}
+
+/// What a client asks of its stream, and what the server's operator asks of all.
+fn stream_options(asked: StreamOptions, config: &ServerConfig) -> StreamOptions {
+    StreamOptions {
+        include_usage: asked.include_usage || config.force_usage,
+        continuous_usage: asked.continuous_usage || config.force_usage,
+        interval: asked.interval.max(config.stream_interval),
+    }
+}
+
+/// Refuses a request while the prompts before it are more than this server takes.
+fn refuse_beyond_queue(model: &Model, limits: &Limits) -> Result<(), ApiError> {
+    let (queued, Some(most)) = (model.engine.queued_tokens(), limits.queued_tokens_max) else { return Ok(()) };
+    if queued < most {
+        return Ok(());
+    }
+    model.engine.metrics().count_refused(Refused::QueueFull);
+    let message = format!(
+        "the prompts whose answers have not begun have {queued} tokens, and this server takes no more requests at {most}; \
+         try again later"
+    );
+    Err(ApiError::new(ErrorKind::Unavailable, message))
 }
 
 /// A whole answer before it has a format.
@@ -110,6 +135,7 @@ async fn begin_untimed<F>(
     let charge = state.accounts().admit(draft.caller, Instant::now())?;
     let model = state.model_named(draft.sampling.model.as_deref())?;
     open.set_model(model.clone());
+    refuse_beyond_queue(&model, &state.config().limits)?;
     let model_name = draft.sampling.model.clone().unwrap_or_else(|| model.name().to_owned());
     let mut request = validate(state, model.clone(), draft).await?;
     if let Some(asked) = request.take_grammar() {

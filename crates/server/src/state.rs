@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use firebrick_engine::{Pooling, TokenId};
 use firebrick_text::{ChatTemplate, Dialect, Tokenizer};
+use serde_json::{Map, Value};
 use tokio::sync::{Notify, Semaphore};
 
 use crate::auth::ApiKeys;
@@ -50,6 +51,10 @@ pub struct ServerConfig {
     pub root_path: Option<String>,
     /// Whether each request is logged; its texts never are.
     pub log_requests: bool,
+    /// Every chunk of a stream has the usage so far, and the last one the whole, whatever the client asked for.
+    pub force_usage: bool,
+    /// Tokens that one chunk of a stream holds at least, the first and the last chunk aside.
+    pub stream_interval: u32,
     /// A busy engine whose last step is older than this is unhealthy.
     pub heartbeat_age_max: Duration,
     /// Answered by `/version`.
@@ -70,6 +75,8 @@ impl Default for ServerConfig {
             traces: None,
             root_path: None,
             log_requests: true,
+            force_usage: false,
+            stream_interval: 1,
             heartbeat_age_max: Duration::from_secs(5),
             version: env!("CARGO_PKG_VERSION"),
         }
@@ -138,6 +145,8 @@ pub struct Model {
     pub tokenizer: Tokenizer,
     /// Messages to a prompt; models without one do not chat.
     pub chat_template: Option<ChatTemplate>,
+    /// Variables of the template that requests do not set.
+    pub template_defaults: Map<String, Value>,
     /// How it writes reasoning and tool calls.
     pub dialect: Dialect,
     /// Of requests that do not say.

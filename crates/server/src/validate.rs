@@ -48,6 +48,8 @@ pub struct StreamOptions {
     pub include_usage: bool,
     /// The usage so far in every chunk.
     pub continuous_usage: bool,
+    /// Tokens that a chunk holds at least, the first and the last of a choice aside; 0 is 1.
+    pub interval: u32,
 }
 
 /// How tokens become text.
@@ -388,7 +390,10 @@ pub(crate) fn refuse_unless_neutral(name: &str, value: Option<Loose>) -> Result<
 
 fn stream_options(fields: &SamplingFields) -> Result<Option<StreamOptions>, ApiError> {
     let stream = fields.stream.unwrap_or(false);
-    let Some(options) = fields.stream_options else { return Ok(stream.then(StreamOptions::default)) };
+    let interval = whole("stream_interval", fields.stream_interval, 1, 1..=i64::from(u32::MAX))? as u32;
+    let Some(options) = fields.stream_options else {
+        return Ok(stream.then_some(StreamOptions { interval, ..StreamOptions::default() }));
+    };
     if !stream {
         return Err(ApiError::parameter("stream_options", "stream_options is only allowed when stream is true"));
     }
@@ -396,7 +401,7 @@ fn stream_options(fields: &SamplingFields) -> Result<Option<StreamOptions>, ApiE
         return Err(ApiError::parameter("stream_options", "stream_options.include_obfuscation is not supported"));
     }
     let continuous_usage = options.continuous_usage_stats.unwrap_or(false);
-    Ok(Some(StreamOptions { include_usage: options.include_usage.unwrap_or(false), continuous_usage }))
+    Ok(Some(StreamOptions { include_usage: options.include_usage.unwrap_or(false), continuous_usage, interval }))
 }
 
 fn text_options(fields: &SamplingFields, source: &Source, limits: &Limits) -> Result<TextOptions, ApiError> {

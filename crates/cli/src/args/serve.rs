@@ -85,6 +85,16 @@ pub struct ServeArgs {
     #[arg(default_missing_value = "true", value_parser = switch, action = ArgAction::Set, help_heading = "Server")]
     pub trace: bool,
 
+    /// Tokens in a chunk of a stream; the first token and the end of an answer never wait. Requests may ask for more
+    #[arg(long, value_name = "TOKENS", default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(help_heading = "Server")]
+    pub stream_interval: u32,
+
+    /// Every chunk of a stream has the usage so far, and a last one all of it, whatever the client asked for
+    #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true", value_parser = switch, action = ArgAction::Set, help_heading = "Server")]
+    pub enable_force_include_usage: bool,
+
     /// Models at once: what their weights leave of the memory is divided into so many KV caches; more than are given
     /// leave room for models that /v1/models/load brings [default: as many as are given]
     #[arg(long, value_name = "MODELS", value_parser = quantity, help_heading = "Limits")]
@@ -97,6 +107,11 @@ pub struct ServeArgs {
     /// Open connections, each of which takes at most 64 KiB before its request is whole
     #[arg(long, value_name = "CONNECTIONS", default_value = "10000", value_parser = quantity, help_heading = "Limits")]
     pub max_connections: usize,
+
+    /// Tokens of prompts whose answers have not begun; requests that come when there are so many are answered 503
+    /// [default: no limit]
+    #[arg(long, value_name = "TOKENS", value_parser = quantity, help_heading = "Limits")]
+    pub max_num_queued_tokens: Option<usize>,
 
     /// Log-probabilities per token that a request may ask for
     #[arg(long, value_name = "COUNT", default_value = "20", help_heading = "Limits")]

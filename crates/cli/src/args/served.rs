@@ -20,6 +20,10 @@ pub struct ServedArgs {
     #[arg(long, value_name = "JSON")]
     pub override_generation_config: Option<String>,
 
+    /// JSON object of chat template variables that requests do not set themselves, such as '{"enable_thinking": false}'
+    #[arg(long, value_name = "JSON")]
+    pub default_chat_template_kwargs: Option<String>,
+
     /// How the model writes tool calls: auto (seen from its chat template), none, or a name such as hermes or mistral
     #[arg(long, value_name = "NAME", default_value = "auto", value_parser = tool_call_parser)]
     pub tool_call_parser: String,

@@ -58,6 +58,7 @@ pub fn server_config(args: &ServeArgs, api_keys: &[String]) -> Result<ServerConf
             body_bytes_max: args.max_body_size,
             connections_max: args.max_connections.max(1),
             logprobs_max: args.max_logprobs,
+            queued_tokens_max: args.max_num_queued_tokens.map(|tokens| tokens as u64),
             requests_max: operations.max_concurrent_requests.unwrap_or(usize::MAX),
             request_timeout: positive(operations.request_timeout),
             keep_alive_interval: positive(operations.sse_keep_alive_interval),
@@ -77,6 +78,8 @@ pub fn server_config(args: &ServeArgs, api_keys: &[String]) -> Result<ServerConf
         root_path: operations.root_path.clone(),
         cors: cors(args)?,
         log_requests: args.enable_log_requests && !args.disable_log_requests,
+        force_usage: args.enable_force_include_usage,
+        stream_interval: args.stream_interval,
         version: env!("CARGO_PKG_VERSION"),
         ..ServerConfig::default()
     })

@@ -11,7 +11,7 @@ use firebrick_server::{
     SamplingDefaults, spawn_engine_recorded, spawn_engine_with,
 };
 use firebrick_text::Dialect;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::args::{GenerationConfigSource, ServedArgs};
 use crate::failure::Failure;
@@ -26,6 +26,7 @@ pub struct Plan {
     served_names: Vec<String>,
     generation_config: GenerationConfigSource,
     overrides: Option<String>,
+    template_defaults: Option<String>,
     record: Option<PathBuf>,
     tool_call_parser: String,
     reasoning_parser: String,
@@ -53,6 +54,7 @@ impl Plan {
             served_names,
             generation_config: args.generation_config,
             overrides: args.override_generation_config.clone(),
+            template_defaults: args.default_chat_template_kwargs.clone(),
             record: None,
             tool_call_parser: args.tool_call_parser.clone(),
             reasoning_parser: args.reasoning_parser.clone(),
@@ -68,6 +70,7 @@ impl Plan {
     pub fn load(self, path: &Path, bars: &Bars) -> Result<(Model, Facts), Failure> {
         let started = Instant::now();
         let overrides = self.overrides.as_deref().map(parse_overrides).transpose()?;
+        let template_defaults = self.template_defaults.as_deref().map(parse_template_defaults).transpose()?;
         let pooling = pooling(path)?;
         let recording = self.record.as_deref().map(create_recording).transpose()?;
         tracing::info!("loading {}", path.display());
@@ -100,6 +103,7 @@ impl Plan {
             tokenizer,
             dialect,
             chat_template,
+            template_defaults: template_defaults.unwrap_or_default(),
             pooling,
             defaults: overrides.map_or(own.clone(), |overrides| overrides.over(own)),
             eos_token_ids,
@@ -176,6 +180,14 @@ fn pooling(path: &Path) -> Result<Pooling, Failure> {
 fn create_recording(path: &Path) -> Result<RecordingFile, Failure> {
     RecordingFile::create(path).map_err(|error| {
         Failure::Run(format!("--record: cannot create {}: {error}; it must be a new file", path.display()))
+    })
+}
+
+/// The variables that `--default-chat-template-kwargs` names.
+fn parse_template_defaults(text: &str) -> Result<Map<String, Value>, Failure> {
+    serde_json::from_str(text).map_err(|error| {
+        let example = r#"'{"enable_thinking": false}'"#;
+        Failure::Usage(format!("--default-chat-template-kwargs is no JSON object such as {example}: {error}"))
     })
 }
 
@@ -280,6 +292,16 @@ mod tests {
         let own = SamplingDefaults { temperature: Some(1.0), top_p: Some(0.9), ..SamplingDefaults::default() };
         let merged = overrides.over(own);
         assert_eq!((merged.temperature, merged.top_p, merged.max_tokens), (Some(0.5), Some(0.9), Some(7)));
+    }
+
+    #[test]
+    fn template_variables_are_a_json_object() {
+        let variables = parse_template_defaults(r#"{"enable_thinking": false}"#).expect("valid");
+        assert_eq!(variables.get("enable_thinking"), Some(&Value::Bool(false)));
+        for text in ["[]", "true", "{"] {
+            let Err(refusal) = parse_template_defaults(text) else { panic!("{text} is refused") };
+            assert!(refusal.to_string().contains("--default-chat-template-kwargs"), "{refusal}");
+        }
     }
 
     #[test]

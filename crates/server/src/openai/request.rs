@@ -55,6 +55,8 @@ macro_rules! with_shared_fields {
         stream: bool,
         /// Which usage reports a stream carries.
         stream_options: StreamOptionFields,
+        /// Tokens that a chunk of a stream holds at least, the first and the last aside.
+        stream_interval: i64,
         /// Leave special tokens out of the text.
         skip_special_tokens: bool,
         /// Lower runs first.

@@ -17,6 +17,7 @@ mod pooling;
 mod prompt_logprobs;
 mod reports;
 mod responses;
+mod serve_flags;
 mod structured;
 mod tools;
 mod traces;

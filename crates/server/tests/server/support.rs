@@ -9,7 +9,7 @@ use firebrick_server::{
     SamplingDefaults, ServerConfig, listen, serve, spawn_engine_with,
 };
 use firebrick_text::{ChatTemplate, Dialect, SpecialTokens, Tokenizer};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -95,6 +95,7 @@ pub struct Setup {
     pub defaults: SamplingDefaults,
     pub pooling: Pooling,
     pub template: bool,
+    pub template_defaults: Map<String, Value>,
     pub dialect: Dialect,
     pub fail_at: Option<u64>,
     pub panic_at: Option<u64>,
@@ -117,6 +118,7 @@ impl Default for Setup {
             defaults: SamplingDefaults::default(),
             pooling: Pooling::Last,
             template: true,
+            template_defaults: Map::new(),
             dialect: Dialect::plain(),
             fail_at: None,
             panic_at: None,
@@ -164,6 +166,7 @@ impl Setup {
             root: "/models/tiny".to_owned(),
             tokenizer: tokenizer(),
             chat_template: self.template.then_some(template),
+            template_defaults: self.template_defaults.clone(),
             dialect: self.dialect.clone(),
             defaults: self.defaults.clone(),
             pooling: self.pooling,
