@@ -76,7 +76,12 @@ impl Loaded {
             false => Checkpoint::open(path)?,
         };
         check_quantization(&checkpoint, options)?;
+        let checkpoint = match &options.tokenizer {
+            Some(path) => checkpoint.with_tokenizer_of(path)?,
+            None => checkpoint,
+        };
         let tokenizer = tokenizer(&checkpoint)?;
+        check_tokenizer(&tokenizer, checkpoint.config(), options)?;
         let source = options.chat_template.clone().or_else(|| checkpoint.chat_template());
         let special = special_tokens(&checkpoint);
         let chat_template = source.map(|source| ChatTemplate::new(&source, special)).transpose()?;
@@ -147,6 +152,19 @@ fn check_quantization(checkpoint: &Checkpoint, options: &Options) -> Result<(), 
         "--quantization is {wanted}, but the model's weights are {}; leave it out: the files say how they are to be read",
         if found == "none" { "not quantised, and are not quantised here" } else { found }
     )))
+}
+
+/// A tokenizer of another model may have tokens that this one has not.
+fn check_tokenizer(tokenizer: &Tokenizer, config: &ModelConfig, options: &Options) -> Result<(), Error> {
+    match &options.tokenizer {
+        Some(path) if tokenizer.vocab_size() > config.vocab_size => Err(Error::Option(format!(
+            "--tokenizer {} has {} tokens, but the model knows {}; take a tokenizer that was made for it",
+            path.display(),
+            tokenizer.vocab_size(),
+            config.vocab_size
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn choose_device(options: &Options) -> Result<(Backend, Device), Error> {

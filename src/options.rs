@@ -1,5 +1,7 @@
 //! How to load and run a model.
 
+use std::path::PathBuf;
+
 use firebrick_checkpoint::Dtype;
 use firebrick_engine::SchedulingPolicy;
 use firebrick_ops::Backend;
@@ -63,6 +65,8 @@ pub struct Options {
     pub policy: SchedulingPolicy,
     /// Seeds of requests that bring none derive from this.
     pub seed: u64,
+    /// Where the tokenizer and what belongs to it come from, a folder or a `.gguf` file; `None`: the model.
+    pub tokenizer: Option<PathBuf>,
     /// A chat template that replaces the model's.
     pub chat_template: Option<String>,
 }
@@ -93,6 +97,7 @@ impl Default for Options {
             dummy_weights: false,
             policy: SchedulingPolicy::Fcfs,
             seed: 0,
+            tokenizer: None,
             chat_template: None,
         }
     }

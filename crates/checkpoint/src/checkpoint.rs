@@ -6,7 +6,7 @@ use crate::dtype::{Dtype, StoredDtype};
 use crate::dummy;
 use crate::error::CheckpointError;
 use crate::file::ModelFile;
-use crate::folder;
+use crate::folder::{self, Prompting};
 use crate::gguf::{self, Gguf, GgufTokenizer};
 use crate::packed::{self, PackedForm, PackedValues};
 use crate::quantised::{Quantisation, QuantisedWeight};
@@ -94,6 +94,26 @@ impl Checkpoint {
             special_tokens,
             generation_config,
         })
+    }
+
+    /// The model with the tokenizer, the chat template and the marker tokens of a folder, of the folder that a
+    /// tokenizer.json lies in, or of a `.gguf` file. What ends an answer stays the model's affair.
+    pub fn with_tokenizer_of(self, path: &Path) -> Result<Self, CheckpointError> {
+        let Prompting { tokenizer, chat_template, special_tokens } = match path.extension() {
+            Some(extension) if extension == "gguf" => {
+                let other = Self::from_gguf(ModelFile::open(path)?)?;
+                Prompting {
+                    tokenizer: other.tokenizer,
+                    chat_template: other.chat_template,
+                    special_tokens: other.special_tokens,
+                }
+            }
+            Some(extension) if extension == "json" && path.is_file() => {
+                folder::open_tokenizer(path.parent().unwrap_or(path), &self.config)?
+            }
+            _ => folder::open_tokenizer(path, &self.config)?,
+        };
+        Ok(Self { tokenizer, chat_template, special_tokens, ..self })
     }
 
     /// The model's sizes and variants.

@@ -61,7 +61,7 @@ fn open_with(mut folder: FolderFiles<'_>, dummy: bool) -> Result<Checkpoint, Che
         config = from_json(&config_text, most_common_dtype(&tensors)).map_err(in_config)?;
     }
 
-    let prompting = Prompting::read(&folder)?;
+    let markers = Markers::read(&folder)?;
     let mut generation_config = match folder.read_text("generation_config.json", CONFIG_BYTES_MAX)? {
         Some(text) => GenerationConfig::parse(&text).map_err(folder.in_file("generation_config.json"))?,
         None => GenerationConfig::default(),
@@ -69,8 +69,8 @@ fn open_with(mut folder: FolderFiles<'_>, dummy: bool) -> Result<Checkpoint, Che
     if generation_config.eos_token_ids.is_empty() {
         generation_config.eos_token_ids = config.eos_token_ids.clone();
     }
-    let tokenizer = tokenizer(&mut folder, &config, &prompting)?;
-    let Prompting { chat_template, special_tokens, .. } = prompting;
+    let tokenizer = tokenizer(&mut folder, &config, &markers)?;
+    let Markers { chat_template, special_tokens, .. } = markers;
     Ok(Checkpoint {
         config,
         dummy,
@@ -190,14 +190,34 @@ fn most_common_dtype(tensors: &BTreeMap<String, TensorEntry>) -> Dtype {
     candidates.into_iter().max_by_key(|stored| bytes(*stored)).and_then(StoredDtype::plain).unwrap_or(Dtype::F32)
 }
 
+/// How text becomes a model's tokens.
+pub(crate) struct Prompting {
+    pub(crate) tokenizer: TokenizerSource,
+    pub(crate) chat_template: Option<String>,
+    pub(crate) special_tokens: SpecialTokens,
+}
+
+/// What a folder says about tokens, which need not hold a model.
+pub(crate) fn open_tokenizer(folder: &Path, config: &ModelConfig) -> Result<Prompting, CheckpointError> {
+    let mut folder = FolderFiles::OnDisk(folder);
+    let has_pair = folder.contains("vocab.json") && folder.contains("merges.txt");
+    if !folder.contains("tokenizer.json") && !has_pair {
+        let problem = "holds no tokenizer: neither tokenizer.json nor vocab.json with merges.txt".to_owned();
+        return Err(CheckpointError::NotAModel { path: folder.shown(), problem });
+    }
+    let markers = Markers::read(&folder)?;
+    let tokenizer = tokenizer(&mut folder, config, &markers)?;
+    Ok(Prompting { tokenizer, chat_template: markers.chat_template, special_tokens: markers.special_tokens })
+}
+
 /// What the folder says about chat and marker tokens.
-struct Prompting {
+struct Markers {
     chat_template: Option<String>,
     special_tokens: SpecialTokens,
     add_bos: Option<bool>,
 }
 
-impl Prompting {
+impl Markers {
     fn read(folder: &FolderFiles<'_>) -> Result<Self, CheckpointError> {
         let read = |name: &str| folder.read_text(name, TOKENIZER_BYTES_MAX);
         let parsed = |name: &str| match read(name)? {
@@ -225,7 +245,7 @@ impl Prompting {
 fn tokenizer(
     folder: &mut FolderFiles<'_>,
     config: &ModelConfig,
-    prompting: &Prompting,
+    markers: &Markers,
 ) -> Result<TokenizerSource, CheckpointError> {
     if folder.contains("tokenizer.json") {
         return Ok(folder.json_tokenizer());
@@ -235,8 +255,8 @@ fn tokenizer(
         return Ok(folder.json_tokenizer());
     };
     // OPT's own tokenizer class puts the first token in front; GPT-2's does not.
-    let add_bos = prompting.add_bos.unwrap_or(config.architecture == Architecture::Opt);
-    vocabulary_files::read(&vocabulary, &merges, &prompting.special_tokens, add_bos)
+    let add_bos = markers.add_bos.unwrap_or(config.architecture == Architecture::Opt);
+    vocabulary_files::read(&vocabulary, &merges, &markers.special_tokens, add_bos)
         .map(TokenizerSource::Gguf)
         .map_err(folder.in_file("vocab.json"))
 }

@@ -32,6 +32,35 @@ fn weights() -> Vec<u8> {
 }
 
 #[test]
+fn a_tokenizer_may_come_from_elsewhere_with_its_template_and_markers() {
+    let own = r#"{"chat_template": "own", "bos_token": "<own>"}"#;
+    let model = folder(&[
+        ("config.json", &config()),
+        ("model.safetensors", &weights()),
+        ("tokenizer_config.json", own.as_bytes()),
+    ]);
+    let other = r#"{"chat_template": "other", "bos_token": "<other>"}"#;
+    let elsewhere = folder(&[("tokenizer.json", b"{}"), ("tokenizer_config.json", other.as_bytes())]);
+    for path in [elsewhere.path().to_owned(), elsewhere.path().join("tokenizer.json")] {
+        let checkpoint = Checkpoint::open(model.path()).unwrap().with_tokenizer_of(&path).unwrap();
+        let TokenizerSource::Json(file) = checkpoint.tokenizer_source() else { panic!("a tokenizer.json") };
+        assert_eq!(file, elsewhere.path().join("tokenizer.json"));
+        assert_eq!(checkpoint.chat_template().as_deref(), Some("other"));
+        assert_eq!(checkpoint.special_tokens().bos.as_deref(), Some("<other>"));
+        assert_eq!(checkpoint.end_tokens(), [3], "the model's");
+    }
+    for (path, problem) in [
+        (model.path().to_owned(), "holds no tokenizer"),
+        ("org/name".into(), "holds no tokenizer"),
+        ("no.gguf".into(), "no.gguf"),
+    ] {
+        let error =
+            Checkpoint::open(model.path()).unwrap().with_tokenizer_of(&path).expect_err("no tokenizer is there");
+        assert!(error.to_string().contains(problem), "{error}");
+    }
+}
+
+#[test]
 fn a_single_file_and_shards_hold_the_same_tensors() {
     let single = folder(&[("config.json", &config()), ("model.safetensors", &weights())]);
     let index = json!({"metadata": {"total_size": 1}, "weight_map": {

@@ -167,6 +167,11 @@ pub struct DeviceArgs {
     #[arg(long, value_name = "DEVICES", default_value = "1", env = "TENSOR_PARALLEL_SIZE")]
     pub tensor_parallel_size: u32,
 
+    /// Where the tokenizer comes from, with its chat template: a folder, its tokenizer.json, or a .gguf file
+    /// [default: the model]
+    #[arg(long, value_name = "PATH", help_heading = "Model")]
+    pub tokenizer: Option<PathBuf>,
+
     /// A chat template that replaces the model's: a file, or the Jinja text itself
     #[arg(long, value_name = "FILE", help_heading = "Model")]
     pub chat_template: Option<String>,
@@ -254,6 +259,7 @@ impl DeviceArgs {
             gpu_memory_utilization: self.gpu_memory_utilization,
             kv_cache_memory_bytes: self.kv_cache_memory_bytes,
             num_gpu_blocks_override: self.num_gpu_blocks_override,
+            tokenizer: self.tokenizer.clone(),
             chat_template: self.chat_template.as_deref().map(read_template).transpose()?,
             ..Options::default()
         })

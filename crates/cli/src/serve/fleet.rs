@@ -152,6 +152,7 @@ fn check(args: &ServeArgs, names: &[String], max_models: usize) -> Result<(), Fa
         return Ok(());
     }
     let single = [
+        ("--tokenizer", args.device.tokenizer.is_some()),
         ("--chat-template", args.device.chat_template.is_some()),
         ("--record", args.record.is_some()),
         ("--revision", args.model.revision().is_some()),
