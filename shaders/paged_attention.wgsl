@@ -1,9 +1,12 @@
 // Causal attention of one token's query head over its sequence's keys and values in the paged cache.
 //
-// A workgroup takes one head of one token and walks its context in tiles of WORKGROUP positions with a running softmax
-// (Dao et al., 2022): a thread scores one position of the tile, then the threads sum the tile's values, SLICES threads
-// to an element of the head, each taking every SLICES-th position. The order of every sum depends on the token's
-// position and the constants alone, never on the batch.
+// A token's context is taken in spans of SPAN positions, whose results are joined in order (`common/spans.wgsl`). A
+// workgroup takes one head of one token and all its spans or, with PARTIAL, one span, whose result it leaves for
+// paged_attention_join: one way for many workgroups, the other for few, with the same bits.
+//
+// It walks a span in tiles of WORKGROUP positions with a running softmax (Dao et al., 2022): a thread scores one position
+// of the tile, then the threads sum the tile's values, SLICES threads to an element of the head, each taking every
+// SLICES-th position. The order of every sum depends on the token's position and the constants alone, never on the batch.
 // Memory: reads the context's keys and values once per query head (heads of a group share them through the cache).
 // Limits: a workgroup's memory holds a query and the tile, below 4 KiB for HEAD_DIM 256; elements of a cache below 2^32.
 
@@ -13,13 +16,12 @@ struct Parameters {
     window: u32,         // positions that a token sees, itself included
     scale: f32,
     softcap: f32,
+    spans: u32,          // PARTIAL: workgroups side by side for a head of a token
 }
 
-const WIDTH = $WIDTHu;                                    // elements of a head
 const SLICES = max(1u, $WORKGROUPu / WIDTH);              // threads that share an element of the result
 const OWNED = (WIDTH + $WORKGROUPu - 1u) / $WORKGROUPu;   // elements of the result that a thread sums
 const MAXIMA = 16u;                                       // partial maxima of a tile
-const LOWEST = -3.4e38;
 
 @group(0) @binding(_) var<storage, read_write> qkv: array<Element>;        // [T, HEADS + 2 * KV_HEADS, WIDTH]
 @group(0) @binding(_) var<storage, read_write> keys: array<Element>;       // [slots, KV_HEADS, WIDTH]
@@ -27,7 +29,7 @@ const LOWEST = -3.4e38;
 @group(0) @binding(_) var<storage, read_write> positions: array<i32>;      // [T]
 @group(0) @binding(_) var<storage, read_write> sequences: array<i32>;      // [T]
 @group(0) @binding(_) var<storage, read_write> block_tables: array<i32>;   // [S, blocks_per_row]
-@group(0) @binding(_) var<storage, read_write> out: array<Element>;        // [T, HEADS, WIDTH]
+@group(0) @binding(_) var<storage, read_write> out: array<Element>;        // [T, HEADS, WIDTH], PARTIAL: see the file of spans
 @group(0) @binding(_) var<uniform> parameters: Parameters;
 
 var<workgroup> query: array<Element, WIDTH>;
@@ -37,6 +39,10 @@ var<workgroup> weights: array<f32, $WORKGROUP>;
 var<workgroup> rows: array<u32, $WORKGROUP>;         // where each position's key and value begin in the cache
 var<workgroup> slices: array<Element, $WORKGROUP>;   // partial results, [SLICES, WIDTH]
 var<workgroup> token_position: u32;
+
+// The result of a span: the elements of it that this thread owns, not yet divided by the sum of the weights.
+var<private> span_sums: array<Element, OWNED>;
+var<private> span_state: SpanState;
 
 @compute @workgroup_size($WORKGROUP)
 fn main(
@@ -48,8 +54,13 @@ fn main(
     if (index >= parameters.workgroups) {
         return;
     }
-    let token = index / $HEADSu;
-    let head = index % $HEADSu;
+#if PARTIAL
+    let pair = index / parameters.spans;
+#else
+    let pair = index;
+#end
+    let token = pair / $HEADSu;
+    let head = pair % $HEADSu;
     let kv_head = head / ($HEADSu / $KV_HEADSu);
     for (var at = thread; at < WIDTH; at += $WORKGROUPu) {
         query[at] = qkv[(token * ($HEADSu + 2u * $KV_HEADSu) + head) * WIDTH + at];
@@ -58,15 +69,57 @@ fn main(
         token_position = u32(positions[token]);
     }
     let position = workgroupUniformLoad(&token_position);
-    let first = position + 1u - min(parameters.window, position + 1u);
+    let first = first_position(position, parameters.window);
     let table = u32(sequences[token]) * parameters.blocks_per_row;
+#if PARTIAL
+    let begin = first + index % parameters.spans * $SPANu;
+    if (begin > position) {
+        return;
+    }
+    attend(thread, begin, min(begin + $SPANu, position + 1u), table, kv_head);
+    let start = index * SPAN_ELEMENTS;
+    for (var owned = 0u; owned < OWNED; owned++) {
+        let element = owned * $WORKGROUPu + thread;
+        if (element < WIDTH) {
+            out[start + element] = span_sums[owned];
+        }
+    }
+    if (thread == 0u) {
+#if VECTOR
+        out[start + WIDTH] = vec4(span_state.largest, span_state.total, 0.0, 0.0);
+#else
+        out[start + WIDTH] = span_state.largest;
+        out[start + WIDTH + 1u] = span_state.total;
+#end
+    }
+#else
+    var sums: array<Element, OWNED>;
+    var state = SpanState(LOWEST, 0.0);
+    for (var begin = first; begin <= position; begin += $SPANu) {
+        attend(thread, begin, min(begin + $SPANu, position + 1u), table, kv_head);
+        let shares = shares_of(state, span_state);
+        for (var owned = 0u; owned < OWNED; owned++) {
+            sums[owned] = joined(shares, sums[owned], span_sums[owned]);
+        }
+        state = joined_state(shares, state, span_state);
+    }
+    for (var owned = 0u; owned < OWNED; owned++) {
+        let element = owned * $WORKGROUPu + thread;
+        if (element < WIDTH) {
+            out[pair * WIDTH + element] = sums[owned] / state.total;
+        }
+    }
+#end
+}
 
+// Attends to the positions from `begin` to `end`, one at least; the result is in `span_sums` and `span_state`.
+fn attend(thread: u32, begin: u32, end: u32, table: u32, kv_head: u32) {
     let slice = thread / WIDTH; // used where SLICES > 1
     var sums: array<Element, OWNED>;
     var largest = LOWEST;
     var total = 0.0; // of this thread's weights
-    for (var tile = first; tile <= position; tile += $WORKGROUPu) {
-        let tile_len = min($WORKGROUPu, position + 1u - tile);
+    for (var tile = begin; tile < end; tile += $WORKGROUPu) {
+        let tile_len = min($WORKGROUPu, end - tile);
         var row = 0u;
         var score = LOWEST;
         if (thread < tile_len) {
@@ -118,8 +171,7 @@ fn main(
         }
     }
 
-    let denominator = workgroup_sum(thread, total);
-    let start = index * WIDTH;
+    span_state = SpanState(largest, workgroup_sum(thread, total));
     if (SLICES > 1u) {
         slices[thread] = sums[0];
         workgroupBarrier();
@@ -128,16 +180,10 @@ fn main(
             for (var other = 1u; other < SLICES; other++) {
                 sum += slices[other * WIDTH + thread];
             }
-            out[start + thread] = sum / denominator;
-        }
-    } else {
-        for (var owned = 0u; owned < OWNED; owned++) {
-            let element = owned * $WORKGROUPu + thread;
-            if (element < WIDTH) {
-                out[start + element] = sums[owned] / denominator;
-            }
+            sums[0] = sum;
         }
     }
+    span_sums = sums;
 }
 
 // The scaled and capped product of the query with the key at `row`.

@@ -1,7 +1,9 @@
 // The next token of each row of logits, after edits, temperature, min_p, top_k and top_p, and its log-probability.
 //
-// A workgroup takes one row; a thread every WORKGROUP-th token of it.
-// Memory: reads the row once; rows with filters once more per round of a draw and a judgement, mostly one or two.
+// A workgroup takes one row; a thread every WORKGROUP-th token of it. Long rows are surveyed first (SURVEY): then a
+// workgroup takes one of `parts` of a row and leaves what it found, and the choice (SURVEYED) begins with what they left.
+// Memory: reads the row once; rows with filters once more per round of a draw and a judgement, mostly one or two, and four
+// times where both top_k and top_p are given.
 // Limits: elements of the logits below 2^32.
 //
 // Draws and weights have the bits of `crates/ops/src/sample/random.rs`, unless the adapter contracts multiply-adds.
@@ -10,11 +12,19 @@
 struct Parameters {
     rows: u32,
     tokens: u32, // of a row
+    parts: u32,  // of a row that are surveyed
 }
 
 @group(0) @binding(_) var<storage, read_write> logits: array<u32>; // [N, tokens], bits of floats
 @group(0) @binding(_) var<storage, read_write> plan: array<u32>;   // records, edits and masks
+#if SURVEY
+@group(0) @binding(_) var<storage, read_write> surveys: array<vec4<u32>>; // [rows, parts]: best, largest, not_finite
+#else
+#if SURVEYED
+@group(0) @binding(_) var<storage, read_write> surveys: array<vec4<u32>>;
+#end
 @group(0) @binding(_) var<storage, read_write> out: array<u32>;
+#end
 @group(0) @binding(_) var<uniform> parameters: Parameters;
 
 // As in `crates/ops/src/sample/plan.rs`.
@@ -216,10 +226,11 @@ struct Pass {
     not_finite: u32,
 }
 
-fn first_pass(thread: u32, greedy: bool) -> Pass {
+// The tokens from `begin` to `end`.
+fn first_pass(thread: u32, greedy: bool, begin: u32, end: u32) -> Pass {
     var found = Pass(vec2(0u), 0u, 0u);
     var bar = FLOAT_MIN;
-    for (var token = thread; token < parameters.tokens; token += $WORKGROUPu) {
+    for (var token = begin + thread; token < end; token += $WORKGROUPu) {
         if ((raw_bits(token) & 0x7f800000u) == 0x7f800000u) {
             found.not_finite = 1u;
             break;
@@ -249,24 +260,49 @@ fn first_pass(thread: u32, greedy: bool) -> Pass {
     return found;
 }
 
-// The ordered value that at least `count` tokens reach, the largest; `least` if fewer tokens than that reach it.
+#if SURVEY
+#else
+// How many candidates have each value of the digit that is looked at.
+var<workgroup> bins: array<atomic<u32>, 256>;
+
+// The ordered value that at least `count` tokens reach, the largest; `least` if fewer tokens than that reach it. Digit by
+// digit of eight bits, from the highest: only candidates with the digits found so far are counted.
 fn value_at(thread: u32, count: u32, least: u32) -> u32 {
-    var low = least;
-    var high = 0xff800000u; // above every finite value
-    while (high - low > 1u) {
-        let middle = low + (high - low) / 2u;
-        var reached = 0u;
+    var digits = 0u;
+    var wanted = count; // of the candidates with these digits
+    for (var shift = 32u; shift > 0u;) {
+        shift -= 8u;
+        for (var bin = thread; bin < 256u; bin += $WORKGROUPu) {
+            atomicStore(&bins[bin], 0u);
+        }
+        workgroupBarrier();
         for (var token = thread; token < parameters.tokens; token += $WORKGROUPu) {
             let it = candidate(token);
-            reached += u32(it.possible && ordered(it.value) >= middle);
+            let rest = ordered(it.value) >> shift;
+            if (it.possible && (rest >> 8u) == digits) {
+                atomicAdd(&bins[rest & 255u], 1u);
+            }
         }
-        if (total_of_workgroup(thread, vec2(reached, 0u)).x >= count) {
-            low = middle;
-        } else {
-            high = middle;
+        workgroupBarrier();
+        if (thread == 0u) {
+            var bin = 255u;
+            var left = wanted;
+            var here = atomicLoad(&bins[bin]);
+            while (here < left && bin > 0u) {
+                left -= here;
+                bin -= 1u;
+                here = atomicLoad(&bins[bin]);
+            }
+            partial[0] = vec2(bin, select(left, 0u, here < left));
         }
+        let found = workgroupUniformLoad(&partial[0]);
+        if (found.y == 0u) {
+            return least;
+        }
+        digits = (digits << 8u) | found.x;
+        wanted = found.y;
     }
-    return low;
+    return max(digits, least);
 }
 
 // The weight that the tokens before a kept one must not reach.
@@ -393,13 +429,19 @@ fn report(thread: u32, row: u32, token: u32) {
     }
 }
 
+#end
 @compute @workgroup_size($WORKGROUP)
 fn main(
     @builtin(workgroup_id) id: vec3<u32>,
     @builtin(num_workgroups) count: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
+#if SURVEY
+    let index = workgroup_index(id, count);
+    let row = index / parameters.parts;
+#else
     let row = workgroup_index(id, count);
+#end
     if (row >= parameters.rows) {
         return;
     }
@@ -408,16 +450,42 @@ fn main(
     }
     let flags = workgroupUniformLoad(&record[1]);
     if ((flags & ACTIVE) == 0u) {
+#if SURVEY
+#else
         if (thread == 0u) {
             out[row] = 0u;
             out[parameters.rows + row] = 0u;
         }
+#end
         return;
     }
-    let found = first_pass(thread, (flags & GREEDY) != 0u);
+#if SURVEY
+    let part_len = (parameters.tokens + parameters.parts - 1u) / parameters.parts;
+    let begin = index % parameters.parts * part_len;
+    let found = first_pass(thread, (flags & GREEDY) != 0u, begin, min(begin + part_len, parameters.tokens));
+#else
+#if SURVEYED
+    var found = Pass(vec2(0u), 0u, 0u);
+    for (var part = thread; part < parameters.parts; part += $WORKGROUPu) {
+        let survey = surveys[row * parameters.parts + part];
+        if (is_before(survey.xy, found.best)) {
+            found.best = survey.xy;
+        }
+        found.largest = max(found.largest, survey.z);
+        found.not_finite = max(found.not_finite, survey.w);
+    }
+#else
+    let found = first_pass(thread, (flags & GREEDY) != 0u, 0u, parameters.tokens);
+#end
+#end
     let best = first_of_workgroup(thread, found.best);
     let bounds = first_of_workgroup(thread, vec2(found.largest, 0u));
     let not_finite = first_of_workgroup(thread, vec2(found.not_finite, 0u)).x;
+#if SURVEY
+    if (thread == 0u) {
+        surveys[index] = vec4(best, bounds.x, not_finite);
+    }
+#else
     var token = 0u;
     if (best.x != 0u && not_finite == 0u) {
         token = ~best.y;
@@ -432,4 +500,5 @@ fn main(
     if ((flags & LOGPROBS) != 0u && not_finite == 0u) {
         report(thread, row, token);
     }
+#end
 }

@@ -116,8 +116,12 @@ mod tests {
     fn check(heads: HeadLayout, window: Option<usize>, softcap: Option<f32>, device: &Device) {
         let mut seeded = Seeded::new(8);
         let block_size = 16;
-        let case =
-            AttentionCase::new(&[(1, 1), (5, 5), (1, 33), (17, 40), (1, 16), (3, 17)], block_size, &mut seeded, device);
+        let case = AttentionCase::new(
+            &[(1, 1), (5, 5), (1, 33), (17, 40), (1, 16), (3, 17), (2, 600)],
+            block_size,
+            &mut seeded,
+            device,
+        );
         let mut layer = KvLayer::new(case.num_blocks, block_size, heads, device);
         let store = QkvOptions { heads, rotary_dim: 0, norm_eps: None };
         let everything = case.whole_contexts();
@@ -141,15 +145,30 @@ mod tests {
                 check(heads, Some(7), None, device);
                 check(heads, None, Some(2.0), device);
             }
+            check(HeadLayout { num_heads: 9, num_kv_heads: 3, head_dim: 64 }, Some(300), None, device);
         });
     }
 
     #[test]
     fn a_token_does_not_depend_on_the_tokens_beside_it() {
+        let heads = HeadLayout { num_heads: 4, num_kv_heads: 2, head_dim: 64 };
+        check_company(heads, (70, 90), &[(0, 0, 0), (33, 0, 33), (69, 0, 69), (72, 1, 89)]);
+    }
+
+    #[test]
+    fn a_token_with_a_long_context_does_not_depend_on_the_tokens_beside_it() {
+        // Kernels may divide the contexts of a few tokens among more of the device than those of many.
+        let tokens = [(0, 0, 0), (255, 0, 255), (256, 0, 256), (299, 0, 299), (302, 1, 699)];
+        check_company(HeadLayout { num_heads: 4, num_kv_heads: 1, head_dim: 16 }, (300, 700), &tokens);
+        check_company(HeadLayout { num_heads: 4, num_kv_heads: 2, head_dim: 10 }, (300, 700), &tokens);
+    }
+
+    /// Attends with all `first` tokens of a sequence and the last three of `second` of another, then with single ones of
+    /// them: (token, sequence, position).
+    fn check_company(heads: HeadLayout, (first, second): (usize, usize), alone: &[(usize, usize, usize)]) {
         for_each_device(|device| {
             let mut seeded = Seeded::new(9);
-            let heads = HeadLayout { num_heads: 4, num_kv_heads: 2, head_dim: 64 };
-            let case = AttentionCase::new(&[(70, 70), (3, 90)], 16, &mut seeded, device);
+            let case = AttentionCase::new(&[(first, first), (3, second)], 16, &mut seeded, device);
             let mut layer = KvLayer::new(case.num_blocks, 16, heads, device);
             let store = QkvOptions { heads, rotary_dim: 0, norm_eps: None };
             let everything = case.whole_contexts();
@@ -159,7 +178,7 @@ mod tests {
             let metadata = case.metadata(device);
             let qkv: Tensor<2> = seeded.tensor([case.num_tokens(), heads.row_len()], device);
             let together = paged_attention(qkv.clone(), &layer, &metadata, options);
-            for (token, sequence, position) in [(0, 0, 0), (33, 0, 33), (69, 0, 69), (72, 1, 89)] {
+            for &(token, sequence, position) in alone {
                 let alone = case.only(sequence, position..position + 1).metadata(device);
                 let got = paged_attention(qkv.clone().narrow(0, token, 1), &layer, &alone, options);
                 assert_close(got, together.clone().narrow(0, token, 1), 0.0);
