@@ -10,6 +10,9 @@ built from that content. That holds only for builds between `begin` and `end`. W
 into since then (by hand, or by a run that was killed), the record is not used, and a new one is begun only if all files
 are younger than all builds, as in a fresh clone. Otherwise nothing is changed and nothing kept: cargo does what it always
 does. Deleting the record is always safe.
+
+Each package of vendor/ has a record of its own, because all of Burn is built again with it, and nobody else reads its
+files. One that cargo takes for built is recorded as it is.
 """
 
 import hashlib
@@ -20,75 +23,98 @@ import subprocess
 import sys
 import time
 
+STAMPS = ("*/.fingerprint/*/invoked.timestamp", "*/*/.fingerprint/*/invoked.timestamp")
+
+
+def group_of(path):
+    """The package of vendor/ that a file or folder belongs to; `` for all others."""
+    parts = pathlib.PurePath(path).parts
+    return parts[1] if len(parts) > 1 and parts[0] == "vendor" else ""
+
 
 def contents():
-    """A hash for every tracked file and for the names in every folder that has one."""
+    """By group, a hash for every tracked file and for the names in every folder that has one."""
     listed = subprocess.run(["git", "ls-files", "-z"], capture_output=True, check=True).stdout.decode()
-    found, folders = {}, {}
+    hashes, folders = {}, {}
     for path in filter(None, listed.split("\0")):
         if os.path.isfile(path) and not os.path.islink(path):
-            found[path] = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
+            hashes[path] = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
         while path:
             folder = os.path.dirname(path)
             folders.setdefault(folder or ".", set()).add(path)
             path = folder
     for folder, entries in folders.items():
-        found[folder] = hashlib.sha256("\0".join(sorted(entries)).encode()).hexdigest()
-    return found
+        hashes[folder] = hashlib.sha256("\0".join(sorted(entries)).encode()).hexdigest()
+    groups = {}
+    for path, digest in hashes.items():
+        groups.setdefault(group_of(path), {})[path] = digest
+    return groups
 
 
-def last_build(targets):
-    """When cargo last began to compile something in these folders, in nanoseconds."""
-    stamps = (
-        stamp
-        for target in targets
-        for pattern in ("*/.fingerprint/*/invoked.timestamp", "*/*/.fingerprint/*/invoked.timestamp")
-        for stamp in pathlib.Path(target).glob(pattern)
-    )
-    return max((stamp.stat().st_mtime_ns for stamp in stamps), default=0)
+def last_builds(targets, groups):
+    """By group, when cargo last began to compile something of it in these folders, in nanoseconds."""
+    latest = dict.fromkeys(groups, 0)
+    for stamp in (stamp for target in targets for pattern in STAMPS for stamp in pathlib.Path(target).glob(pattern)):
+        package = stamp.parent.name.rpartition("-")[0]
+        group = package if package in groups else ""
+        latest[group] = max(latest[group], stamp.stat().st_mtime_ns)
+    return latest
+
+
+def times(found, built, known, group):
+    """Hash and time of every file of a group; None where cargo is left alone."""
+    ages = {path: os.stat(path).st_mtime_ns for path in found}
+    what = f"package {group}" if group else "repository"
+    if known and built < known["ended"]:
+        now = time.time_ns()
+        kept = {path: when for path, (digest, when) in known["files"].items() if found.get(path) == digest}
+        print(f"{what}: {len(found) - len(kept)} of {len(found)} files and folders have changed since the last run")
+        ages = {path: kept.get(path, now) for path in found}
+    elif min(ages.values()) > built:
+        print(f"{what}: all files are younger than what is built")
+    elif not (group and max(ages.values()) < built):
+        print(f"{what}: others have built it since the last run, so that times stay as they are")
+        return None
+    return {path: (digest, ages[path]) for path, digest in found.items()}
 
 
 def begin(record, targets):
-    built = last_build(targets)
     try:
         known = json.loads(record.read_text())
     except (OSError, ValueError):
-        known = {"ended": 0, "files": {}}
+        known = {}
     # Without `end` it is good for nothing.
     record.unlink(missing_ok=True)
     try:
-        found = contents()
+        groups = contents()
     except (OSError, subprocess.CalledProcessError):
         print("this is no git repository: times of files stay as they are")
         return
-    if built < known["ended"]:
-        now = time.time_ns()
-        files = {path: (digest, now) for path, digest in found.items()}
-        files |= {path: tuple(entry) for path, entry in known["files"].items() if found.get(path) == entry[0]}
-        changed = sum(when == now for _, when in files.values())
-        print(f"{changed} of {len(files)} files and folders have changed since the last run")
-    elif min(os.stat(path).st_mtime_ns for path in found) > built:
-        files = {path: (digest, os.stat(path).st_mtime_ns) for path, digest in found.items()}
-        print("what is built here is older than all files")
-    else:
-        print("others have built here since the last run: times of files stay as they are")
-        return
-    # Files first: a folder's own time is not changed by it.
-    for path, (_, when) in files.items():
-        os.utime(path, ns=(when, when))
+    built = last_builds(targets, groups)
+    begun = {}
+    for group, found in groups.items():
+        files = times(found, built[group], known.get(group), group)
+        if files is None:
+            continue
+        for path, (_, when) in files.items():
+            os.utime(path, ns=(when, when))
+        begun[group] = {"ended": 0, "files": files}
     record.parent.mkdir(parents=True, exist_ok=True)
-    record.write_text(json.dumps({"ended": 0, "files": files}))
+    record.write_text(json.dumps(begun))
 
 
 def end(record):
     if not record.exists():
         return
     known = json.loads(record.read_text())
-    # Whoever changes a file during the run may have had it built before or after that.
-    kept = {path: entry for path, entry in known["files"].items() if os.path.exists(path) and os.stat(path).st_mtime_ns == entry[1]}
+    for group in known.values():
+        # Whoever changes a file during the run may have had it built before or after that.
+        is_as_begun = lambda path, when: os.path.exists(path) and os.stat(path).st_mtime_ns == when
+        group["files"] = {path: entry for path, entry in group["files"].items() if is_as_begun(path, entry[1])}
+        group["ended"] = time.time_ns()
     # Through another file, so that a record is whole or not there.
     whole = record.with_suffix(".new")
-    whole.write_text(json.dumps({"ended": time.time_ns(), "files": kept}))
+    whole.write_text(json.dumps(known))
     whole.replace(record)
 
 
