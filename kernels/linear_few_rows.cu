@@ -1,6 +1,6 @@
 // linear_few_rows: out = after(norm(x) * weight^T + bias) for a few rows of x, through the matrix units; 16-bit elements.
 //
-// Variants: ELEMENT=f16|bf16 NORM:AFTER:KIND:TILES:PASSES:STAGES=NO_NORM:STORE:RELU:1:1:6|NO_NORM:STORE:RELU:2:2:5|RMS_NORM:GATE:SILU:1:1:6|LAYER_NORM:ACTIVATE:RELU:1:1:6|RMS_NORM:ROTATE:SILU:1:2:6|NO_NORM:GATE:GELU_TANH:2:1:6|NO_NORM:ROTATE:SILU:2:2:5
+// Variants: ELEMENT=f16|bf16 NORM:AFTER:KIND:TILES:PASSES:STAGES=NO_NORM:STORE:RELU:1:1:6|NO_NORM:STORE:RELU:2:2:5|NO_NORM:STORE:RELU:4:1:5|NO_NORM:GATE:SILU:4:2:4|RMS_NORM:GATE:SILU:1:1:6|LAYER_NORM:ACTIVATE:RELU:1:1:6|RMS_NORM:ROTATE:SILU:1:2:6|NO_NORM:GATE:GELU_TANH:2:1:6|NO_NORM:ROTATE:SILU:2:2:5
 // Targets: sm_80 sm_86 sm_89 sm_90a
 //
 // `x` is [M, K], `weight` [N, K], both with rows apart by a stride. What comes before and after the product is done on the

@@ -21,7 +21,7 @@ mod source;
 
 pub use error::Error;
 pub use firebrick_engine::{FinishReason, SamplingParams, SchedulingPolicy, TokenId};
-pub use firebrick_ops::Backend;
+pub use firebrick_ops::{Backend, settle_devices};
 pub use firebrick_text::{Message, MessageContent};
 pub use llm::{Completion, Llm};
 pub use loaded::{LoadReport, Loaded, fixed_bytes, load_engine, tokenizer};

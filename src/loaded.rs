@@ -11,7 +11,8 @@ use firebrick_engine::{Engine, EngineConfig};
 use firebrick_executor::{CacheOptions, LocalExecutor, available_host_memory};
 use firebrick_model::{KvCache, LoadOptions, Progress};
 use firebrick_ops::{
-    Backend, activation_dtype, computes_in, device_memory, holds_packed_weights, open_device, use_cuda_kernels_of,
+    Backend, activation_dtype, computes_in, device_memory, holds_packed_weights, open_device,
+    use_batch_invariant_kernels, use_cuda_kernels_of,
 };
 use firebrick_text::{ChatTemplate, GgufVocabulary, SpecialTokens, Tokenizer};
 
@@ -178,6 +179,9 @@ fn choose_device(options: &Options) -> Result<(Backend, Device), Error> {
             },
         },
     };
+    if options.deterministic {
+        use_batch_invariant_kernels();
+    }
     match options.cuda_arch_path {
         Some(_) if backend != Backend::Cuda => {
             let problem = format!("--cuda-arch-path needs --device cuda, and the device is {}", backend.name());

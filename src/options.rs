@@ -54,6 +54,8 @@ pub struct Options {
     pub enable_chunked_prefill: bool,
     /// Replay steps as graphs instead of launching every kernel by itself, where the device is one that has them.
     pub graphs: bool,
+    /// Give a request the same bits in every company, at the price of speed. For the whole process.
+    pub deterministic: bool,
     /// Run the kernels for cards of this compute capability (10 · major + minor), on CUDA; `None`: the card's own.
     pub cuda_arch_path: Option<u32>,
     /// How the weights must be quantised: `gguf`, `awq`, `gptq`, `compressed-tensors` or `fp8`, or `none` where they may not
@@ -92,6 +94,7 @@ impl Default for Options {
             enable_prefix_caching: true,
             enable_chunked_prefill: true,
             graphs: true,
+            deterministic: false,
             cuda_arch_path: None,
             quantization: None,
             dummy_weights: false,

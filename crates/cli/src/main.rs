@@ -28,13 +28,12 @@ use args::Command;
 use failure::Failure;
 
 fn main() -> ExitCode {
-    match args::read(std::env::args_os().collect()).and_then(dispatch) {
-        Ok(code) => code,
-        Err(failure) => {
-            eprintln!("error: {failure}");
-            ExitCode::from(failure.code())
-        }
-    }
+    let result = args::read(std::env::args_os().collect()).and_then(dispatch);
+    firebrick::settle_devices();
+    result.unwrap_or_else(|failure| {
+        eprintln!("error: {failure}");
+        ExitCode::from(failure.code())
+    })
 }
 
 fn dispatch((command, notices): (Command, Vec<String>)) -> Result<ExitCode, Failure> {

@@ -66,6 +66,12 @@ pub fn open_device(backend: Backend) -> Result<Device, DeviceError> {
     }
 }
 
+/// Waits until devices have done what they were given; for the end of a process.
+pub fn settle_devices() {
+    #[cfg(feature = "cuda")]
+    crate::cuda::settle();
+}
+
 /// Makes CUDA devices run the kernels for cards of this compute capability (10 · major + minor) instead of their own: what
 /// a T4 (75) or an A100 (80) runs can be tested on a newer card. The first call decides for the whole process.
 pub fn use_cuda_kernels_of(capability: u32) -> Result<(), DeviceError> {
@@ -74,6 +80,13 @@ pub fn use_cuda_kernels_of(capability: u32) -> Result<(), DeviceError> {
         .map_err(|reason| DeviceError::Unavailable { backend: "cuda", reason });
     #[cfg(not(feature = "cuda"))]
     Err(DeviceError::NotBuilt("cuda"))
+}
+
+/// Makes a row's results the same to the last bit in every batch: alone, among others, in chunks, after preemption or a
+/// prefix hit. For the whole process; on CUDA it costs speed, the other backends always do so.
+pub fn use_batch_invariant_kernels() {
+    #[cfg(feature = "cuda")]
+    crate::cuda::use_batch_invariant_kernels();
 }
 
 /// Whether a device computes with numbers of this form.

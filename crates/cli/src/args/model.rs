@@ -211,6 +211,11 @@ pub struct SchedulingArgs {
     #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true", value_parser = switch, action = ArgAction::Set)]
     pub enforce_eager: bool,
+
+    /// Give a request the same tokens and log-probabilities to the last bit, whatever else runs; costs speed on CUDA
+    #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true)]
+    #[arg(default_missing_value = "true", value_parser = switch, action = ArgAction::Set, env = "VLLM_BATCH_INVARIANT")]
+    pub deterministic: bool,
 }
 
 /// `--dtype`; `None` is auto: the checkpoint's.
@@ -277,6 +282,7 @@ impl SchedulingArgs {
             enable_prefix_caching: self.enable_prefix_caching,
             enable_chunked_prefill: self.enable_chunked_prefill,
             graphs: !self.enforce_eager,
+            deterministic: self.deterministic,
             policy: match self.scheduling_policy {
                 PolicyArg::Fcfs => SchedulingPolicy::Fcfs,
                 PolicyArg::Priority => SchedulingPolicy::Priority,

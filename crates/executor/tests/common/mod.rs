@@ -118,6 +118,15 @@ pub fn engine(path: &Path, setup: &Setup, device: &Device) -> Engine<LocalExecut
 
 /// Runs requests to their end, all together; one token list per request.
 pub fn run_requests(engine: &mut Engine<LocalExecutor>, requests: Vec<Request>) -> Vec<Vec<TokenId>> {
+    let answers = run_with_logprobs(engine, requests);
+    answers.into_iter().map(|answer| answer.into_iter().map(|(token, _)| token).collect()).collect()
+}
+
+/// The same, with the bits of each token's log-probability where the request asked for it.
+pub fn run_with_logprobs(
+    engine: &mut Engine<LocalExecutor>,
+    requests: Vec<Request>,
+) -> Vec<Vec<(TokenId, Option<u32>)>> {
     let ids: Vec<_> =
         requests.into_iter().map(|request| engine.add_request(request).expect("the request is accepted")).collect();
     let mut answers = vec![Vec::new(); ids.len()];
@@ -126,7 +135,9 @@ pub fn run_requests(engine: &mut Engine<LocalExecutor>, requests: Vec<Request>) 
         for event in pollster::block_on(pipeline.step(engine)).expect("the device works") {
             let index = ids.iter().position(|id| *id == event.request).expect("one of ours");
             match event.kind {
-                EventKind::Token { token, .. } => answers[index].push(token),
+                EventKind::Token { token, logprobs, .. } => {
+                    answers[index].push((token, logprobs.map(|logprobs| logprobs.chosen.to_bits())));
+                }
                 EventKind::Finished { reason } => {
                     assert!(matches!(reason, FinishReason::Length | FinishReason::Stop(_)), "{reason:?}");
                 }

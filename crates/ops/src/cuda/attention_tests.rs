@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Device, Tensor};
 
-use super::gpu::limited::with_capability;
+use super::gpu::limited::{with_batch_invariance, with_capability};
 use super::tests::{for_both_dtypes, pair};
 use crate::testing::{AttentionCase, Seeded, assert_close, reference_device};
 use crate::{
@@ -154,6 +154,28 @@ fn a_decoding_token_has_the_same_bits_alone_and_in_a_large_batch() {
                         let got = paged_attention(qkv.clone().narrow(0, token, 1), &layer, &alone, options);
                         assert_close(got, batch.clone().narrow(0, token, 1), 0.0);
                     }
+                });
+            }
+        }
+    });
+}
+
+#[test]
+fn a_token_has_the_same_bits_alone_and_at_the_end_of_a_prompt_where_the_batch_must_not_matter() {
+    for_both_dtypes(|device, dtype, _| {
+        for head_dim in [64, 96, 128, 256] {
+            let heads = HeadLayout { num_heads: 8, num_kv_heads: 2, head_dim };
+            for capability in CAPABILITIES {
+                with_capability(capability, || {
+                    with_batch_invariance(|| {
+                        let options = options(heads, 16);
+                        let (case, layer, qkv, batch) = together(device, dtype, options);
+                        for (sequence, position, token) in [(0, 300, 0), (0, 777, 477), (0, 899, 599), (2, 29, 601)] {
+                            let alone = case.only(sequence, position..position + 1).metadata(device);
+                            let got = paged_attention(qkv.clone().narrow(0, token, 1), &layer, &alone, options);
+                            assert_close(got, batch.clone().narrow(0, token, 1), 0.0);
+                        }
+                    });
                 });
             }
         }

@@ -1,6 +1,7 @@
 //! What kernels are chosen and sized by: facts about the GPU, asked once.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cudarc::driver::result as driver;
 use cudarc::driver::sys::CUdevice_attribute;
@@ -93,13 +94,31 @@ pub(crate) fn limit_capability(capability: u32) -> Result<(), u32> {
     if decided == capability { Ok(()) } else { Err(decided) }
 }
 
-/// Lets tests run the kernels of older cards.
+/// Whether every row of a result has the same bits in every batch.
+static IS_BATCH_INVARIANT: AtomicBool = AtomicBool::new(false);
+
+/// From now on, the whole process runs only kernels that give a row the same bits in every batch.
+pub(crate) fn use_batch_invariant_kernels() {
+    IS_BATCH_INVARIANT.store(true, Ordering::Relaxed);
+}
+
+/// Whether only such kernels are to be run.
+pub(super) fn is_batch_invariant() -> bool {
+    #[cfg(test)]
+    if limited::IS_BATCH_INVARIANT.get() {
+        return true;
+    }
+    IS_BATCH_INVARIANT.load(Ordering::Relaxed)
+}
+
+/// Lets tests run the kernels of older cards, and those that give the same bits in every batch.
 #[cfg(test)]
 pub(super) mod limited {
     use std::cell::Cell;
 
     thread_local! {
         pub(super) static CAPABILITY_MAX: Cell<u32> = const { Cell::new(u32::MAX) };
+        pub(super) static IS_BATCH_INVARIANT: Cell<bool> = const { Cell::new(false) };
     }
 
     /// Runs `test` as if the card had at most this compute capability and the shared memory that came with it.
@@ -107,5 +126,12 @@ pub(super) mod limited {
         CAPABILITY_MAX.set(capability);
         test();
         CAPABILITY_MAX.set(u32::MAX);
+    }
+
+    /// Runs `test` with kernels that give a row the same bits in every batch.
+    pub(in crate::cuda) fn with_batch_invariance(test: impl FnOnce()) {
+        IS_BATCH_INVARIANT.set(true);
+        test();
+        IS_BATCH_INVARIANT.set(false);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Our kernels sum in an order that depends on the inputs alone; cuBLASLt's algorithm, and with it the order, depends on
 //! the number of rows. Few rows go through [`linear_few_rows`](super::linear_few_rows); beyond, only the library keeps
-//! the matrix units busy.
+//! the matrix units busy. Where bits must not depend on the batch, [`linear_tiles`](super::linear_tiles) takes its place.
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
@@ -10,8 +10,10 @@ use bytemuck::{Pod, Zeroable};
 
 use super::cublaslt::{Multiplied, Product};
 use super::driver::Kernel;
+use super::gpu::is_batch_invariant;
 use super::launch::{Argument, Grid, Operands, Session, submit};
-use super::linear_few_rows::{After, FEW_ROWS, FewRows, fits};
+use super::linear_few_rows::{After, FEW_ROWS, FewRows, fits, suits};
+use super::linear_tiles::linear_tiles;
 use super::matrix::{Matrix, dense};
 use super::{LINEAR, element};
 
@@ -43,6 +45,7 @@ struct Linear {
     x_stride: usize,
     weight_stride: usize,
     residual_stride: usize,
+    is_batch_invariant: bool,
     /// x, weight, bias, residual, out.
     arguments: [Argument; 5],
 }
@@ -67,6 +70,10 @@ pub(crate) fn linear(
     if fits(&x, &weight) {
         return FewRows { x, norm: None, weight, bias, after: After::Store(residual) }.run();
     }
+    let is_batch_invariant = is_batch_invariant();
+    if is_batch_invariant && suits(&x, &weight) {
+        return linear_tiles(&x, &weight, bias.as_ref(), residual.as_ref());
+    }
     let out = x.like(weight.rows);
     let mut operands = Operands::default();
     let arguments = [
@@ -85,6 +92,7 @@ pub(crate) fn linear(
         x_stride: x.stride,
         weight_stride: weight.stride,
         residual_stride: residual.as_ref().map_or(0, |residual| residual.stride),
+        is_batch_invariant,
         arguments,
     };
     submit(&out, operands, move |session| call.run(session));
@@ -96,7 +104,7 @@ impl Linear {
         if self.rows == 0 {
             return Ok(());
         }
-        if self.rows > FEW_ROWS && self.x_dtype == self.weight_dtype {
+        if self.rows > FEW_ROWS && self.x_dtype == self.weight_dtype && !self.is_batch_invariant {
             return self.many_rows(&mut session);
         }
         self.any_rows(&mut session)

@@ -7,7 +7,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::activation::name;
 use super::driver::Kernel;
-use super::gpu::Gpu;
+use super::gpu::{Gpu, is_batch_invariant};
 use super::launch::{Argument, Grid, Launch};
 use super::matrix::{Matrix, on_16_bytes, widest};
 use super::rope_and_store_kv::cache_strides;
@@ -17,6 +17,9 @@ use crate::activation::Activation;
 
 /// Rows of `x` up to which a row's result has the same bits whatever their number is.
 pub(crate) const FEW_ROWS: usize = 16;
+
+/// The same where no row's bits may depend on the batch: what takes tiles of many rows is slower up to here.
+const FEW_ROWS_INVARIANT: usize = 32;
 
 /// The GPUs whose matrix units and copies the kernel is written for, from this on.
 const CAPABILITY_MIN: u32 = 80;
@@ -100,14 +103,21 @@ struct Division {
     shared_bytes: usize,
 }
 
-/// Whether the kernel can multiply these: few rows, 16-bit elements, rows on 16-byte boundaries, a GPU that is new enough.
+/// Whether the kernel is to multiply these: few rows that [suit it](suits).
 pub(super) fn fits(x: &Matrix, weight: &Matrix) -> bool {
+    let is_few = (1..=FEW_ROWS).contains(&x.rows)
+        || is_batch_invariant() && x.rows <= FEW_ROWS_INVARIANT && smallest_shared_bytes(x.rows) <= room();
+    is_few && suits(x, weight)
+}
+
+/// Whether the kernel can read these: 16-bit elements, rows on 16-byte boundaries, a GPU that is new enough.
+pub(super) fn suits(x: &Matrix, weight: &Matrix) -> bool {
     let dtype = x.tensor.dtype;
     let is_wide = |matrix: &Matrix| {
         on_16_bytes(&matrix.tensor)
             && [matrix.stride, matrix.columns].iter().all(|size| size.is_multiple_of(widest(dtype)))
     };
-    (1..=FEW_ROWS).contains(&x.rows)
+    x.rows > 0
         && weight.rows > 0
         && weight.columns > 0
         && dtype == weight.tensor.dtype
@@ -115,6 +125,21 @@ pub(super) fn fits(x: &Matrix, weight: &Matrix) -> bool {
         && is_wide(x)
         && is_wide(weight)
         && Gpu::current().capability >= CAPABILITY_MIN
+}
+
+/// Shared memory for the rings and the sums.
+fn shared_bytes(rows_in_ring: usize, (tiles, passes, stages): (usize, usize, usize)) -> usize {
+    let ring = WARPS * stages * (passes * 1024 + rows_in_ring * CHUNK * 2);
+    ring + 2 * WARPS * tiles * 8 * (16 * passes + 4) * size_of::<f32>()
+}
+
+fn smallest_shared_bytes(rows: usize) -> usize {
+    shared_bytes(rows, (rows.div_ceil(8), 1, *STAGES.start()))
+}
+
+/// Shared memory that a block may have.
+fn room() -> usize {
+    Gpu::current().shared_bytes_of_block(1).saturating_sub(STATIC_SHARED_BYTES)
 }
 
 impl FewRows {
@@ -221,21 +246,18 @@ impl FewRows {
         };
         let mut candidates = candidates.map(division);
         let smallest = division((1, *STAGES.start()));
-        let available = hardware.max_shared_memory_size.saturating_sub(STATIC_SHARED_BYTES);
-        candidates.find(|division| division.shared_bytes <= available).unwrap_or(smallest)
+        candidates.find(|division| division.shared_bytes <= room()).unwrap_or(smallest)
     }
 
     /// The shared memory that the source divides: rings, partial sums, the norm's vectors, the normalised row.
     fn shared_bytes(&self, tiles: usize, passes: usize, stages: usize) -> usize {
         let inputs = self.weight.columns;
-        let x_bytes = if self.norm.is_some() { 0 } else { self.x.rows * CHUNK * 2 };
-        let ring = WARPS * stages * (passes * 1024 + x_bytes);
-        let partial = 2 * WARPS * tiles * 8 * (16 * passes + 4) * size_of::<f32>();
         let norm = self.norm.as_ref().map_or(0, |norm| {
             let vectors = 1 + usize::from(norm.bias.is_some());
             vectors * inputs * size_of::<f32>() + inputs.next_multiple_of(CHUNK) * 2
         });
-        ring + partial + norm
+        let rows_in_ring = if self.norm.is_some() { 0 } else { self.x.rows };
+        shared_bytes(rows_in_ring, (tiles, passes, stages)) + norm
     }
 
     fn shape(&self) -> Argument {

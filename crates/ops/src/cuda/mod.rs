@@ -19,6 +19,7 @@ mod launch;
 mod layer_norm;
 mod linear;
 mod linear_few_rows;
+mod linear_tiles;
 mod matrix;
 mod memory;
 mod module_cache;
@@ -38,12 +39,13 @@ mod upload;
 pub(crate) use activation::{activation, gated_activation};
 pub(crate) use carry_tokens::carry_tokens;
 pub(crate) use gather_rows::gather_rows;
+pub(crate) use gpu::use_batch_invariant_kernels;
 pub(crate) use layer_norm::layer_norm;
 pub(crate) use linear::linear;
 pub(crate) use linear_few_rows::FEW_ROWS;
 pub(crate) use memory::{free_memory, total_memory};
 pub(crate) use paged_attention::paged_attention;
-pub(crate) use probe::{has_bfloat16, open, use_kernels_of};
+pub(crate) use probe::{has_bfloat16, open, settle, use_kernels_of};
 pub(crate) use projection::{project, project_qkv};
 pub(crate) use read_back::read_back;
 pub(crate) use rms_norm::{add_rms_norm, rms_norm};
@@ -95,6 +97,7 @@ sources! {
     LAYER_NORM = "layer_norm",
     LINEAR = "linear",
     LINEAR_FEW_ROWS = "linear_few_rows",
+    LINEAR_TILES = "linear_tiles",
     PAGED_ATTENTION = "paged_attention",
     PAGED_ATTENTION_DECODE = "paged_attention_decode" needs ATTENTION,
     PAGED_ATTENTION_TILES = "paged_attention_tiles" needs ATTENTION,

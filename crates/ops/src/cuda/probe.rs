@@ -1,12 +1,17 @@
 //! Whether this machine can run the CUDA backend, asked step by step: nothing here panics when something is missing.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::Device;
+use cubecl::cuda::CudaDevice;
+use cubecl_common::device::Device as _;
+use cubecl_common::device_handle::DeviceHandle;
 use cudarc::driver::result as driver;
 use cudarc::driver::sys::CUdevice_attribute;
 
 use super::gpu::{Gpu, limit_capability};
+use super::launch::CudaServer;
 use super::module_cache::{compiler_version, supported_targets};
 
 /// The oldest GPU that the kernels are written for.
@@ -40,7 +45,20 @@ pub(crate) fn open() -> Result<Device, String> {
     }
     check_headers()?;
     check_capability()?;
+    IS_OPEN.store(true, Ordering::Relaxed);
     Ok(Device::cuda(0))
+}
+
+/// Whether [`open`] has succeeded in this process.
+static IS_OPEN: AtomicBool = AtomicBool::new(false);
+
+/// Waits until the device's thread has done everything it was given, such as releasing memory: work that it finds after
+/// the process has begun to end, and the driver with it, would fail.
+pub(crate) fn settle() {
+    if IS_OPEN.load(Ordering::Relaxed) {
+        // A device that has failed has nothing left to do.
+        let _ = DeviceHandle::<CudaServer>::new(CudaDevice::new(0).to_id()).submit_blocking(|_| ());
+    }
 }
 
 /// Chooses and compiles kernels for an older card from now on.

@@ -4,6 +4,7 @@ use burn::tensor::{DType, Device, Int, Shape, Tensor};
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 
 use super::driver::Kernel;
+use super::gpu::limited::with_batch_invariance;
 use super::launch::{Grid, Launch};
 use super::{FEW_ROWS, GATHER_ROWS, RMS_NORM, SOURCES};
 use crate::testing::{AttentionCase, Seeded, assert_close, for_each_device, moved, reference_device};
@@ -91,6 +92,36 @@ fn a_row_has_the_same_bits_among_few_rows() {
                 assert_close(alone, together.clone().narrow(0, first, rows), 0.0);
             }
         }
+    });
+}
+
+#[test]
+fn a_row_has_the_same_bits_among_any_number_of_rows_where_the_batch_must_not_matter() {
+    for_both_dtypes(|device, dtype, rounding| {
+        with_batch_invariance(|| {
+            let mut seeded = Seeded::new(22);
+            // Rows of the last two are not on 16-byte boundaries, or do not fill the tiles.
+            for (inputs, outputs) in [(576, 75), (4096, 130), (200, 4400), (16, 1), (33, 50), (1032, 8)] {
+                let (x, device_x) = pair(&mut seeded, [300, inputs], (device, dtype));
+                let (weight, device_weight) = pair(&mut seeded, [outputs, inputs], (device, dtype));
+                let (residual, device_residual) = pair(&mut seeded, [300, outputs], (device, dtype));
+                let (bias, device_bias) = floats(&mut seeded, [outputs], device);
+                let (weight, device_weight) = (Weight::dense(weight), Weight::dense(device_weight));
+                let multiply = |first, rows| {
+                    let x = device_x.clone().narrow(0, first, rows);
+                    let residual = device_residual.clone().narrow(0, first, rows);
+                    linear_add(x, &device_weight, Some(&device_bias), residual)
+                };
+                let together = multiply(0, 300);
+                let expected = reference::linear(x, &weight, Some(&bias)) + residual;
+                assert_close(together.clone(), expected, 2.0 * rounding);
+                for (first, rows) in [(0, 1), (15, 1), (3, 8), (2, 20), (7, 33), (5, 64), (9, 100), (1, 257)] {
+                    assert_close(multiply(first, rows), together.clone().narrow(0, first, rows), 0.0);
+                }
+                let plain = linear(device_x.clone(), &device_weight, None);
+                assert_close(linear(device_x.narrow(0, 40, 2), &device_weight, None), plain.narrow(0, 40, 2), 0.0);
+            }
+        });
     });
 }
 

@@ -5,7 +5,8 @@
 //! sequences alone. Everything else (32-bit floats, odd head sizes, old cards) goes to [`any_dtype`].
 //!
 //! Which kernel a row takes depends on its own sequence alone, and within a kernel its bits depend on its query and its
-//! context alone, so that a row has the same bits whatever the batch.
+//! context alone, so that a row has the same bits whatever the batch. The two kernels divide contexts differently, so that
+//! where a token must have the same bits alone and at the end of a chunk, [`prefill`] takes every sequence.
 
 mod any_dtype;
 mod decode;
@@ -15,7 +16,7 @@ use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 use bytemuck::{Pod, Zeroable};
 
-use super::gpu::Gpu;
+use super::gpu::{Gpu, is_batch_invariant};
 use super::launch::Argument;
 use super::matrix::{Matrix, dense, on_16_bytes, widest};
 use super::rope_and_store_kv::cache_strides;
@@ -41,6 +42,8 @@ struct Attention {
     query_lens: QueryLens,
     options: AttentionOptions,
     gpu: Gpu,
+    /// A token that is alone of its sequence has the bits that it has among others.
+    is_batch_invariant: bool,
 }
 
 /// `Shape` of `attention.cuh`.
@@ -69,10 +72,11 @@ pub(crate) fn paged_attention(inputs: AttentionInputs) -> CubeTensor {
     let out = attention.qkv.like(attention.options.heads.output_len());
     match attention.tensor_core_kernels() {
         Some((decode, prefill)) => {
-            if attention.query_lens == QueryLens::Several {
+            if attention.query_lens == QueryLens::Several || attention.is_batch_invariant {
                 prefill.launch(&attention, &out);
             }
-            if attention.query_lens == QueryLens::Single || attention.num_sequences() > 1 {
+            let may_decode = attention.query_lens == QueryLens::Single || attention.num_sequences() > 1;
+            if may_decode && !attention.is_batch_invariant {
                 decode.launch(&attention, &out);
             }
         }
@@ -95,6 +99,7 @@ impl Attention {
             query_lens: inputs.query_lens,
             options: inputs.options,
             gpu: Gpu::current(),
+            is_batch_invariant: is_batch_invariant(),
         }
     }
 
@@ -149,7 +154,9 @@ impl Attention {
             window: sliding_window.unwrap_or(0).min(i32::MAX as usize) as i32,
             parts_max: 1,
             // A sequence without tokens is no decoding one either.
-            mixed: (self.query_lens == QueryLens::Several || self.qkv.rows != self.num_sequences()).into(),
+            mixed: (!self.is_batch_invariant
+                && (self.query_lens == QueryLens::Several || self.qkv.rows != self.num_sequences()))
+            .into(),
             dense: 0,
             scale,
             softcap: softcap.unwrap_or(0.0),

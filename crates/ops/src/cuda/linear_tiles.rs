@@ -1,0 +1,89 @@
+//! Products of many rows with the bits that each row has among few: for results that do not depend on the batch.
+
+use burn_cubecl::tensor::CubeTensor;
+use bytemuck::{Pod, Zeroable};
+
+use super::driver::Kernel;
+use super::gpu::Gpu;
+use super::launch::{Argument, Grid, Launch};
+use super::matrix::Matrix;
+use super::{LINEAR_TILES, element};
+
+const THREADS: usize = 256;
+const STAGES: usize = 4;
+/// Multiples of 32 outputs and of 32 rows that a block takes, largest first, with the most chunks of inputs that it takes
+/// between barriers: the smaller the tile, the more.
+const TILES: [([usize; 2], usize); 6] = [([4, 8], 1), ([4, 4], 2), ([2, 4], 4), ([1, 4], 4), ([1, 2], 4), ([1, 1], 4)];
+
+/// `Shape` of the source.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+struct Shape {
+    rows: i32,
+    outputs: i32,
+    inputs: i32,
+    padding: i32,
+    x_stride: i64,
+    weight_stride: i64,
+    residual_stride: i64,
+}
+
+/// `x · weightᵀ + bias + residual`, of operands that [`linear_few_rows`](super::linear_few_rows) could multiply if they were
+/// fewer.
+pub(super) fn linear_tiles(
+    x: &Matrix,
+    weight: &Matrix,
+    bias: Option<&CubeTensor>,
+    residual: Option<&Matrix>,
+) -> CubeTensor {
+    let out = x.like(weight.rows);
+    let ([outputs, rows], span) = tile(x.rows, weight.rows);
+    let grid = Grid {
+        blocks: [x.rows.div_ceil(32 * rows), weight.rows.div_ceil(32 * outputs), 1],
+        threads: THREADS,
+        shared_bytes: shared_bytes([outputs, rows], span),
+    };
+    let kernel = Kernel::new(&LINEAR_TILES, "linear_tiles")
+        .word("ELEMENT", element(x.tensor.dtype))
+        .number("MT", outputs)
+        .number("NT", rows)
+        .number("SPAN", span);
+    let shape = Shape {
+        rows: x.rows as i32,
+        outputs: weight.rows as i32,
+        inputs: weight.columns as i32,
+        padding: 0,
+        x_stride: x.stride as i64,
+        weight_stride: weight.stride as i64,
+        residual_stride: residual.map_or(0, |residual| residual.stride as i64),
+    };
+    let read = |launch: Launch, tensor: Option<&CubeTensor>| match tensor {
+        Some(tensor) => launch.read(tensor),
+        None => launch.value(Argument::Null),
+    };
+    let launch = Launch::new(kernel, grid).read(&x.tensor).read(&weight.tensor);
+    let launch = read(read(launch, bias), residual.map(|residual| &residual.tensor));
+    launch.write(&out).value(Argument::structure(&shape)).submit(&out);
+    out
+}
+
+/// The largest tile of which there are enough for most multiprocessors, or the one that makes most blocks, with its chunks
+/// between barriers. The bits of the result depend on neither.
+fn tile(rows: usize, outputs: usize) -> ([usize; 2], usize) {
+    let gpu = Gpu::current();
+    let room = gpu.shared_bytes_of_block(1);
+    let fitting = |(tile, span): ([usize; 2], usize)| {
+        let spans = [span, span / 2, 1];
+        spans.into_iter().find(|&span| span > 0 && shared_bytes(tile, span) <= room).map(|span| (tile, span))
+    };
+    let blocks = |[m, n]: [usize; 2]| outputs.div_ceil(32 * m) * rows.div_ceil(32 * n);
+    // No larger than the rows: what is beyond them is computed for nothing.
+    let wanted = TILES.into_iter().filter_map(fitting).filter(|([_, n], _)| *n == 1 || 16 * n < rows);
+    let enough = wanted.clone().find(|&(tile, _)| 4 * blocks(tile) >= 3 * gpu.multiprocessors);
+    enough.or_else(|| wanted.max_by_key(|&(tile, _)| blocks(tile))).unwrap_or(([1, 1], 1))
+}
+
+/// The ring and the sums of finished passes.
+fn shared_bytes([m, n]: [usize; 2], span: usize) -> usize {
+    STAGES * span * 32 * (m + n) * 64 + 32 * m * 32 * n * size_of::<f32>()
+}
