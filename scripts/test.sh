@@ -114,15 +114,18 @@ clients() {
   part "other real clients" ./scripts/test-clients.sh "$binary" &&
     part "deploy/ against a live server" ./scripts/test-deploy.sh "$CARGO_TARGET_DIR/debug/examples/scripted_server"
 }
-faults() {
-  part "the real process against faults and hostile requests" python3 tests/real_server/run.py "$binary" &&
-    part "load, for a minute: nothing is lost, mixed up or left behind" env FIREBRICK="$binary" python3 bench/load/run.py
+load() {
+  part "load, for a minute: nothing is lost, mixed up or left behind" env FIREBRICK="$binary" python3 bench/load/run.py
 }
-step "real clients, faults and load against real processes, side by side"
+step "real clients and load against real processes, side by side"
 beside real_model
 beside clients
-beside faults
+beside load
 together
+
+# By itself, and several tests at once: they judge how long others wait.
+step "the real process against faults and hostile requests"
+python3 tests/real_server/run.py "$binary"
 
 # The fuzz targets need instrumented dependencies; once they are built, each runs for ten seconds.
 if [ -n "${FIREBRICK_FUZZ:-}" ] || [ -d "$fuzz/target" ]; then
