@@ -10,6 +10,11 @@
 // tiles in the workgroup's memory instead was slower: on an NVIDIA H200, 2048 rows from 4096 inputs to 14336 outputs
 // took 19.5 ms in tiles of 32 by 32, and take 10.9 ms with ROWS 8 and OUTPUTS 4; on lavapipe it was no faster either.
 // Quantised weights (PACKED) are read as they are in the file and widened in registers.
+//
+// With NORM, for few rows, the rows of x are normalised by their root mean square first: every workgroup finds the factors
+// of its rows, in the order of rms_norm, which takes less time than another dispatch. With GATED an output is an activated
+// gate times the output `outputs` rows further on; with ACTIVATED every output is activated. Bits are those of the single
+// operations.
 // Limits: ROWS * OUTPUTS at most 64 (16 KiB of workgroup memory); elements of each operand below 2^32.
 
 struct Parameters {
@@ -18,9 +23,14 @@ struct Parameters {
     inputs: u32,
     quads: u32,  // of a row: inputs / 4, rounded up; missing inputs count as 0
     strips: u32, // workgroups side by side along the outputs
+    columns: f32, // inputs
+    eps: f32,     // of the norm
 }
 
 const LANES = 16u;
+#if ACTIVATED
+alias Value = f32;
+#end
 
 #if VECTOR
 @group(0) @binding(_) var<storage, read_write> x: array<vec4<f32>>; // [rows, quads]
@@ -39,6 +49,37 @@ fn x_at(row: u32, input: u32) -> f32 {
 fn x_quad(row: u32, quad: u32) -> vec4<f32> {
     let at = 4u * quad;
     return vec4(x_at(row, at), x_at(row, at + 1u), x_at(row, at + 2u), x_at(row, at + 3u));
+}
+#end
+#if NORM
+@group(0) @binding(_) var<storage, read_write> norm_weight: array<vec4<f32>>; // [quads]
+
+// What thread `first` of NORM_THREADS of rms_norm sums.
+fn sum_of_squares(row: u32, first: u32) -> f32 {
+    var squares = vec4<f32>();
+    for (var quad = first; quad < parameters.quads; quad += $NORM_THREADSu) {
+        let value = x_quad(row, quad);
+        squares = fma(value, value, squares);
+    }
+    return (squares.x + squares.y) + (squares.z + squares.w);
+}
+
+// What stands in thread `thread` of rms_norm's tree once WORKGROUP threads are left in it.
+fn first_sum_of_squares(row: u32, thread: u32) -> f32 {
+#if NORM_FOLDED
+    return (sum_of_squares(row, thread) + sum_of_squares(row, thread + 128u))
+        + (sum_of_squares(row, thread + 64u) + sum_of_squares(row, thread + 192u));
+#else
+    return sum_of_squares(row, thread);
+#end
+}
+
+fn input_quad(row: u32, quad: u32, factor: f32) -> vec4<f32> {
+    return x_quad(row, quad) * factor * norm_weight[quad];
+}
+#else
+fn input_quad(row: u32, quad: u32, factor: f32) -> vec4<f32> {
+    return x_quad(row, quad);
 }
 #end
 #if PACKED
@@ -103,11 +144,27 @@ fn accumulate(x: vec4<f32>, weight: vec4<f32>, sum: f32) -> f32 {
     return fma(x.w, weight.w, fma(x.z, weight.z, fma(x.y, weight.y, fma(x.x, weight.x, sum))));
 }
 
+#if GATED
+fn store_gated(row: u32, output: u32, gate_sum: f32, sum: f32) {
+    if (row < parameters.rows && output < parameters.outputs) {
+        var gate = gate_sum;
+        var total = sum;
+#if BIAS
+        gate += bias[output];
+        total += bias[output + parameters.outputs];
+#end
+        out[row * parameters.outputs + output] = apply(gate) * total;
+    }
+}
+#else
 fn store(row: u32, output: u32, sum: f32) {
     if (row < parameters.rows && output < parameters.outputs) {
         var total = sum;
 #if BIAS
         total += bias[output];
+#end
+#if ACTIVATED
+        total = apply(total);
 #end
 #if RESIDUAL
         total += residual[row * parameters.outputs + output];
@@ -115,6 +172,7 @@ fn store(row: u32, output: u32, sum: f32) {
         out[row * parameters.outputs + output] = total;
     }
 }
+#end
 
 var<workgroup> lane_sums: array<f32, $WORKGROUP * $ROWS * $OUTPUTS>;
 
@@ -129,13 +187,40 @@ fn main(
     if (first_row >= parameters.rows) {
         return;
     }
-    let first_output = index % parameters.strips * ($WORKGROUPu / LANES * $OUTPUTSu);
+    let first_output = index % parameters.strips * ($WORKGROUPu / LANES * $COLUMNSu);
     // Rows and outputs past the end are computed again from the last one, and not stored.
 #for M in ROWS
     let row$M = min(first_row + $Mu, parameters.rows - 1u);
 #end
+#if GATED
+    let output0 = min(first_output + thread / LANES, parameters.outputs - 1u);
+    let output1 = output0 + parameters.outputs;
+#else
 #for N in OUTPUTS
     let output$N = min(first_output + thread / LANES * $OUTPUTSu + $Nu, parameters.outputs - 1u);
+#end
+#end
+#if NORM
+#for M in ROWS
+    lane_sums[$M * $WORKGROUPu + thread] = first_sum_of_squares(row$M, thread);
+#end
+    workgroupBarrier();
+    for (var width = $WORKGROUPu / 2u; width > 0u; width /= 2u) {
+        if (thread < width) {
+#for M in ROWS
+            lane_sums[$M * $WORKGROUPu + thread] += lane_sums[$M * $WORKGROUPu + thread + width];
+#end
+        }
+        workgroupBarrier();
+    }
+#for M in ROWS
+    let factor$M = 1.0 / sqrt(lane_sums[$M * $WORKGROUPu] / parameters.columns + parameters.eps);
+#end
+    workgroupBarrier(); // `lane_sums` may be written again
+#else
+#for M in ROWS
+    let factor$M = 1.0;
+#end
 #end
 #for M in ROWS
 #for N in OUTPUTS
@@ -152,7 +237,7 @@ fn main(
 #end
 #for M in ROWS
 #for U in UNROLL
-        let x$M$U = x_quad(row$M, quad + $Uu * LANES);
+        let x$M$U = input_quad(row$M, quad + $Uu * LANES, factor$M);
 #for N in OUTPUTS
         sum$M$N = accumulate(x$M$U, weight$U$N, sum$M$N);
 #end
@@ -164,7 +249,7 @@ fn main(
         let weight$N = weight_quad(output$N, quad);
 #end
 #for M in ROWS
-        let x$M = x_quad(row$M, quad);
+        let x$M = input_quad(row$M, quad, factor$M);
 #for N in OUTPUTS
         sum$M$N = accumulate(x$M, weight$N, sum$M$N);
 #end
@@ -176,13 +261,23 @@ fn main(
 #end
 #end
     workgroupBarrier();
-    // [ROWS, OUTPUTS, WORKGROUP / 16] results, one to a thread.
     let groups = $WORKGROUPu / LANES;
+#if GATED
+    // [ROWS, WORKGROUP / 16] results of two sums each, one to a thread.
+    for (var at = thread; at < $ROWSu * groups; at += $WORKGROUPu) {
+        let start = at / groups * 2u * $WORKGROUPu + at % groups * LANES;
+        let gate = sum_of_lanes(start);
+        let sum = sum_of_lanes(start + $WORKGROUPu);
+        store_gated(first_row + at / groups, first_output + at % groups, gate, sum);
+    }
+#else
+    // [ROWS, OUTPUTS, WORKGROUP / 16] results, one to a thread.
     for (var at = thread; at < $ROWSu * $OUTPUTSu * groups; at += $WORKGROUPu) {
         let row = first_row + at / (groups * $OUTPUTSu);
         let output = first_output + at % groups * $OUTPUTSu + at / groups % $OUTPUTSu;
         store(row, output, sum_of_lanes(at * LANES));
     }
+#end
 }
 
 fn sum_of_lanes(start: u32) -> f32 {

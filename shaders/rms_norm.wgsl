@@ -39,7 +39,7 @@ fn main(
 #else
         let value = x[start + at];
 #end
-        squares += value * value;
+        squares = fma(value, value, squares); // so written that `linear` with NORM has the same bits
     }
     let mean_square = workgroup_sum(thread, sum_of(squares)) / parameters.columns;
     let scale = 1.0 / sqrt(mean_square + parameters.eps);

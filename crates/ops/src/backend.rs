@@ -102,21 +102,45 @@ pub trait FusedOps: Backend {
     fn sample(logits: FloatTensor<Self>, plan: IntTensor<Self>, options: SampleOptions) -> IntTensor<Self>;
 }
 
-/// Products with [packed](crate::Packing) weights and rows of such tables, which only wgpu has kernels for; the other
-/// backends are given dense weights.
+/// Operations that only wgpu has kernels for: products with what stands before and after them, and those with
+/// [packed](crate::Packing) weights and rows of such tables; the other backends are given dense weights.
 #[cfg(feature = "wgpu")]
 #[backend_extension(Cube)]
 pub trait PackedOps: Backend {
-    /// See [`linear_add`](crate::linear_add).
-    fn linear_packed(
+    /// See [`project`](crate::project): dense weights of one part.
+    fn project_rows(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        #[extension_type] around: Surroundings<Self>,
+    ) -> FloatTensor<Self>;
+    /// The same with packed ones. Norms and activations are for few rows.
+    fn project_packed(
         x: FloatTensor<Self>,
         words: IntTensor<Self>,
         packing: Packing,
-        #[extension_type] bias: Optional<Self>,
-        #[extension_type] residual: Optional<Self>,
+        #[extension_type] around: Surroundings<Self>,
     ) -> FloatTensor<Self>;
     /// See [`gather_rows_of`](crate::gather_rows_of).
     fn gather_packed_rows(words: IntTensor<Self>, ids: IntTensor<Self>, packing: Packing) -> FloatTensor<Self>;
+}
+
+/// What stands before and after a product on wgpu.
+#[cfg(feature = "wgpu")]
+#[derive(ExtensionType)]
+pub struct Surroundings<B: Backend> {
+    /// The weight of the norm of the rows, by root mean square.
+    #[extension_type]
+    pub norm_weight: Optional<B>,
+    /// Its epsilon.
+    pub norm_eps: f32,
+    /// Added to the product.
+    #[extension_type]
+    pub bias: Optional<B>,
+    /// Added after the bias.
+    #[extension_type]
+    pub residual: Optional<B>,
+    /// What is done with the sums.
+    pub activated: Activated,
 }
 
 /// Operations that only the CUDA backend has kernels for; elsewhere they are composed of those above.
@@ -167,7 +191,7 @@ pub struct ProjectionInputs<B: Backend> {
 }
 
 /// What becomes of the outputs of a product.
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Activated {
     /// They are the result.

@@ -12,11 +12,11 @@ use bytes::Bytes;
 use crate::Packing;
 use crate::activation::Activation;
 use crate::attention::{AttentionOptions, QueryLens};
-#[cfg(feature = "wgpu")]
-use crate::backend::PackedOps;
 use crate::backend::{FusedOps, Optional};
 #[cfg(feature = "cuda")]
 use crate::backend::{FusedProjections, ProjectionInputs};
+#[cfg(feature = "wgpu")]
+use crate::backend::{PackedOps, Surroundings};
 use crate::carry_tokens::CarryTokens;
 #[cfg(feature = "cuda")]
 use crate::cuda;
@@ -163,14 +163,16 @@ impl FusedOps for CubeBackend {
 
 #[cfg(feature = "wgpu")]
 impl PackedOps for CubeBackend {
-    fn linear_packed(
+    fn project_rows(x: FloatTensor<Self>, weight: FloatTensor<Self>, around: Surroundings<Self>) -> FloatTensor<Self> {
+        wgpu::project_rows(x, weight, around)
+    }
+    fn project_packed(
         x: FloatTensor<Self>,
         words: IntTensor<Self>,
         packing: Packing,
-        bias: Optional<Self>,
-        residual: Optional<Self>,
+        around: Surroundings<Self>,
     ) -> FloatTensor<Self> {
-        wgpu::linear_packed(x, (words, packing), bias.given(), residual.given())
+        wgpu::project_packed(x, (words, packing), around)
     }
     fn gather_packed_rows(words: IntTensor<Self>, ids: IntTensor<Self>, packing: Packing) -> FloatTensor<Self> {
         wgpu::gather_packed_rows(words, ids, packing)

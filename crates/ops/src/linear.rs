@@ -5,7 +5,7 @@ use burn::tensor::{DType, Tensor};
 
 use crate::Weight;
 #[cfg(feature = "wgpu")]
-use crate::backend::PackedOps;
+use crate::backend::{Activated, PackedOps, Surroundings};
 use crate::backend::{FusedOps, Optional};
 use crate::weight::Part;
 
@@ -50,7 +50,9 @@ fn product_with(x: Tensor<2>, part: &Part, bias: Optional<Dispatch>, residual: O
         Part::Dense(values) => Dispatch::linear(x, values.clone().into_dispatch(), bias, residual),
         #[cfg(feature = "wgpu")]
         Part::Packed(words, packing) => {
-            Dispatch::linear_packed(x, words.clone().into_dispatch(), *packing, bias, residual)
+            let norm_weight = Optional::Absent;
+            let around = Surroundings { norm_weight, norm_eps: 0.0, bias, residual, activated: Activated::Not };
+            Dispatch::project_packed(x, words.clone().into_dispatch(), *packing, around)
         }
         #[cfg(not(feature = "wgpu"))]
         Part::Packed(..) => unreachable!("`Weight::packed` refuses devices without kernels for it"),

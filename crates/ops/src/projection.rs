@@ -2,7 +2,8 @@
 //! and an activation, a residual addition, or the rotation and storing of queries, keys and values.
 //!
 //! The composition of the single operations says what is computed. Where the batch is small, the CUDA backend computes
-//! it in one or two kernels: then a step waits for kernels to start more than for their work.
+//! it in one or two kernels, and wgpu takes norms and activations into the product: then a step waits for kernels to start
+//! more than for their work.
 
 use burn::tensor::Tensor;
 
@@ -78,6 +79,10 @@ pub fn project(x: Tensor<2>, projection: Projection, then: Then) -> Tensor<2> {
     if let Some(weight) = on_cuda::single_part(&x, projection.weight) {
         return on_cuda::project(x, weight, projection, then);
     }
+    #[cfg(feature = "wgpu")]
+    if let Some(part) = on_wgpu::single_part(&x, projection, &then) {
+        return on_wgpu::project(x, part, projection, then);
+    }
     match then {
         Then::Keep => projection.of(x),
         Then::AddTo(residual) => linear_add(projection.normed(x), projection.weight, projection.bias, residual),
@@ -105,7 +110,62 @@ pub fn project_qkv(x: Tensor<2>, qkv: QkvProjection, metadata: &AttentionMetadat
     if let Some(weight) = on_cuda::single_part(&x, qkv.projection.weight) {
         return on_cuda::project_qkv(x, weight, qkv, (metadata, layer));
     }
-    rope_and_store_kv(qkv.projection.of(x), qkv.head_norms, qkv.rope, metadata, (layer, qkv.options))
+    rope_and_store_kv(project(x, qkv.projection, Then::Keep), qkv.head_norms, qkv.rope, metadata, (layer, qkv.options))
+}
+
+/// The same through operations of the wgpu backend's own.
+#[cfg(feature = "wgpu")]
+mod on_wgpu {
+    use burn::backend::Dispatch;
+    use burn::tensor::Tensor;
+
+    use super::{Projection, Then};
+    use crate::backend::{Activated, Optional, PackedOps, Surroundings};
+    use crate::weight::Part;
+    use crate::wgpu::FEW_ROWS;
+    use crate::{Backend, backend_of};
+
+    /// The weights, if the product takes its norm or its activation into the same kernel here: for few rows whose elements
+    /// can be read four at a time, and weights that are one tensor.
+    pub(super) fn single_part(x: &Tensor<2>, projection: Projection, then: &Then) -> Option<Part> {
+        let [rows, columns] = x.dims();
+        let takes_norm = projection.norm.is_some_and(|norm| norm.bias.is_none());
+        let takes_activation = matches!(then, Then::Activate(_) | Then::Gate(_));
+        let [part] = projection.weight.parts() else { return None };
+        let fuses = (takes_norm || takes_activation) && rows <= FEW_ROWS && columns.is_multiple_of(4);
+        (fuses && backend_of(&x.device()) == Backend::Wgpu).then(|| part.clone())
+    }
+
+    pub(super) fn project(x: Tensor<2>, part: Part, projection: Projection, then: Then) -> Tensor<2> {
+        let ([rows, columns], [products, inputs]) = (x.dims(), part.dims());
+        assert_eq!(columns, inputs, "project: input length");
+        assert!(projection.bias.is_none_or(|bias| bias.dims()[0] == products), "project: bias length");
+        let (residual, activated) = match then {
+            Then::Keep => (None, Activated::Not),
+            Then::AddTo(residual) => (Some(residual), Activated::Not),
+            Then::Activate(kind) => (None, Activated::All(kind)),
+            Then::Gate(kind) => (None, Activated::Gated(kind)),
+        };
+        assert!(residual.as_ref().is_none_or(|sums| sums.dims() == [rows, products]), "project: residual shape");
+        // A layer norm stands before the product.
+        let (x, norm) = match projection.norm {
+            Some(norm) if norm.bias.is_some() => (norm.of(x), None),
+            norm => (x, norm),
+        };
+        assert!(norm.is_none_or(|norm| norm.weight.dims()[0] == inputs), "project: length of the norm");
+        let around = Surroundings {
+            norm_weight: Optional::of(norm.map(|norm| norm.weight.clone())),
+            norm_eps: norm.map_or(0.0, |norm| norm.eps),
+            bias: Optional::of(projection.bias.cloned()),
+            residual: Optional::of(residual),
+            activated,
+        };
+        let x = x.into_dispatch();
+        Tensor::from_dispatch(match part {
+            Part::Dense(values) => Dispatch::project_rows(x, values.into_dispatch(), around),
+            Part::Packed(words, packing) => Dispatch::project_packed(x, words.into_dispatch(), packing, around),
+        })
+    }
 }
 
 /// The same through the CUDA backend's own operations.
@@ -192,7 +252,7 @@ mod on_cuda {
 mod tests {
     use super::*;
     use crate::testing::{AttentionCase, Seeded, assert_close, for_each_device, moved, reference_device};
-    use crate::{HeadLayout, reference};
+    use crate::{Backend, Codes, HeadLayout, Packing, Scales, backend_of, reference};
 
     #[test]
     fn projections_equal_the_operations_one_after_the_other() {
@@ -226,6 +286,32 @@ mod tests {
                     assert_close(got(Then::AddTo(residual_there.clone())), product.clone() + residual.clone(), 2e-5);
                     assert_close(got(Then::Activate(kind)), activated.clone(), 2e-5);
                     assert_close(got(Then::Gate(kind)), gated.clone(), 2e-5);
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn few_rows_have_the_bits_of_the_operations_one_after_the_other() {
+        for_each_device(|device| {
+            if backend_of(device) != Backend::Wgpu {
+                return; // elsewhere they are those very operations, or claimed to be close only
+            }
+            let mut seeded = Seeded::new(42);
+            for (rows, inputs, outputs) in [(1, 576, 96), (3, 1536, 10)] {
+                let x: Tensor<2> = seeded.tensor([rows, inputs], device);
+                let [scale, bias] = [inputs, outputs].map(|length| seeded.tensor([length], device));
+                let packing = Packing { codes: Codes::FourBits, scales: Scales::Halves };
+                let packed = seeded.packed([outputs, inputs / 32 * 32], (device, packing));
+                for weight in [Weight::dense(seeded.tensor([outputs, inputs], device)), packed] {
+                    let norm = RowNorm { weight: &scale, bias: None, eps: 1e-5 };
+                    let projection = Projection { norm: Some(norm), weight: &weight, bias: Some(&bias) };
+                    let product = linear(norm.of(x.clone()), &weight, Some(&bias));
+                    let got = |then| project(x.clone(), projection, then);
+                    assert_close(got(Then::Keep), product.clone(), 0.0);
+                    let (plain, gate) = (Activation::GeluTanh, Activation::Silu);
+                    assert_close(got(Then::Activate(plain)), activation(product.clone(), plain), 0.0);
+                    assert_close(got(Then::Gate(gate)), gated_activation(product, gate), 0.0);
                 }
             }
         });

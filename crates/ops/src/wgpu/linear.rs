@@ -1,20 +1,34 @@
-//! Multiplication by a weight matrix.
+//! Multiplication by a weight matrix, for few rows with what stands before and after it.
 
+use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::kernel::{Launch, Shader, contiguous, dims2, empty2};
+use super::activation::kinds;
+use super::kernel::{Launch, Shader, contiguous, dims2, elements, empty2};
 use super::matrix::Matrix;
+use super::rms_norm::threads_for;
 use super::shader_text;
 use crate::Packing;
+use crate::backend::{Activated, Surroundings};
 
 static SHADER: Shader = Shader {
     name: "linear",
-    parts: &[shader_text!("common/grid.wgsl"), shader_text!("common/packed.wgsl"), shader_text!("linear.wgsl")],
+    parts: &[
+        shader_text!("common/grid.wgsl"),
+        shader_text!("common/packed.wgsl"),
+        shader_text!("common/apply.wgsl"),
+        shader_text!("linear.wgsl"),
+    ],
 };
 
 const WORKGROUP: usize = 64;
 /// Threads that share a product.
 const LANES: usize = 16;
+/// Most rows that a workgroup takes together.
+const ROWS_MAX: usize = 8;
+/// Most rows whose norm or activation is part of the product: every workgroup normalises them, and every kind of product is
+/// a shader that compilers need time for.
+pub(crate) const FEW_ROWS: usize = 4;
 
 pub(crate) fn linear(
     x: CubeTensor,
@@ -22,70 +36,127 @@ pub(crate) fn linear(
     bias: Option<CubeTensor>,
     residual: Option<CubeTensor>,
 ) -> CubeTensor {
-    multiply(contiguous(x), &Matrix::dense(weight), bias.map(contiguous), residual.map(contiguous))
+    Product { x, weight: Matrix::dense(weight), norm: None, bias, residual, activated: Activated::Not }.run()
 }
 
-pub(crate) fn linear_packed(
+pub(crate) fn project_rows(x: CubeTensor, weight: CubeTensor, around: Surroundings<CubeBackend>) -> CubeTensor {
+    Product::of(x, Matrix::dense(weight), around).run()
+}
+
+pub(crate) fn project_packed(
     x: CubeTensor,
     (words, packing): (CubeTensor, Packing),
-    bias: Option<CubeTensor>,
-    residual: Option<CubeTensor>,
+    around: Surroundings<CubeBackend>,
 ) -> CubeTensor {
-    multiply(contiguous(x), &Matrix::packed(words, packing), bias.map(contiguous), residual.map(contiguous))
+    Product::of(x, Matrix::packed(words, packing), around).run()
 }
 
-fn multiply(x: CubeTensor, weight: &Matrix, bias: Option<CubeTensor>, residual: Option<CubeTensor>) -> CubeTensor {
-    let [rows, inputs] = dims2(&x);
-    let [outputs, _] = weight.dims();
-    let out = empty2(&x, rows, outputs);
-    let mut tensors = vec![&x, &weight.tensor];
-    tensors.extend(&bias);
-    tensors.extend(&residual);
-    tensors.push(&out);
+/// The operands of one dispatch.
+struct Product {
+    x: CubeTensor,
+    weight: Matrix,
+    /// The weight of the norm, and its epsilon.
+    norm: Option<(CubeTensor, f32)>,
+    bias: Option<CubeTensor>,
+    residual: Option<CubeTensor>,
+    activated: Activated,
+}
 
-    let division = Division::of(rows, inputs, outputs);
-    let strips = outputs.div_ceil(WORKGROUP / LANES * division.outputs);
-    let mut constants = weight.constants();
-    constants.extend([
-        ("BIAS", u32::from(bias.is_some())),
-        ("RESIDUAL", u32::from(residual.is_some())),
-        ("ROWS", division.rows as u32),
-        ("OUTPUTS", division.outputs as u32),
-        ("UNROLL", division.unroll as u32),
-        ("WORKGROUP", WORKGROUP as u32),
-    ]);
-    let launch = Launch {
-        shader: &SHADER,
-        constants,
-        tensors: &tensors,
-        parameters: &[rows as u32, outputs as u32, inputs as u32, inputs.div_ceil(4) as u32, strips as u32],
-        workgroups: rows.div_ceil(division.rows) * strips,
-    };
-    launch.enqueue();
-    out
+impl Product {
+    fn of(x: CubeTensor, weight: Matrix, around: Surroundings<CubeBackend>) -> Self {
+        let norm = around.norm_weight.given().map(|weight| (weight, around.norm_eps));
+        let (bias, residual) = (around.bias.given(), around.residual.given());
+        Self { x, weight, norm, bias, residual, activated: around.activated }
+    }
+
+    fn run(self) -> CubeTensor {
+        let Self { x, weight, norm, bias, residual, activated } = self;
+        let (x, bias, residual) = (contiguous(x), bias.map(contiguous), residual.map(contiguous));
+        let (norm_weight, eps) = norm.map(|(weight, eps)| (contiguous(weight), eps)).unzip();
+        let [rows, inputs] = dims2(&x);
+        let [products, _] = weight.dims();
+        let is_gated = matches!(activated, Activated::Gated(_));
+        let outputs = if is_gated { products / 2 } else { products };
+        let out = empty2(&x, rows, outputs);
+        let mut tensors = vec![&x];
+        tensors.extend(&norm_weight);
+        tensors.push(&weight.tensor);
+        tensors.extend(&bias);
+        tensors.extend(&residual);
+        tensors.push(&out);
+
+        let division = Division::of(rows, inputs, outputs, is_gated);
+        let strips = outputs.div_ceil(WORKGROUP / LANES * division.columns());
+        let mut constants = weight.constants();
+        constants.extend(kinds(match activated {
+            Activated::Not => None,
+            Activated::All(kind) | Activated::Gated(kind) => Some(kind),
+        }));
+        let norm_threads = threads_for(elements(inputs));
+        constants.extend([
+            ("NORM", u32::from(norm_weight.is_some())),
+            ("NORM_THREADS", norm_threads),
+            ("NORM_FOLDED", u32::from(norm_threads > WORKGROUP as u32)),
+            ("ACTIVATED", u32::from(activated != Activated::Not)),
+            ("GATED", u32::from(is_gated)),
+            ("BIAS", u32::from(bias.is_some())),
+            ("RESIDUAL", u32::from(residual.is_some())),
+            ("ROWS", division.rows as u32),
+            ("OUTPUTS", division.outputs as u32),
+            ("COLUMNS", division.columns() as u32),
+            ("UNROLL", division.unroll as u32),
+            ("WORKGROUP", WORKGROUP as u32),
+        ]);
+        let launch = Launch {
+            shader: &SHADER,
+            constants,
+            tensors: &tensors,
+            parameters: &[
+                rows as u32,
+                outputs as u32,
+                inputs as u32,
+                inputs.div_ceil(4) as u32,
+                strips as u32,
+                (inputs as f32).to_bits(),
+                eps.unwrap_or(0.0).to_bits(),
+            ],
+            workgroups: rows.div_ceil(division.rows) * strips,
+        };
+        launch.enqueue();
+        out
+    }
 }
 
 /// How the work is divided; the bits of the result do not depend on it.
 struct Division {
     /// Rows of a workgroup.
     rows: usize,
-    /// Outputs of a thread.
+    /// Sums of a thread.
     outputs: usize,
+    /// Two sums make an output.
+    is_gated: bool,
     /// Quads that a thread has under way at once.
     unroll: usize,
 }
 
 impl Division {
-    fn of(rows: usize, inputs: usize, outputs: usize) -> Self {
+    fn of(rows: usize, inputs: usize, outputs: usize, is_gated: bool) -> Self {
         // One or two rows are bound by reading weights: many small workgroups. More rows reuse what is in registers;
         // 8 by 4 products are the most that pays on an H200 (4096 to 14336, 2048 rows: 10.9 ms; 4 by 4: 12.3 ms).
         let outputs = match rows {
+            _ if is_gated => 2,
             1 if outputs >= 4096 => 2,
             1 | 2 => 1,
             _ => 4,
         };
+        // Few numbers of rows, so that there are few shaders: rows past the end are computed and dropped.
         // Reads of single floats are many already, and some compilers take minutes over four times as many.
         let unroll = if inputs.is_multiple_of(4) { 4 } else { 1 };
-        Self { rows: rows.clamp(1, 8), outputs, unroll }
+        Self { rows: rows.clamp(1, ROWS_MAX).next_power_of_two(), outputs, is_gated, unroll }
+    }
+
+    /// Outputs of a thread.
+    fn columns(&self) -> usize {
+        if self.is_gated { 1 } else { self.outputs }
     }
 }
