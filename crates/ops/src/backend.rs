@@ -102,19 +102,13 @@ pub trait FusedOps: Backend {
     fn sample(logits: FloatTensor<Self>, plan: IntTensor<Self>, options: SampleOptions) -> IntTensor<Self>;
 }
 
-/// Operations that only wgpu has kernels for: products with what stands before and after them, and those with
-/// [packed](crate::Packing) weights and rows of such tables; the other backends are given dense weights.
+/// Products with [packed](crate::Packing) weights and rows of such tables, which only wgpu has kernels for; the other
+/// backends are given dense weights.
 #[cfg(feature = "wgpu")]
 #[backend_extension(Cube)]
 pub trait PackedOps: Backend {
-    /// See [`project`](crate::project): dense weights of one part.
-    fn project_rows(
-        x: FloatTensor<Self>,
-        weight: FloatTensor<Self>,
-        #[extension_type] around: Surroundings<Self>,
-    ) -> FloatTensor<Self>;
-    /// The same with packed ones. Norms and activations are for few rows.
-    fn project_packed(
+    /// See [`linear_add`](crate::linear_add), and for few rows [`project`](crate::project).
+    fn linear_packed(
         x: FloatTensor<Self>,
         words: IntTensor<Self>,
         packing: Packing,
@@ -124,7 +118,7 @@ pub trait PackedOps: Backend {
     fn gather_packed_rows(words: IntTensor<Self>, ids: IntTensor<Self>, packing: Packing) -> FloatTensor<Self>;
 }
 
-/// What stands before and after a product on wgpu.
+/// What stands before and after a product with packed weights.
 #[cfg(feature = "wgpu")]
 #[derive(ExtensionType)]
 pub struct Surroundings<B: Backend> {
@@ -143,8 +137,8 @@ pub struct Surroundings<B: Backend> {
     pub activated: Activated,
 }
 
-/// Operations that only the CUDA backend has kernels for; elsewhere they are composed of those above.
-#[cfg(feature = "cuda")]
+/// Operations that GPUs have kernels for where rows are few; elsewhere they are composed of those above.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
 #[backend_extension(Cube)]
 pub trait FusedProjections: Backend {
     /// See [`project`](crate::project).
@@ -165,7 +159,7 @@ pub trait FusedProjections: Backend {
 }
 
 /// The operands of a product with what stands before and after it.
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
 #[derive(ExtensionType)]
 pub struct ProjectionInputs<B: Backend> {
     /// The rows.

@@ -13,7 +13,6 @@ use crate::Packing;
 use crate::activation::Activation;
 use crate::attention::{AttentionOptions, QueryLens};
 use crate::backend::{FusedOps, Optional};
-#[cfg(feature = "cuda")]
 use crate::backend::{FusedProjections, ProjectionInputs};
 #[cfg(feature = "wgpu")]
 use crate::backend::{PackedOps, Surroundings};
@@ -163,16 +162,13 @@ impl FusedOps for CubeBackend {
 
 #[cfg(feature = "wgpu")]
 impl PackedOps for CubeBackend {
-    fn project_rows(x: FloatTensor<Self>, weight: FloatTensor<Self>, around: Surroundings<Self>) -> FloatTensor<Self> {
-        wgpu::project_rows(x, weight, around)
-    }
-    fn project_packed(
+    fn linear_packed(
         x: FloatTensor<Self>,
         words: IntTensor<Self>,
         packing: Packing,
         around: Surroundings<Self>,
     ) -> FloatTensor<Self> {
-        wgpu::project_packed(x, (words, packing), around)
+        wgpu::linear_packed(x, (words, packing), around)
     }
     fn gather_packed_rows(words: IntTensor<Self>, ids: IntTensor<Self>, packing: Packing) -> FloatTensor<Self> {
         wgpu::gather_packed_rows(words, ids, packing)
@@ -200,10 +196,9 @@ impl Upload for CubeBackend {
     }
 }
 
-#[cfg(feature = "cuda")]
 impl FusedProjections for CubeBackend {
     fn project(inputs: ProjectionInputs<Self>) -> FloatTensor<Self> {
-        cuda::project(inputs)
+        on_runtime_of!(inputs.x, project(inputs))
     }
     fn project_qkv(
         inputs: ProjectionInputs<Self>,
@@ -218,6 +213,6 @@ impl FusedProjections for CubeBackend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let target =
             QkvTarget { query_norm, key_norm, table, positions, slot_mapping, key_cache, value_cache, options };
-        cuda::project_qkv(inputs, target)
+        on_runtime_of!(inputs.x, project_qkv(inputs, target))
     }
 }

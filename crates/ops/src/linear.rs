@@ -52,7 +52,7 @@ fn product_with(x: Tensor<2>, part: &Part, bias: Optional<Dispatch>, residual: O
         Part::Packed(words, packing) => {
             let norm_weight = Optional::Absent;
             let around = Surroundings { norm_weight, norm_eps: 0.0, bias, residual, activated: Activated::Not };
-            Dispatch::project_packed(x, words.clone().into_dispatch(), *packing, around)
+            Dispatch::linear_packed(x, words.clone().into_dispatch(), *packing, around)
         }
         #[cfg(not(feature = "wgpu"))]
         Part::Packed(..) => unreachable!("`Weight::packed` refuses devices without kernels for it"),

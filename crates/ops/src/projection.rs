@@ -120,7 +120,7 @@ mod on_wgpu {
     use burn::tensor::Tensor;
 
     use super::{Projection, Then};
-    use crate::backend::{Activated, Optional, PackedOps, Surroundings};
+    use crate::backend::{Activated, FusedProjections, Optional, PackedOps, ProjectionInputs, Surroundings};
     use crate::weight::Part;
     use crate::wgpu::FEW_ROWS;
     use crate::{Backend, backend_of};
@@ -153,17 +153,21 @@ mod on_wgpu {
             norm => (x, norm),
         };
         assert!(norm.is_none_or(|norm| norm.weight.dims()[0] == inputs), "project: length of the norm");
-        let around = Surroundings {
-            norm_weight: Optional::of(norm.map(|norm| norm.weight.clone())),
-            norm_eps: norm.map_or(0.0, |norm| norm.eps),
-            bias: Optional::of(projection.bias.cloned()),
-            residual: Optional::of(residual),
-            activated,
-        };
+        let norm_weight = Optional::of(norm.map(|norm| norm.weight.clone()));
+        let norm_eps = norm.map_or(0.0, |norm| norm.eps);
+        let (bias, residual) = (Optional::of(projection.bias.cloned()), Optional::of(residual));
         let x = x.into_dispatch();
         Tensor::from_dispatch(match part {
-            Part::Dense(values) => Dispatch::project_rows(x, values.into_dispatch(), around),
-            Part::Packed(words, packing) => Dispatch::project_packed(x, words.into_dispatch(), packing, around),
+            Part::Dense(values) => {
+                let (weight, norm_bias) = (values.into_dispatch(), Optional::Absent);
+                let inputs =
+                    ProjectionInputs { x, norm_weight, norm_bias, norm_eps, weight, bias, residual, activated };
+                Dispatch::project(inputs)
+            }
+            Part::Packed(words, packing) => {
+                let around = Surroundings { norm_weight, norm_eps, bias, residual, activated };
+                Dispatch::linear_packed(x, words.into_dispatch(), packing, around)
+            }
         })
     }
 }

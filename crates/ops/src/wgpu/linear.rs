@@ -8,8 +8,10 @@ use super::kernel::{Launch, Shader, contiguous, dims2, elements, empty2};
 use super::matrix::Matrix;
 use super::rms_norm::threads_for;
 use super::shader_text;
+use super::{layer_norm, rope_and_store_kv};
 use crate::Packing;
-use crate::backend::{Activated, Surroundings};
+use crate::backend::{Activated, ProjectionInputs, Surroundings};
+use crate::cube::{QkvInputs, QkvTarget};
 
 static SHADER: Shader = Shader {
     name: "linear",
@@ -39,16 +41,32 @@ pub(crate) fn linear(
     Product { x, weight: Matrix::dense(weight), norm: None, bias, residual, activated: Activated::Not }.run()
 }
 
-pub(crate) fn project_rows(x: CubeTensor, weight: CubeTensor, around: Surroundings<CubeBackend>) -> CubeTensor {
-    Product::of(x, Matrix::dense(weight), around).run()
-}
-
-pub(crate) fn project_packed(
+pub(crate) fn linear_packed(
     x: CubeTensor,
     (words, packing): (CubeTensor, Packing),
     around: Surroundings<CubeBackend>,
 ) -> CubeTensor {
-    Product::of(x, Matrix::packed(words, packing), around).run()
+    let norm = around.norm_weight.given().map(|weight| (weight, around.norm_eps));
+    let (bias, residual, activated) = (around.bias.given(), around.residual.given(), around.activated);
+    Product { x, weight: Matrix::packed(words, packing), norm, bias, residual, activated }.run()
+}
+
+/// For few rows; a layer norm is a dispatch of its own.
+pub(crate) fn project(inputs: ProjectionInputs<CubeBackend>) -> CubeTensor {
+    let (x, norm) = match (inputs.norm_weight.given(), inputs.norm_bias.given()) {
+        (Some(weight), Some(bias)) => (layer_norm(inputs.x, weight, bias, inputs.norm_eps), None),
+        (weight, _) => (inputs.x, weight.map(|weight| (weight, inputs.norm_eps))),
+    };
+    let (weight, bias, residual) = (Matrix::dense(inputs.weight), inputs.bias.given(), inputs.residual.given());
+    Product { x, weight, norm, bias, residual, activated: inputs.activated }.run()
+}
+
+/// The same, then the rotation and storing as a dispatch of its own: both together would bind more than 8 buffers.
+pub(crate) fn project_qkv(
+    inputs: ProjectionInputs<CubeBackend>,
+    target: QkvTarget,
+) -> (CubeTensor, CubeTensor, CubeTensor) {
+    rope_and_store_kv(QkvInputs { qkv: project(inputs), target })
 }
 
 /// The operands of one dispatch.
@@ -63,12 +81,6 @@ struct Product {
 }
 
 impl Product {
-    fn of(x: CubeTensor, weight: Matrix, around: Surroundings<CubeBackend>) -> Self {
-        let norm = around.norm_weight.given().map(|weight| (weight, around.norm_eps));
-        let (bias, residual) = (around.bias.given(), around.residual.given());
-        Self { x, weight, norm, bias, residual, activated: around.activated }
-    }
-
     fn run(self) -> CubeTensor {
         let Self { x, weight, norm, bias, residual, activated } = self;
         let (x, bias, residual) = (contiguous(x), bias.map(contiguous), residual.map(contiguous));
