@@ -151,6 +151,8 @@ pub struct StepReport {
     pub rows: Vec<RowSnapshot>,
     /// The engine's state after the step.
     pub engine: EngineSnapshot,
+    /// Shapes of steps that are replayed from a recording by now.
+    pub num_graphs: usize,
 }
 
 /// Something that happened to a request.

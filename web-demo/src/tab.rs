@@ -183,6 +183,7 @@ impl State {
                 self.loaded.engine.abort(event.request);
             }
         }
-        StepReport { events: told, rows, engine: self.loaded.engine.snapshot() }
+        let engine = &self.loaded.engine;
+        StepReport { events: told, rows, engine: engine.snapshot(), num_graphs: engine.executor().num_graphs() }
     }
 }

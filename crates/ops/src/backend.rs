@@ -140,6 +140,7 @@ pub struct Surroundings<B: Backend> {
 /// Operations that GPUs have kernels for where rows are few; elsewhere they are composed of those above.
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 #[backend_extension(Cube)]
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
 pub trait FusedProjections: Backend {
     /// See [`project`](crate::project).
     fn project(#[extension_type] inputs: ProjectionInputs<Self>) -> FloatTensor<Self>;

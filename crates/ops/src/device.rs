@@ -74,6 +74,7 @@ pub fn settle_devices() {
 
 /// Makes CUDA devices run the kernels for cards of this compute capability (10 · major + minor) instead of their own: what
 /// a T4 (75) or an A100 (80) runs can be tested on a newer card. The first call decides for the whole process.
+#[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
 pub fn use_cuda_kernels_of(capability: u32) -> Result<(), DeviceError> {
     #[cfg(feature = "cuda")]
     return crate::cuda::use_kernels_of(capability)

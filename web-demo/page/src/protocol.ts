@@ -117,6 +117,8 @@ export interface StepReport {
   events: EngineEvent[];
   rows: RowSnapshot[];
   engine: EngineSnapshot;
+  /** Shapes of steps that are replayed from a recording by now; only of an engine in this tab. */
+  num_graphs?: number;
 }
 
 export interface BlockToken {

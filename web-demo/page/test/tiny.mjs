@@ -106,6 +106,8 @@ async function lostDevice(expected) {
   claim("the tiny model is on a WebGPU adapter", (await ready(page)).facts.device === "webgpu");
   const [before] = await ask(page, [REQUEST]);
   claim("a WebGPU adapter gives the tokens of the native binary", String(before.tokens) === String(expected), `${before.tokens} | ${expected} | ${before.reason}`);
+  const recorded = await page.evaluate(() => globalThis.firebrick.engine.steps.at(-1).report.num_graphs);
+  claim("decode steps are replayed from a recording", recorded > 0, `${recorded}`);
 
   // An answer that is cut off goes on by itself.
   await page.locator("#chat-1-input").fill("tell me");

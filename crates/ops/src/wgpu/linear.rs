@@ -62,6 +62,7 @@ pub(crate) fn project(inputs: ProjectionInputs<CubeBackend>) -> CubeTensor {
 }
 
 /// The same, then the rotation and storing as a dispatch of its own: both together would bind more than 8 buffers.
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
 pub(crate) fn project_qkv(
     inputs: ProjectionInputs<CubeBackend>,
     target: QkvTarget,
