@@ -72,6 +72,44 @@ __device__ __forceinline__ unsigned int packed(float low, float high, bf16) {
 #endif
 }
 
+// Elements of keys and values. Codes are multiplied as f16, which holds each of them exactly.
+#ifndef CACHE
+#define CACHE ELEMENT
+#endif
+constexpr bool HAS_CODES = sizeof(CACHE) == 1;
+template <bool> struct FactorOf {
+    typedef ELEMENT type;
+};
+template <> struct FactorOf<true> {
+    typedef f16 type;
+};
+typedef FactorOf<HAS_CODES>::type FACTOR;
+
+// Two elements of a query as factors: what f16 cannot hold becomes the nearest that it can.
+__device__ __forceinline__ unsigned int as_factors(unsigned int pair, f16) { return pair; }
+__device__ __forceinline__ unsigned int as_factors(unsigned int pair, bf16) {
+    constexpr float LARGEST = 65504.0f;
+    if constexpr (!HAS_CODES) return pair;
+    float two[2];
+    widen_pair(pair, bf16{}, two[0], two[1]);
+#pragma unroll
+    for (int i = 0; i < 2; i++) two[i] = two[i] > LARGEST ? LARGEST : two[i] < -LARGEST ? -LARGEST : two[i];
+    return packed(two[0], two[1], f16{});
+}
+// Four codes as two registers of f16.
+__device__ __forceinline__ void widen_codes(unsigned int codes, unsigned int& low, unsigned int& high) {
+    low = widen_codes(codes);
+    high = widen_codes(codes >> 16);
+}
+// Bytes 0 and 2, then 1 and 3: of two columns of two positions, each column's.
+__device__ __forceinline__ unsigned int by_column(unsigned int codes) { return __byte_perm(codes, 0, 0x3120); }
+
+// Rows of CHUNKS times 16 bytes in shared memory: swizzled, or an odd number of chunks apart, so that 8 rows hit all banks.
+template <int CHUNKS> constexpr int ROW_CHUNKS = CHUNKS % 8 == 0 ? CHUNKS : CHUNKS | 1;
+template <int CHUNKS> __device__ __forceinline__ uint4* chunk_at(uint4* rows, int row, int chunk) {
+    return rows + row * ROW_CHUNKS<CHUNKS> + (CHUNKS % 8 == 0 ? chunk ^ (row & 7) : chunk);
+}
+
 __device__ __forceinline__ unsigned int shared_address(const void* pointer) {
     return (unsigned int)__cvta_generic_to_shared(pointer);
 }
@@ -99,10 +137,16 @@ __device__ __forceinline__ void load_fragments(unsigned int (&to)[4], const uint
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                  : "r"(shared_address(from)) : "memory");
 }
+// With codes, a lane's register holds two columns of two positions.
 __device__ __forceinline__ void load_transposed(unsigned int (&to)[4], const uint4* from) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                  : "r"(shared_address(from)) : "memory");
+}
+
+__device__ __forceinline__ void load_transposed(unsigned int (&to)[2], const uint4* from) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];"
+                 : "=r"(to[0]), "=r"(to[1]) : "r"(shared_address(from)) : "memory");
 }
 
 // Rows of one sequence's tokens that a block takes together.

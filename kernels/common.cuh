@@ -1,13 +1,17 @@
 // What every kernel source starts with: element types, 16-byte loads and stores, reductions.
 //
-// The text is put before each source, so that a kernel needs no include path. Elements are f32, f16 or bf16; arithmetic
-// is always in 32-bit floats, and conversions are spelled out, so that cards without bf16 instructions run the same code.
+// The text is put before each source, so that a kernel needs no include path. Elements are f32, f16 or bf16, those of a KV
+// cache also e4m3; arithmetic is always in 32-bit floats, and conversions are spelled out, so that cards without bf16 or
+// fp8 instructions run the same code.
 
 struct f16 {
     unsigned short bits;
 };
 struct bf16 {
     unsigned short bits;
+};
+struct e4m3 {
+    unsigned char bits;
 };
 typedef float f32;
 
@@ -36,8 +40,64 @@ __device__ __forceinline__ void narrow(float value, bf16& out) {
 #endif
 }
 
-// The widest number of elements that one access moves.
+// Cards before compute capability 8.9 have no instructions for e4m3.
+#if __CUDA_ARCH__ >= 890 && !defined(E4M3_BY_INTEGERS)
+#define E4M3_INSTRUCTIONS 1
+#else
+#define E4M3_INSTRUCTIONS 0
+#endif
+
+// The two codes in the lower half of `codes` as numbers, which f16 holds exactly; the first in the lower half.
+__device__ __forceinline__ unsigned int widen_codes(unsigned int codes) {
+    unsigned int pair;
+#if E4M3_INSTRUCTIONS
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(pair) : "h"((unsigned short)codes));
+#else
+    unsigned int at = __byte_perm(codes, 0, 0x1404); // a code in the upper half of each element
+    unsigned int magnitude = at & 0x7f007f00u;
+    unsigned int nan = (magnitude + 0x01000100u) & 0x80008000u;
+    // With the same bits for exponent and fraction, f16 is smaller by 2^8.
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(pair) : "r"((at & 0x80008000u) | magnitude >> 1), "r"(0x5c005c00u));
+    pair |= nan - (nan >> 6);
+#endif
+    return pair;
+}
+__device__ __forceinline__ float widen(e4m3 value) {
+    return widen(f16{(unsigned short)widen_codes(value.bits)});
+}
+
+// The two nearest codes, ties to even ones, numbers beyond the largest becoming it; `low` in the lower byte.
+__device__ __forceinline__ unsigned int code_of(float value) {
+    float magnitude = fabsf(value);
+    unsigned int bits = __float_as_uint(magnitude);
+    unsigned int code = ((bits + 0x7ffffu + ((bits >> 20) & 1u)) >> 20) - ((127 - 7) << 3);
+    // The sum rounds numbers without a whole fraction to units of 2^-9.
+    if (magnitude < 0.015625f) code = __float_as_uint(__fadd_rn(magnitude, 16384.0f)) - __float_as_uint(16384.0f);
+    if (magnitude > 448.0f) code = 0x7e;
+    return value == value ? code | (__float_as_uint(value) >> 31 << 7) : 0x7f;
+}
+__device__ __forceinline__ unsigned int narrow_codes(float low, float high) {
+#if E4M3_INSTRUCTIONS
+    unsigned short codes;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(codes) : "f"(high), "f"(low));
+    return codes;
+#else
+    return code_of(low) | code_of(high) << 8;
+#endif
+}
+__device__ __forceinline__ void narrow(float value, e4m3& out) { out.bits = (unsigned char)narrow_codes(value, 0.0f); }
+
+// What is to be stored in a cache of C for a value that its row holds as a T: for codes, what the row holds.
+template <class T, class C> __device__ __forceinline__ float as_kept(float value) {
+    if constexpr (sizeof(C) > 1) return value;
+    T held;
+    narrow(value, held);
+    return widen(held);
+}
+
+// The widest number of elements that one access moves; of codes as many as of 16-bit elements.
 template <class T> constexpr int WIDEST = 16 / sizeof(T);
+template <> constexpr int WIDEST<e4m3> = 8;
 
 // Two 16-bit elements of one register.
 __device__ __forceinline__ void widen_pair(unsigned int pair, f16, float& low, float& high) {
@@ -69,13 +129,24 @@ template <class T> __device__ __forceinline__ void widen_16_bytes(uint4 raw, T, 
     widen_pair(raw.w, T{}, at[6], at[7]);
 }
 
+__device__ __forceinline__ void widen_8_codes(uint2 raw, float (&at)[8]) {
+    widen_pair(widen_codes(raw.x), f16{}, at[0], at[1]);
+    widen_pair(widen_codes(raw.x >> 16), f16{}, at[2], at[3]);
+    widen_pair(widen_codes(raw.y), f16{}, at[4], at[5]);
+    widen_pair(widen_codes(raw.y >> 16), f16{}, at[6], at[7]);
+}
+
 // `V` consecutive elements, widened. `V` is 1, or WIDEST<T> with `from` on a 16-byte boundary.
 template <int V, class T> __device__ __forceinline__ void load(const T* from, float (&at)[V]) {
     if constexpr (V == 1) {
         at[0] = widen(*from);
     } else {
-        static_assert(V == WIDEST<T>, "loads are one element or 16 bytes");
-        widen_16_bytes(*reinterpret_cast<const uint4*>(from), T{}, at);
+        static_assert(V == WIDEST<T>, "loads are one element or as many as an access moves");
+        if constexpr (sizeof(T) == 1) {
+            widen_8_codes(*reinterpret_cast<const uint2*>(from), at);
+        } else {
+            widen_16_bytes(*reinterpret_cast<const uint4*>(from), T{}, at);
+        }
     }
 }
 template <int V, class T> __device__ __forceinline__ void store(T* to, const float (&at)[V]) {
@@ -83,6 +154,11 @@ template <int V, class T> __device__ __forceinline__ void store(T* to, const flo
         narrow(at[0], *to);
     } else if constexpr (sizeof(T) == 4) {
         *reinterpret_cast<float4*>(to) = make_float4(at[0], at[1], at[2], at[3]);
+    } else if constexpr (sizeof(T) == 1) {
+        uint2 raw;
+        raw.x = narrow_codes(at[0], at[1]) | narrow_codes(at[2], at[3]) << 16;
+        raw.y = narrow_codes(at[4], at[5]) | narrow_codes(at[6], at[7]) << 16;
+        *reinterpret_cast<uint2*>(to) = raw;
     } else {
         uint4 raw;
         raw.x = narrow_pair<T>(at[0], at[1]);

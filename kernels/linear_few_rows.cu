@@ -1,6 +1,6 @@
 // linear_few_rows: out = after(norm(x) * weight^T + bias) for a few rows of x, through the matrix units; 16-bit elements.
 //
-// Variants: ELEMENT=f16|bf16 NORM:AFTER:KIND:TILES:PASSES:STAGES=NO_NORM:STORE:RELU:1:1:6|NO_NORM:STORE:RELU:2:2:5|NO_NORM:STORE:RELU:4:1:5|NO_NORM:GATE:SILU:4:2:4|RMS_NORM:GATE:SILU:1:1:6|LAYER_NORM:ACTIVATE:RELU:1:1:6|RMS_NORM:ROTATE:SILU:1:2:6|NO_NORM:GATE:GELU_TANH:2:1:6|NO_NORM:ROTATE:SILU:2:2:5
+// Variants: ELEMENT=f16|bf16 NORM:AFTER:KIND:TILES:PASSES:STAGES=NO_NORM:STORE:RELU:1:1:6|NO_NORM:STORE:RELU:2:2:5|NO_NORM:STORE:RELU:4:1:5|NO_NORM:GATE:SILU:4:2:4|RMS_NORM:GATE:SILU:1:1:6|LAYER_NORM:ACTIVATE:RELU:1:1:6|RMS_NORM:ROTATE:SILU:1:2:6|NO_NORM:GATE:GELU_TANH:2:1:6|NO_NORM:ROTATE:SILU:2:2:5 CACHE=ELEMENT|e4m3
 // Targets: sm_80 sm_86 sm_89 sm_90a
 //
 // `x` is [M, K], `weight` [N, K], both with rows apart by a stride. What comes before and after the product is done on the
@@ -54,7 +54,8 @@ struct Operands {
     const float *norm_weight, *norm_bias, *bias;  // may be null
     const float* table;                           // of ROTATE, like the rest
     const int *positions, *slots;
-    ELEMENT *keys, *values, *out;
+    CACHE *keys, *values;
+    ELEMENT* out;
 };
 
 __device__ __forceinline__ void copy_16_bytes(unsigned int to, const void* from, bool present) {
@@ -279,10 +280,10 @@ struct Result {
         if (kv_head < 0 || slot < 0) return;
         bool is_value = kv_head >= shape.num_kv_heads;
         if (is_value) kv_head -= shape.num_kv_heads;
-        ELEMENT* cache = is_value ? operands.values : operands.keys;
-        ELEMENT* stored = cache + slot * shape.slot_stride + kv_head * shape.head_stride + at;
-        narrow(a, stored[0]);
-        narrow(b, stored[shape.half]);
+        CACHE* cache = is_value ? operands.values : operands.keys;
+        CACHE* stored = cache + slot * shape.slot_stride + kv_head * shape.head_stride + at;
+        narrow(as_kept<ELEMENT, CACHE>(a), stored[0]);
+        narrow(as_kept<ELEMENT, CACHE>(b), stored[shape.half]);
     }
 };
 
@@ -352,7 +353,7 @@ __device__ __forceinline__ void keep_sums(const float (&sum)[PASSES][TILES][4], 
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     linear_few_rows(const ELEMENT* x, const ELEMENT* weight, const ELEMENT* residual, const float* norm_weight,
                     const float* norm_bias, const float* bias, const float* table, const int* positions,
-                    const int* slots, ELEMENT* keys, ELEMENT* values, ELEMENT* out, const __grid_constant__ Shape shape) {
+                    const int* slots, CACHE* keys, CACHE* values, ELEMENT* out, const __grid_constant__ Shape shape) {
     extern __shared__ __align__(16) char memory[];
     start_next_kernel();
     Operands operands = {x, weight, residual, norm_weight, norm_bias, bias, table, positions, slots, keys, values, out};

@@ -1,6 +1,6 @@
 // paged_attention: for each token, softmax(scale * q * K^T) * V over the positions of its sequence up to itself.
 //
-// Variants: ELEMENT:CACHE=f32:f32|f16:f16|bf16:bf16|f32:bf16|bf16:f32 HEAD_DIM:GROUP:WIDE=64:3:1|128:4:1|128:8:1|256:8:1|80:3:1|10:2:0
+// Variants: ELEMENT:CACHE=f32:f32|f16:f16|bf16:bf16|f32:bf16|bf16:f32|f32:e4m3|bf16:e4m3 HEAD_DIM:GROUP:WIDE=64:3:1|128:4:1|128:8:1|256:8:1|80:3:1|10:2:0
 //
 // A block takes one token, one KV head and up to GROUP of the query heads that share it, and a context is divided into
 // chunks of CHUNK positions, counted from its start. Per chunk, each key and value is read once: subgroups of LANES lanes

@@ -1,6 +1,6 @@
 // paged_attention_decode: paged_attention for the sequences that have one token in the batch, on tensor cores.
 //
-// Variants: ELEMENT=f16|bf16 HEAD_DIM:GROUP:BLOCK_SIZE:STAGES=64:3:16:3|64:1:48:3|80:20:16:3|96:8:16:3|128:4:32:3|256:4:16:1
+// Variants: ELEMENT=f16|bf16 HEAD_DIM:GROUP:BLOCK_SIZE:STAGES=64:3:16:3|64:1:48:3|80:20:16:3|96:8:16:3|128:4:32:3|256:4:16:1 CACHE=ELEMENT|e4m3
 // Needs: attention.cuh
 //
 // A block takes one part of a sequence's context for one KV head and up to 8 of its GROUP query heads. Warps take tiles of TILE
@@ -15,6 +15,10 @@
 // the next part's tiles while they finish this one. Waiting for other blocks would keep it from that, so that a second
 // kernel, merge_decode, merges the parts.
 //
+// A cache of e4m3 is copied as the bytes that it is and widened in registers to f16, which holds every code exactly; queries
+// and weights are f16 then, whatever ELEMENT is. The instructions that load 16-bit fragments give a lane pairs of codes:
+// four columns of a key, two columns of two positions of values. Which column is which of a step follows from that.
+//
 // Limits: reads 2 * HEAD_DIM elements per position and KV head, and nothing twice; bound by memory.
 
 constexpr int WARPS = HEAD_DIM <= 64 ? 8 : 4;
@@ -25,15 +29,13 @@ constexpr int PASSES = (GROUP + HEADS - 1) / HEADS, TAKEN = PASSES == 1 ? GROUP 
 // One part for contexts of up to 1024 positions, else parts of at least 512, at most 16 of them.
 constexpr int WHOLE_SHIFT = 10, WHOLE_CONTEXT = 1 << WHOLE_SHIFT, PART_SHIFT = 9, PARTS = 16;
 constexpr int STEPS = HEAD_DIM / 16;
-constexpr int CHUNKS = HEAD_DIM / 8; // of 16 bytes, in a row
-constexpr bool SWIZZLED = HEAD_DIM % 64 == 0;
-constexpr int ROW_CHUNKS = SWIZZLED ? CHUNKS : CHUNKS + 1; // swizzled, or an odd number, so that 8 rows hit all banks
+constexpr int CHUNK = 16 / sizeof(CACHE), CHUNKS = HEAD_DIM / CHUNK; // elements of 16 bytes, and these in a row
 static_assert(HEAD_DIM % 16 == 0, "matrix instructions take 16 columns");
 static_assert(PARTS < WARP, "a warp merges the parts of a head");
 
 // The keys and values of TILE positions.
 struct Stage {
-    uint4 keys[TILE * ROW_CHUNKS], values[TILE * ROW_CHUNKS];
+    uint4 keys[TILE * ROW_CHUNKS<CHUNKS>], values[TILE * ROW_CHUNKS<CHUNKS>];
 };
 struct Factors {
     float of_part[TAKEN][WARP], total[TAKEN];
@@ -107,7 +109,7 @@ __device__ __forceinline__ Work work_of(const Part& part, const int* query_start
 
 // Where a warp's tiles come from: the next one to copy.
 struct Feed {
-    const ELEMENT *keys, *values;
+    const CACHE *keys, *values;
     const int* table;
     int begin, end, origin; // of the part
     int tile, end_tile;
@@ -126,7 +128,7 @@ __device__ __forceinline__ int first_slots_of(const Part& part, const int* table
     const int* table = tables + (long long)part.sequence * shape.blocks_per_row;
     return slots_of(part.first_tile(), table, part.origin, part.begin, part.end);
 }
-__device__ __forceinline__ Feed feed_of(const Part& part, const Work& work, const ELEMENT* keys, const ELEMENT* values,
+__device__ __forceinline__ Feed feed_of(const Part& part, const Work& work, const CACHE* keys, const CACHE* values,
                                         const int* tables, int first_slots, const Shape& shape) {
     Feed feed;
     feed.keys = keys + work.kv_head * shape.head_stride;
@@ -138,18 +140,18 @@ __device__ __forceinline__ Feed feed_of(const Part& part, const Work& work, cons
     return feed;
 }
 
-__device__ __forceinline__ uint4* chunk_at(uint4* rows, int row, int chunk) {
-    return rows + row * ROW_CHUNKS + (SWIZZLED ? chunk ^ (row & 7) : chunk);
-}
 // Starts to copy the feed's next tile.
 __device__ __forceinline__ void copy_tile(Stage& stage, Feed& feed, const Shape& shape) {
+    constexpr bool FILLS_PASSES = TILE * CHUNKS % WARP == 0;
     int lane = threadIdx.x % WARP;
 #pragma unroll
-    for (int pass = 0; pass < TILE * CHUNKS / (int)WARP; pass++) {
+    for (int pass = 0; pass < (TILE * CHUNKS + (int)WARP - 1) / (int)WARP; pass++) {
         int row = (pass * WARP + lane) / CHUNKS, chunk = (pass * WARP + lane) % CHUNKS;
-        long long at = __shfl_sync(ALL_LANES, feed.slots, row + (feed.is_second ? TILE : 0)) * shape.slot_stride + chunk * 8;
-        copy_chunk(chunk_at(stage.keys, row, chunk), feed.keys + at, true);
-        copy_chunk(chunk_at(stage.values, row, chunk), feed.values + at, true);
+        int from = (FILLS_PASSES ? row : min(row, TILE - 1)) + (feed.is_second ? TILE : 0);
+        long long at = __shfl_sync(ALL_LANES, feed.slots, from) * shape.slot_stride + chunk * CHUNK;
+        if (!FILLS_PASSES && row >= TILE) break;
+        copy_chunk(chunk_at<CHUNKS>(stage.keys, row, chunk), feed.keys + at, true);
+        copy_chunk(chunk_at<CHUNKS>(stage.values, row, chunk), feed.values + at, true);
     }
     commit_copies();
     feed.tile += WARPS;
@@ -196,19 +198,41 @@ __device__ __forceinline__ float sum_of_rows(float value) {
 
 // What a warp keeps of the tiles it has seen: a lane has heads 2 * (lane % 4) and the next one.
 struct State {
-    float sums[STEPS][4]; // columns 16 * step + lane / 4 for both heads, and the column 8 further
+    float sums[STEPS][4]; // of each step's 16 columns: COLUMN * (lane / 4) for both heads, and NEXT_COLUMN further
     float largest[2], total[2];
 };
+constexpr int COLUMN = HAS_CODES ? 2 : 1, NEXT_COLUMN = HAS_CODES ? 1 : 8;
+
+// As for 16-bit keys, where a lane's register holds four columns of a key: two go to each half of a step, as with queries.
+__device__ __forceinline__ void multiply_codes(float (&product)[2][4], Stage& stage, const unsigned int (&query)[STEPS][2]) {
+    int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int step = 0; step < STEPS; step += 2) {
+        unsigned int codes[4]; // positions 0..8 and 8..16 of the step, and of the next one
+        load_fragments(codes, chunk_at<CHUNKS>(stage.keys, lane % 16, min(step + lane / 16, STEPS - 1)));
+#pragma unroll
+        for (int next = 0; next < 2 && step + next < STEPS; next++) {
+            unsigned int a[4];
+            widen_codes(codes[2 * next], a[0], a[2]);
+            widen_codes(codes[2 * next + 1], a[1], a[3]);
+            multiply(product[next], a, query[step + next], FACTOR{});
+        }
+    }
+}
 
 __device__ __forceinline__ void multiply_keys(float (&score)[4], Stage& stage, const unsigned int (&query)[STEPS][2],
                                               int position, const Part& part, const Shape& shape) {
     int lane = threadIdx.x % WARP;
     float product[2][4] = {};
+    if constexpr (HAS_CODES) {
+        multiply_codes(product, stage, query);
+    } else {
 #pragma unroll
-    for (int step = 0; step < STEPS; step++) {
-        unsigned int a[4];
-        load_fragments(a, chunk_at(stage.keys, lane % 16, 2 * step + lane / 16));
-        multiply(product[step % 2], a, query[step], ELEMENT{});
+        for (int step = 0; step < STEPS; step++) {
+            unsigned int a[4];
+            load_fragments(a, chunk_at<CHUNKS>(stage.keys, lane % 16, 2 * step + lane / 16));
+            multiply(product[step % 2], a, query[step], FACTOR{});
+        }
     }
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -230,32 +254,43 @@ __device__ __forceinline__ void weigh(State& state, float (&score)[4], float (&f
 }
 __device__ __forceinline__ void multiply_values(State& state, Stage& stage, const float (&weight)[4], const float (&factor)[2]) {
     int lane = threadIdx.x % WARP;
-    unsigned int weights[2] = {transposed(packed(weight[0], weight[1], ELEMENT{})),
-                               transposed(packed(weight[2], weight[3], ELEMENT{}))};
+    unsigned int weights[2] = {transposed(packed(weight[0], weight[1], FACTOR{})),
+                               transposed(packed(weight[2], weight[3], FACTOR{}))};
+    unsigned int codes[4]; // positions 0..8 and 8..16 of an even step, and of the next one
 #pragma unroll
     for (int step = 0; step < STEPS; step++) {
         unsigned int a[4];
-        load_transposed(a, chunk_at(stage.values, lane % 8 + lane / 16 * 8, 2 * step + lane / 8 % 2));
+        if constexpr (HAS_CODES) {
+            if (step % 2 == 0) {
+                load_transposed(codes, chunk_at<CHUNKS>(stage.values, lane % 16, min(step + lane / 16, STEPS - 1)));
+            }
+            widen_codes(by_column(codes[step % 2 * 2]), a[0], a[1]);
+            widen_codes(by_column(codes[step % 2 * 2 + 1]), a[2], a[3]);
+        } else {
+            load_transposed(a, chunk_at<CHUNKS>(stage.values, lane % 8 + lane / 16 * 8, 2 * step + lane / 8 % 2));
+        }
 #pragma unroll
         for (int i = 0; i < 4; i++) state.sums[step][i] *= factor[i % 2];
-        multiply(state.sums[step], a, weights, ELEMENT{});
+        multiply(state.sums[step], a, weights, FACTOR{});
     }
 }
 
-// The queries as columns: lane / 4 is the head.
+// The queries as columns: lane / 4 is the head. A lane has elements of a step as it has those of keys.
 __device__ __forceinline__ void read_query(unsigned int (&query)[STEPS][2], const ELEMENT* qkv, const Work& work, const Shape& shape) {
     int head = threadIdx.x % WARP / 4;
-    const ELEMENT* row = qkv + work.token * shape.row_stride + (work.first_head + head) * HEAD_DIM + threadIdx.x % 4 * 2;
+    constexpr int FIRST = HAS_CODES ? 4 : 2, SECOND = HAS_CODES ? 2 : 8;
+    const ELEMENT* row = qkv + work.token * shape.row_stride + (work.first_head + head) * HEAD_DIM + threadIdx.x % 4 * FIRST;
 #pragma unroll
     for (int i = 0; i < 2 * STEPS; i++) {
-        query[i / 2][i % 2] = head < work.heads ? *reinterpret_cast<const unsigned int*>(row + i * 8) : 0;
+        const ELEMENT* pair = row + i / 2 * 16 + i % 2 * SECOND;
+        query[i / 2][i % 2] = head < work.heads ? as_factors(*reinterpret_cast<const unsigned int*>(pair), ELEMENT{}) : 0;
     }
 }
 
 // The warp's tiles of a part, into shared memory. `feed` goes on to `next` when it has no more.
 __device__ __forceinline__ void attend_part(Shared& shared, Ring& ring, Feed& feed, Feed& next, const unsigned int (&query)[STEPS][2],
                                             const Part& part, const Shape& shape) {
-    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, row = lane / 4, pair = lane % 4 * 2;
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, column = lane / 4 * COLUMN, pair = lane % 4 * 2;
     Stage* stages = shared.ring[warp];
     State state;
 #pragma unroll
@@ -287,15 +322,15 @@ __device__ __forceinline__ void attend_part(Shared& shared, Ring& ring, Feed& fe
 #pragma unroll
     for (int head = 0; head < 2; head++) {
         float total = sum_of_rows(state.total[head]);
-        if (row == 0) {
+        if (column == 0) {
             shared.largest[warp][pair + head] = state.largest[head];
             shared.total[warp][pair + head] = total;
         }
         if (pair + head < TAKEN) {
 #pragma unroll
             for (int step = 0; step < STEPS; step++) {
-                shared.sums[warp][pair + head][step * 16 + row] = state.sums[step][head];
-                shared.sums[warp][pair + head][step * 16 + row + 8] = state.sums[step][head + 2];
+                shared.sums[warp][pair + head][step * 16 + column] = state.sums[step][head];
+                shared.sums[warp][pair + head][step * 16 + column + NEXT_COLUMN] = state.sums[step][head + 2];
             }
         }
     }
@@ -435,7 +470,7 @@ __device__ __forceinline__ void finish_part(Shared& shared, const Part& part, co
 // `partial` holds [S, num_heads, parts_max, HEAD_DIM] sums and then as many pairs of the largest score and the total.
 // `finished` counts the parts of each sequence and group of heads; it is zero before and after.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-    attend_decode(const ELEMENT* qkv, const ELEMENT* keys, const ELEMENT* values, const int* query_starts,
+    attend_decode(const ELEMENT* qkv, const CACHE* keys, const CACHE* values, const int* query_starts,
                   const int* context_lens, const int* tables, ELEMENT* out, float* partial, int* finished,
                   const __grid_constant__ Shape shape) {
     extern __shared__ __align__(128) char memory[];

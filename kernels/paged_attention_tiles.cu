@@ -1,6 +1,6 @@
 // paged_attention_tiles: paged_attention for sequences with several tokens in the batch, on tensor cores.
 //
-// Variants: ELEMENT=f16|bf16 HEAD_DIM:GROUP=64:3|80:1|96:1|128:4|256:4
+// Variants: ELEMENT=f16|bf16 HEAD_DIM:GROUP=64:3|80:1|96:1|128:4|256:4 CACHE=ELEMENT|e4m3
 // Needs: attention.cuh
 //
 // A block takes ROWS rows of one sequence and one KV head, and goes through the positions they see in tiles of KEYS that
@@ -8,6 +8,9 @@
 // the weights with the values. A warp has WARP_ROWS rows and all columns. Keys and values are gathered through the block
 // table into shared memory by copies that run beside the arithmetic: values while the keys are multiplied, the next keys
 // while the values are.
+//
+// A cache of e4m3 is widened from shared memory to f16 in registers, by every warp for itself; queries become f16 once, in
+// the order in which lanes have the columns of codes: see paged_attention_decode.
 //
 // A row's result follows from its query and its context: a tile in which it sees nothing leaves it as it is.
 //
@@ -19,29 +22,37 @@ constexpr int ROW_TILES = HEAD_DIM <= 128 ? 2 : 1; // of 16 rows, per warp: as m
 constexpr int WARP_ROWS = 16 * ROW_TILES;
 constexpr int ROWS = WARPS * WARP_ROWS;
 constexpr int KEYS = 64;
-constexpr int CHUNKS = HEAD_DIM / 8;      // 16-byte chunks of a row
-constexpr bool SWIZZLED = HEAD_DIM % 64 == 0;
-constexpr int ROW_CHUNKS = SWIZZLED ? CHUNKS : CHUNKS + 1; // an odd number, or swizzled, so that 8 rows hit all banks
+constexpr int QUERY_CHUNKS = HEAD_DIM / 8;                       // 16-byte chunks of a row
+constexpr int CHUNK = 16 / sizeof(CACHE), CHUNKS = HEAD_DIM / CHUNK; // and those of keys and values
 constexpr int STEPS = HEAD_DIM / 16;
 static_assert(HEAD_DIM % 16 == 0, "matrix instructions take 16 columns");
 
 struct Shared {
-    uint4 query[ROWS * ROW_CHUNKS], keys[KEYS * ROW_CHUNKS], values[KEYS * ROW_CHUNKS];
+    uint4 query[ROWS * ROW_CHUNKS<QUERY_CHUNKS>], keys[KEYS * ROW_CHUNKS<CHUNKS>], values[KEYS * ROW_CHUNKS<CHUNKS>];
     int slots[2][KEYS]; // of the tile's positions; -1 beyond the context
 };
 
-__device__ __forceinline__ uint4* chunk_at(uint4* rows, int row, int chunk) {
-    return rows + row * ROW_CHUNKS + (SWIZZLED ? chunk ^ (row & 7) : chunk);
-}
 __device__ __forceinline__ void copy_query(Shared& shared, const ELEMENT* qkv, const Tile& tile, int kv_head,
                                            const Shape& shape) {
-    for (int i = threadIdx.x; i < ROWS * CHUNKS; i += THREADS) {
-        int row = i / CHUNKS, chunk = i % CHUNKS;
+    for (int i = threadIdx.x; i < ROWS * QUERY_CHUNKS; i += THREADS) {
+        int row = i / QUERY_CHUNKS, chunk = i % QUERY_CHUNKS;
         bool is_present = row < tile.num_rows;
         int at = tile.first_row + (is_present ? row : 0);
         const ELEMENT* from = qkv + (tile.first_token + at / GROUP) * shape.row_stride +
                               (kv_head * GROUP + at % GROUP) * HEAD_DIM + chunk * 8;
-        copy_chunk(chunk_at(shared.query, row, chunk), from, is_present);
+        copy_chunk(chunk_at<QUERY_CHUNKS>(shared.query, row, chunk), from, is_present);
+    }
+}
+// Queries as factors for codes, of which a lane's register holds four columns: those of a step are in the order in which
+// lanes then have them, columns 4 * lane and the next in its first half.
+__device__ __forceinline__ void order_query(Shared& shared) {
+    for (int i = threadIdx.x; i < ROWS * STEPS; i += THREADS) {
+        uint4* first = chunk_at<QUERY_CHUNKS>(shared.query, i / STEPS, i % STEPS * 2);
+        uint4* second = chunk_at<QUERY_CHUNKS>(shared.query, i / STEPS, i % STEPS * 2 + 1);
+        uint4 low = *first, high = *second;
+        ELEMENT e = {};
+        *first = make_uint4(as_factors(low.x, e), as_factors(low.z, e), as_factors(high.x, e), as_factors(high.z, e));
+        *second = make_uint4(as_factors(low.y, e), as_factors(low.w, e), as_factors(high.y, e), as_factors(high.w, e));
     }
 }
 __device__ __forceinline__ void look_up_slots(int* slots, int first, const int* table, const Tile& tile, const Shape& shape) {
@@ -53,19 +64,19 @@ __device__ __forceinline__ void look_up_slots(int* slots, int first, const int* 
         slots[threadIdx.x] = slot;
     }
 }
-__device__ __forceinline__ void copy_context(uint4* to, const ELEMENT* cache, const int* slots, const Shape& shape) {
+__device__ __forceinline__ void copy_context(uint4* to, const CACHE* cache, const int* slots, const Shape& shape) {
 #pragma unroll
     for (int pass = 0; pass < (KEYS * CHUNKS + THREADS - 1) / THREADS; pass++) {
         int i = pass * THREADS + threadIdx.x;
         if (KEYS * CHUNKS % THREADS != 0 && i >= KEYS * CHUNKS) break;
         int row = i / CHUNKS, chunk = i % CHUNKS, slot = slots[row];
-        copy_chunk(chunk_at(to, row, chunk), cache + max(slot, 0) * shape.slot_stride + chunk * 8, slot >= 0);
+        copy_chunk(chunk_at<CHUNKS>(to, row, chunk), cache + max(slot, 0) * shape.slot_stride + chunk * CHUNK, slot >= 0);
     }
 }
 
 // What a thread keeps: for each 16-row tile, rows lane / 4 and lane / 4 + 8, and a quarter of the columns.
 struct State {
-    float sums[ROW_TILES][HEAD_DIM / 8][4];
+    float sums[ROW_TILES][HEAD_DIM / 8][4]; // with codes, even columns of a step before the odd ones
     float largest[ROW_TILES][2], total[ROW_TILES][2]; // totals of this thread's columns
 };
 
@@ -77,17 +88,24 @@ __device__ __forceinline__ void multiply_keys(float (&scores)[ROW_TILES][KEYS / 
 #pragma unroll
         for (int tile = 0; tile < ROW_TILES; tile++) {
             int row = warp * WARP_ROWS + tile * 16 + lane % 16;
-            load_fragments(query[tile], chunk_at(shared.query, row, 2 * step + lane / 16));
+            load_fragments(query[tile], chunk_at<QUERY_CHUNKS>(shared.query, row, 2 * step + lane / 16));
         }
+        unsigned int codes[4]; // of 32 positions
 #pragma unroll
         for (int pair = 0; pair < KEYS / 16; pair++) {
             unsigned int keys[4]; // of positions 0..8 and 8..16 of the pair, each in two halves of the step
-            load_fragments(keys, chunk_at(shared.keys, pair * 16 + lane / 16 * 8 + lane % 8, 2 * step + lane / 8 % 2));
+            if constexpr (HAS_CODES) {
+                if (pair % 2 == 0) load_fragments(codes, chunk_at<CHUNKS>(shared.keys, pair * 16 + lane, step));
+                widen_codes(codes[pair % 2 * 2], keys[0], keys[1]);
+                widen_codes(codes[pair % 2 * 2 + 1], keys[2], keys[3]);
+            } else {
+                load_fragments(keys, chunk_at<CHUNKS>(shared.keys, pair * 16 + lane / 16 * 8 + lane % 8, 2 * step + lane / 8 % 2));
+            }
             unsigned int low[2] = {keys[0], keys[1]}, high[2] = {keys[2], keys[3]};
 #pragma unroll
             for (int tile = 0; tile < ROW_TILES; tile++) {
-                multiply(scores[tile][2 * pair], query[tile], low, ELEMENT{});
-                multiply(scores[tile][2 * pair + 1], query[tile], high, ELEMENT{});
+                multiply(scores[tile][2 * pair], query[tile], low, FACTOR{});
+                multiply(scores[tile][2 * pair + 1], query[tile], high, FACTOR{});
             }
         }
     }
@@ -165,18 +183,25 @@ __device__ __forceinline__ void multiply_values(State& state, const float (&weig
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const float* two = &weights[t][2 * step + i / 2][i % 2 * 2];
-                a[t][i] = packed(two[0], two[1], ELEMENT{});
+                a[t][i] = packed(two[0], two[1], FACTOR{});
             }
         }
 #pragma unroll
         for (int pair = 0; pair < HEAD_DIM / 16; pair++) {
             unsigned int values[4];
-            load_transposed(values, chunk_at(shared.values, step * 16 + lane % 16, 2 * pair + lane / 16));
+            if constexpr (HAS_CODES) {
+                unsigned int codes[2]; // of positions 0..8 and 8..16
+                load_transposed(codes, chunk_at<CHUNKS>(shared.values, step * 16 + lane % 16, pair));
+                widen_codes(by_column(codes[0]), values[0], values[2]);
+                widen_codes(by_column(codes[1]), values[1], values[3]);
+            } else {
+                load_transposed(values, chunk_at<CHUNKS>(shared.values, step * 16 + lane % 16, 2 * pair + lane / 16));
+            }
             unsigned int low[2] = {values[0], values[1]}, high[2] = {values[2], values[3]};
 #pragma unroll
             for (int t = 0; t < ROW_TILES; t++) {
-                multiply(state.sums[t][2 * pair], a[t], low, ELEMENT{});
-                multiply(state.sums[t][2 * pair + 1], a[t], high, ELEMENT{});
+                multiply(state.sums[t][2 * pair], a[t], low, FACTOR{});
+                multiply(state.sums[t][2 * pair + 1], a[t], high, FACTOR{});
             }
         }
     }
@@ -196,6 +221,16 @@ __device__ __forceinline__ void write_rows(State& state, ELEMENT* out, const Til
             int at = tile.first_row + row;
             long long first = ((long long)(tile.first_token + at / GROUP) * shape.num_heads + kv_head * GROUP + at % GROUP) * HEAD_DIM;
             float inverse = 1.0f / total;
+            if constexpr (HAS_CODES) {
+#pragma unroll
+                for (int pair = 0; pair < HEAD_DIM / 16; pair++) {
+                    const float *even = &state.sums[t][2 * pair][2 * half], *odd = &state.sums[t][2 * pair + 1][2 * half];
+                    *reinterpret_cast<uint2*>(out + first + pair * 16 + lane % 4 * 4) =
+                        make_uint2(packed(even[0] * inverse, odd[0] * inverse, ELEMENT{}),
+                                   packed(even[1] * inverse, odd[1] * inverse, ELEMENT{}));
+                }
+                continue;
+            }
 #pragma unroll
             for (int n = 0; n < HEAD_DIM / 8; n++) {
                 const float* two = &state.sums[t][n][2 * half];
@@ -207,7 +242,7 @@ __device__ __forceinline__ void write_rows(State& state, ELEMENT* out, const Til
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-    attend_tiles(const ELEMENT* qkv, const ELEMENT* keys, const ELEMENT* values, const int* query_starts,
+    attend_tiles(const ELEMENT* qkv, const CACHE* keys, const CACHE* values, const int* query_starts,
                  const int* context_lens, const int* tables, ELEMENT* out, const __grid_constant__ Shape shape) {
     start_next_kernel();
     wait_for_previous_kernel();
@@ -241,6 +276,11 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         }
 #pragma unroll
         for (int half = 0; half < 2; half++) state.largest[t][half] = MINUS_INFINITY, state.total[t][half] = 0.0f;
+    }
+    if constexpr (HAS_CODES) {
+        wait_for_copies<0>();
+        __syncthreads();
+        order_query(shared);
     }
     float factor = shape.softcap > 0.0f ? 1.0f : shape.scale * LOG2_E;
     int parity = 0;

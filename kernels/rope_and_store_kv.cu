@@ -1,11 +1,12 @@
 // rope_and_store_kv: per head of a row of queries, keys and values: normalise (queries and keys), rotate (queries and
 // keys), and copy keys and values into the token's slot of the cache. Queries and keys change in place.
 //
-// Variants: ELEMENT=f32|f16|bf16 CACHE=f32|f16|bf16
+// Variants: ELEMENT=f32|f16|bf16 CACHE=f32|f16|bf16|e4m3
 //
 // `lanes` neighbouring lanes take one head, a block blockDim.x / lanes heads of token blockIdx.x. A lane takes the same
 // group of V elements in both rotated halves, so that it alone reads and writes them. Reads each head once (twice when
 // it is normalised, from the cache) and writes it once, keys and values also into the cache.
+// A cache of e4m3 gets the nearest codes of what the row holds.
 
 struct Head {
     ELEMENT* at;         // the head in the row
@@ -18,9 +19,13 @@ struct Head {
 };
 
 template <int V>
-__device__ __forceinline__ void keep(const Head& head, int first, const float (&value)[V]) {
+__device__ __forceinline__ void write(const Head& head, int first, const float (&value)[V]) {
     store<V>(head.at + first, value);
-    if (head.stored != nullptr) store<V>(head.stored + first, value);
+    if (head.stored == nullptr) return;
+    float kept[V];
+#pragma unroll
+    for (int v = 0; v < V; v++) kept[v] = as_kept<ELEMENT, CACHE>(value[v]);
+    store<V>(head.stored + first, kept);
 }
 
 template <int V>
@@ -60,14 +65,14 @@ template <int V> __device__ void transform(const Head& head, bool present, int l
         load_floats<V>(head.angles + half + i, sine);
 #pragma unroll
         for (int v = 0; v < V; v++) rotate_pair(first[v], second[v], cosine[v], sine[v]);
-        keep<V>(head, i, first);
-        keep<V>(head, half + i, second);
+        write<V>(head, i, first);
+        write<V>(head, half + i, second);
     }
     if (head.weight == nullptr && head.stored == nullptr) return;
     for (int i = 2 * half + lane * V; i < head.dim; i += lanes * V) {
         float value[V];
         read_normalised<V>(head, i, scale, value);
-        keep<V>(head, i, value);
+        write<V>(head, i, value);
     }
 }
 
@@ -107,7 +112,7 @@ extern "C" __global__ void rope_and_store_kv(ELEMENT* qkv, const float* query_no
     head.stored = kept ? cache + slot * shape.slot_stride + kv_head * shape.head_stride : nullptr;
 
     // Values reach the sum over lanes too: a warp may hold heads of several kinds.
-    if constexpr (sizeof(ELEMENT) == sizeof(CACHE)) {
+    if constexpr (WIDEST<ELEMENT> == WIDEST<CACHE>) {
         if (shape.wide) {
             transform<WIDEST<ELEMENT>>(head, present, lane, shape.lanes, shape.normalise);
             return;

@@ -25,7 +25,7 @@ pub use firebrick_ops::{Backend, settle_devices};
 pub use firebrick_text::{Message, MessageContent};
 pub use llm::{Completion, Llm};
 pub use loaded::{LoadReport, Loaded, fixed_bytes, load_engine, tokenizer};
-pub use options::{DeviceChoice, Options};
+pub use options::{DeviceChoice, KvCacheDtype, Options};
 pub use source::{
     CachedModel, HubId, ModelSource, Origin, REFERENCE_MODEL, SourceEvent, SourceOptions, cached_models, models_folder,
     remove_cached, resolve, resolve_with,

@@ -5,18 +5,18 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::{DType, Device};
 use firebrick_checkpoint::{
-    Checkpoint, Dtype, GenerationConfig, GgufTokenizer, MemoryPlan, ModelConfig, PlanOptions, TokenizerSource,
+    Checkpoint, Dtype, GenerationConfig, GgufTokenizer, KvDtype, MemoryPlan, ModelConfig, PlanOptions, TokenizerSource,
 };
 use firebrick_engine::{Engine, EngineConfig};
 use firebrick_executor::{CacheOptions, LocalExecutor, available_host_memory};
 use firebrick_model::{KvCache, LoadOptions, Progress};
 use firebrick_ops::{
-    Backend, activation_dtype, computes_in, device_memory, holds_packed_weights, open_device,
-    use_batch_invariant_kernels, use_cuda_kernels_of,
+    Backend, activation_dtype, backend_of, computes_in, device_memory, holds_fp8_cache, holds_packed_weights,
+    open_device, use_batch_invariant_kernels, use_cuda_kernels_of,
 };
 use firebrick_text::{ChatTemplate, GgufVocabulary, SpecialTokens, Tokenizer};
 
-use crate::{DeviceChoice, Error, Options};
+use crate::{DeviceChoice, Error, KvCacheDtype, Options};
 
 /// Most memory that the KV cache takes on the CPU unless told otherwise.
 const CPU_KV_BYTES_MAX: u64 = 4 << 30;
@@ -113,12 +113,17 @@ pub fn load_engine(
     }
     let num_blocks = match options.num_gpu_blocks_override {
         Some(blocks) => blocks,
-        None => num_blocks(&plan, options, backend)?.min(num_blocks_max(config, (dtype, options.block_size), &device)),
+        None => num_blocks(&plan, options, backend)?.min(num_blocks_max(
+            config,
+            (plan.options.kv_dtype, options.block_size),
+            &device,
+        )),
     };
     let load = LoadOptions { dtype, packed: keeps_packed(options, &device), max_model_len };
     let cache = CacheOptions {
         num_blocks,
         block_size: options.block_size,
+        dtype: plan.options.kv_dtype,
         max_num_seqs: options.max_num_seqs,
         graphs: options.graphs,
     };
@@ -242,11 +247,10 @@ fn memory_plan(
     let config = checkpoint.config();
     let measured = || device_memory(device).or_else(available_host_memory).unwrap_or(u64::MAX >> 8);
     let memory = options.memory_bytes.unwrap_or_else(measured);
-    let kv_dtype = if activation_dtype(device, burn_dtype(dtype)) == DType::F32 { Dtype::F32 } else { dtype };
     let plan_options = PlanOptions {
         dtype,
         packed_weight_bytes: checkpoint.packed_bytes(dtype).filter(|_| keeps_packed(options, device)),
-        kv_dtype,
+        kv_dtype: choose_kv_dtype(checkpoint, options, device, dtype)?,
         block_size: options.block_size as usize,
         max_model_len,
         max_num_seqs: options.max_num_seqs as usize,
@@ -257,6 +261,32 @@ fn memory_plan(
         ..PlanOptions::new(config, backend.name(), memory)
     };
     Ok(MemoryPlan::new(config, checkpoint.num_parameters(), plan_options))
+}
+
+/// What the device computes in with weights of `dtype`, or what was asked for.
+fn choose_kv_dtype(
+    checkpoint: &Checkpoint,
+    options: &Options,
+    device: &Device,
+    dtype: Dtype,
+) -> Result<KvDtype, Error> {
+    if options.kv_cache_dtype == KvCacheDtype::Auto {
+        let is_single = activation_dtype(device, burn_dtype(dtype)) == DType::F32;
+        return Ok(if is_single { Dtype::F32 } else { dtype }.into());
+    }
+    if !holds_fp8_cache(device) {
+        return Err(Error::Option(format!(
+            "--kv-cache-dtype is fp8, but {} keeps keys and values in 32-bit floats only; use auto, or --device cuda or cpu",
+            backend_of(device).name()
+        )));
+    }
+    let is_scale = |name: &&str| [".k_scale", ".v_scale", ".kv_scale"].iter().any(|end| name.ends_with(end));
+    match checkpoint.tensor_names().find(is_scale) {
+        Some(name) => Err(Error::Option(format!(
+            "--kv-cache-dtype is fp8, and the model brings scales for it ({name}), which are not applied here; use auto"
+        ))),
+        None => Ok(KvDtype::E4m3),
+    }
 }
 
 fn num_blocks(plan: &MemoryPlan, options: &Options, backend: Backend) -> Result<u32, Error> {
@@ -281,7 +311,7 @@ fn num_blocks(plan: &MemoryPlan, options: &Options, backend: Backend) -> Result<
 }
 
 /// Blocks whose tensors the device can hold, whatever memory it has; one less, which recorded steps may need.
-fn num_blocks_max(config: &ModelConfig, (dtype, block_size): (Dtype, u32), device: &Device) -> u32 {
+fn num_blocks_max(config: &ModelConfig, (dtype, block_size): (KvDtype, u32), device: &Device) -> u32 {
     let fit = KvCache::num_blocks_max(config, (dtype, block_size as usize), device);
     u32::try_from(fit.saturating_sub(1)).unwrap_or(u32::MAX)
 }
@@ -370,5 +400,41 @@ mod tests {
         let refusal = choose_device(&options).map(|_| ()).expect_err("the CPU has no such kernels").to_string();
         assert_eq!(refusal, "--cuda-arch-path needs --device cuda, and the device is cpu");
         assert!(choose_device(&Options { cuda_arch_path: None, ..options }).is_ok());
+    }
+
+    #[test]
+    fn a_cache_of_eight_bits_is_refused_where_the_device_has_none_or_scales_would_be_left_out() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/llama-tied");
+        let checkpoint = Checkpoint::open(&folder).expect("the fixture opens");
+        let options = Options { kv_cache_dtype: KvCacheDtype::Fp8E4m3, ..Options::default() };
+        let choose = |checkpoint: &Checkpoint, device: &Device| {
+            choose_kv_dtype(checkpoint, &options, device, Dtype::F16).map_err(|error| error.to_string())
+        };
+        let cpu = open_device(Backend::Cpu).expect("the CPU is always there");
+        assert_eq!(choose(&checkpoint, &cpu), Ok(KvDtype::E4m3));
+        if let Ok(wgpu) = open_device(Backend::Wgpu) {
+            let refusal = choose(&checkpoint, &wgpu).expect_err("wgpu has no such cache");
+            assert!(refusal.contains("wgpu keeps keys and values in 32-bit floats"), "{refusal}");
+        }
+        let scaled = scaled_copy(&folder);
+        let checkpoint = Checkpoint::open(scaled.path()).expect("scales do not keep a model from being opened");
+        let refusal = choose(&checkpoint, &cpu).expect_err("its scales would be left out");
+        assert!(refusal.contains("model.layers.0.self_attn.k_scale"), "{refusal}");
+    }
+
+    /// A copy of a model that brings a scale for its keys.
+    fn scaled_copy(folder: &Path) -> tempfile::TempDir {
+        let copy = tempfile::tempdir().expect("a temporary folder");
+        for entry in folder.read_dir().expect("readable").flatten() {
+            std::fs::copy(entry.path(), copy.path().join(entry.file_name())).expect("copied");
+        }
+        let path = copy.path().join("model.safetensors");
+        let bytes = std::fs::read(&path).expect("the weights");
+        let mut tensors = safetensors::SafeTensors::deserialize(&bytes).expect("safetensors").tensors();
+        let one = 1f32.to_le_bytes();
+        let scale = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![1], &one).expect("a number");
+        tensors.push(("model.layers.0.self_attn.k_scale".into(), scale));
+        std::fs::write(&path, safetensors::serialize(tensors, None).expect("written")).expect("written");
+        copy
     }
 }

@@ -15,6 +15,16 @@ pub enum DeviceChoice {
     Backend(Backend),
 }
 
+/// Form of keys and values in the KV cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvCacheDtype {
+    /// That in which the device computes.
+    #[default]
+    Auto,
+    /// FP8 with 4 bits of exponent and 3 of fraction: half or a quarter of the memory, and less exact.
+    Fp8E4m3,
+}
+
 /// Everything that can be chosen; the defaults serve.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -22,6 +32,8 @@ pub struct Options {
     pub device: DeviceChoice,
     /// Form of the weights; `None`: the checkpoint's, or the nearest that the device has.
     pub dtype: Option<Dtype>,
+    /// Form of keys and values.
+    pub kv_cache_dtype: KvCacheDtype,
     /// Prompt and output together; `None`: what the model was trained for.
     pub max_model_len: Option<usize>,
     /// Where the length does not fit into memory, take the longest that does instead of refusing.
@@ -78,6 +90,7 @@ impl Default for Options {
         Self {
             device: DeviceChoice::Auto,
             dtype: None,
+            kv_cache_dtype: KvCacheDtype::Auto,
             max_model_len: None,
             fit_model_len: false,
             block_size: 16,

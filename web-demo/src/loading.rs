@@ -158,7 +158,7 @@ fn facts(checkpoint: &Checkpoint, request: &LoadRequest, dtype: Dtype, max_model
     let options = PlanOptions {
         dtype,
         packed_weight_bytes,
-        kv_dtype: Dtype::F32,
+        kv_dtype: Dtype::F32.into(),
         ..PlanOptions::new(config, "browser", u64::MAX >> 8)
     };
     let plan = MemoryPlan::new(config, checkpoint.num_parameters(), options);

@@ -34,6 +34,40 @@ impl fmt::Display for Dtype {
     }
 }
 
+/// Format of the keys and values of a KV cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KvDtype {
+    /// That of a form of weights, where the device computes in it.
+    Float(Dtype),
+    /// FP8 with 4 bits of exponent and 3 of fraction.
+    E4m3,
+}
+
+impl KvDtype {
+    /// Bytes per number.
+    pub const fn size(self) -> usize {
+        match self {
+            Self::Float(dtype) => dtype.size(),
+            Self::E4m3 => 1,
+        }
+    }
+}
+
+impl From<Dtype> for KvDtype {
+    fn from(dtype: Dtype) -> Self {
+        Self::Float(dtype)
+    }
+}
+
+impl fmt::Display for KvDtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Float(dtype) => dtype.fmt(f),
+            Self::E4m3 => f.pad("fp8_e4m3"),
+        }
+    }
+}
+
 /// A dtype name that is none of the known ones.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown dtype {0:?}; supported: float32 (float), float16 (half), bfloat16")]

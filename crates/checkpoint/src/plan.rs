@@ -4,7 +4,7 @@
 //! Every layer is counted as keeping every token, sliding layers too.
 
 use crate::config::ModelConfig;
-use crate::dtype::Dtype;
+use crate::dtype::{Dtype, KvDtype};
 use crate::gpu::{GPUS, Gpu};
 use std::fmt;
 
@@ -30,7 +30,7 @@ pub struct PlanOptions {
     /// Bytes of all weights where quantised ones stay packed; `None` where every weight is in `dtype`.
     pub packed_weight_bytes: Option<u64>,
     /// Format of keys and values.
-    pub kv_dtype: Dtype,
+    pub kv_dtype: KvDtype,
     /// Tokens per KV block.
     pub block_size: usize,
     /// Prompt and output together, at most.
@@ -55,7 +55,7 @@ impl PlanOptions {
             num_kv_caches: 1,
             dtype: config.dtype,
             packed_weight_bytes: None,
-            kv_dtype: config.dtype,
+            kv_dtype: config.dtype.into(),
             block_size: 16,
             max_model_len: config.max_position_embeddings,
             max_num_seqs: 256,
@@ -67,7 +67,7 @@ impl PlanOptions {
     pub fn on_gpu(config: &ModelConfig, gpu: &Gpu) -> Self {
         let mut options = Self::new(config, gpu.name, gpu.memory_bytes);
         if options.dtype == Dtype::BF16 && !gpu.has_bfloat16 {
-            (options.dtype, options.kv_dtype) = (Dtype::F16, Dtype::F16);
+            (options.dtype, options.kv_dtype) = (Dtype::F16, Dtype::F16.into());
         }
         options
     }
@@ -362,7 +362,7 @@ mod tests {
                 |options| match remedy.split_once(' ').unwrap() {
                     ("--max-model-len", length) => options.max_model_len = length.parse().unwrap(),
                     ("--gpu-memory-utilization", share) => options.memory_utilization = share.parse().unwrap(),
-                    ("--dtype", _) => (options.dtype, options.kv_dtype) = (Dtype::F16, Dtype::F16),
+                    ("--dtype", _) => (options.dtype, options.kv_dtype) = (Dtype::F16, Dtype::F16.into()),
                     ("a", gpu) => {
                         let name = gpu.strip_prefix("GPU such as ").unwrap().split(" (").next().unwrap();
                         options.memory_bytes = Gpu::find(name).unwrap().memory_bytes;
@@ -385,7 +385,7 @@ mod tests {
 
     #[test]
     fn single_precision_is_told_of_half() {
-        let change = |options: &mut PlanOptions| (options.dtype, options.kv_dtype) = (Dtype::F32, Dtype::F32);
+        let change = |options: &mut PlanOptions| (options.dtype, options.kv_dtype) = (Dtype::F32, Dtype::F32.into());
         let refusal = plan(change, "L4").check().unwrap_err();
         assert!(refusal.remedies().contains(&"--dtype float16".to_owned()), "{refusal}");
     }

@@ -13,7 +13,7 @@ use std::ffi::OsString;
 
 use clap::{Parser, Subcommand};
 
-pub use model::{DeviceArg, DeviceArgs, DtypeArg, ModelArgs, SchedulingArgs, dtype};
+pub use model::{DeviceArg, DeviceArgs, DtypeArg, ModelArgs, SchedulingArgs, dtype, kv_cache_dtype};
 pub use operations::OperationsArgs;
 pub use remote::RemoteArgs;
 pub use sampling::SamplingArgs;
@@ -88,6 +88,7 @@ pub fn read(args: Vec<OsString>) -> Result<(Command, Vec<String>), Failure> {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use firebrick::KvCacheDtype;
 
     pub(super) fn parse(line: &str) -> Result<Command, String> {
         let args = line.split_whitespace().map(OsString::from).collect();
@@ -156,6 +157,16 @@ mod tests {
         for name in ["sm_61", "75", "sm_", "hopper"] {
             assert!(path(name).expect_err("refused").contains("sm_80"), "{name}");
         }
+    }
+
+    #[test]
+    fn forms_of_the_cache_have_vllms_names() {
+        for (name, dtype) in
+            [("auto", KvCacheDtype::Auto), ("fp8", KvCacheDtype::Fp8E4m3), ("fp8_e4m3", KvCacheDtype::Fp8E4m3)]
+        {
+            assert_eq!(serve(&format!("firebrick serve m --kv-cache-dtype {name}")).device.kv_cache_dtype, dtype);
+        }
+        assert!(parse("firebrick serve m --kv-cache-dtype fp8_e5m2").expect_err("refused").contains("fp8_e4m3"));
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! `firebrick plan`: what a model needs and how much of it a device holds, from the files' headers alone.
 
 use clap::Args;
-use firebrick_checkpoint::{Checkpoint, Dtype, GPUS, Gpu, MemoryPlan, PlanOptions};
+use firebrick::KvCacheDtype;
+use firebrick_checkpoint::{Checkpoint, Dtype, GPUS, Gpu, KvDtype, MemoryPlan, PlanOptions};
 use firebrick_executor::available_host_memory;
 use serde_json::json;
 
-use crate::args::{DtypeArg, ModelArgs, ModelLen, dtype, quantity, share, size_in_bytes};
+use crate::args::{DtypeArg, ModelArgs, ModelLen, dtype, kv_cache_dtype, quantity, share, size_in_bytes};
 use crate::failure::Failure;
 use crate::output::{print, size};
 use crate::progress::Bars;
@@ -42,6 +43,10 @@ pub struct PlanArgs {
     /// Form of the weights: auto (the checkpoint's), float32, float16 (half), bfloat16
     #[arg(long, default_value = "auto", value_parser = dtype, help_heading = "Limits")]
     pub dtype: DtypeArg,
+
+    /// Form of keys and values: auto (as the device computes), fp8 or fp8_e4m3 (8 bits)
+    #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = kv_cache_dtype, help_heading = "Limits")]
+    pub kv_cache_dtype: KvCacheDtype,
 
     /// Tokens of prompt and answer together, such as 4096 or 4k [default: the model's]
     #[arg(long, value_name = "TOKENS", allow_hyphen_values = true, help_heading = "Limits")]
@@ -119,12 +124,15 @@ fn options(args: &PlanArgs, gpu: Option<&Gpu>, checkpoint: &Checkpoint) -> Resul
                 || Failure::Usage("this system does not say how much memory is free; give --memory or --gpu".into());
             let options = PlanOptions::new(config, "cpu", available_host_memory().ok_or_else(unknown)?);
             // The CPU computes, and keeps keys and values, in single precision.
-            PlanOptions { kv_dtype: Dtype::F32, ..options }
+            PlanOptions { kv_dtype: Dtype::F32.into(), ..options }
         }
     };
     if let DtypeArg(Some(dtype)) = args.dtype {
         let on_cpu = args.gpu.is_none() && args.memory.is_none();
-        (options.dtype, options.kv_dtype) = (dtype, if on_cpu { Dtype::F32 } else { dtype });
+        (options.dtype, options.kv_dtype) = (dtype, if on_cpu { Dtype::F32 } else { dtype }.into());
+    }
+    if args.kv_cache_dtype == KvCacheDtype::Fp8E4m3 {
+        options.kv_dtype = KvDtype::E4m3;
     }
     options.num_devices = usize::from(args.tensor_parallel_size);
     options.memory_utilization = args.gpu_memory_utilization;

@@ -157,7 +157,6 @@ const FOREIGN: &[Foreign] = {
         refused("decode-context-parallel-size", Value, &["1"], ONE_DEVICE),
         refused("enable-expert-parallel", Nothing, OFF, ONE_DEVICE),
         refused("trust-remote-code", Nothing, OFF, "code from model repositories is never run; the architectures that work are built in"),
-        refused("kv-cache-dtype", Value, &["auto"], "keys and values are kept in the model's own precision"),
         refused("tokenizer-revision", Value, OFF, "the tokenizer comes with the model"),
         refused("code-revision", Value, OFF, "code from model repositories is never run"),
         refused("runner", Value, &["auto", "generate", "pooling"], EVERY_MODEL),

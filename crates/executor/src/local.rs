@@ -4,7 +4,7 @@ use std::future::Future;
 use std::sync::{Arc, Mutex};
 
 use burn::tensor::{Device, Tensor};
-use firebrick_checkpoint::{Checkpoint, Dtype};
+use firebrick_checkpoint::{Checkpoint, KvDtype};
 use firebrick_engine::{Batch, ExecuteError, Executor, StepOutput};
 use firebrick_model::{CausalLm, ForwardInput, KvCache, LoadError, LoadOptions, Progress};
 use firebrick_ops::{Backend, Sampled, WorkStream, backend_of};
@@ -35,6 +35,8 @@ pub struct CacheOptions {
     pub num_blocks: u32,
     /// Tokens per block.
     pub block_size: u32,
+    /// Format of keys and values; the device must be one that keeps them in it.
+    pub dtype: KvDtype,
     /// Most sequences of one step.
     pub max_num_seqs: u32,
     /// Replay steps as graphs, where the device is one that has them.
@@ -79,7 +81,6 @@ impl LocalExecutor {
         device: &Device,
         progress: Progress,
     ) -> Result<Self, LoadError> {
-        let dtype: Dtype = options.dtype;
         let max_model_len = options.max_model_len;
         let vocab_size = checkpoint.config().vocab_size;
         let CacheOptions { num_blocks, block_size, .. } = cache;
@@ -88,15 +89,16 @@ impl LocalExecutor {
         // Graphs pad their batches with rows that need a block of their own.
         let num_spare = usize::from(replays);
         let allocated = (num_blocks as usize + num_spare, block_size as usize);
-        let kv_cache = KvCache::new(checkpoint.config(), dtype, allocated, device).map_err(|error| match error {
-            // The numbers are those of blocks that sequences may own.
-            LoadError::CacheTooLarge { num_blocks, block_size, num_blocks_max } => LoadError::CacheTooLarge {
-                num_blocks: num_blocks - num_spare,
-                block_size,
-                num_blocks_max: num_blocks_max - num_spare,
-            },
-            other => other,
-        })?;
+        let kv_cache =
+            KvCache::new(checkpoint.config(), cache.dtype, allocated, device).map_err(|error| match error {
+                // The numbers are those of blocks that sequences may own.
+                LoadError::CacheTooLarge { num_blocks, block_size, num_blocks_max } => LoadError::CacheTooLarge {
+                    num_blocks: num_blocks - num_spare,
+                    block_size,
+                    num_blocks_max: num_blocks_max - num_spare,
+                },
+                other => other,
+            })?;
         let model = Arc::new(Mutex::new(Model { model, cache: kv_cache }));
         let graphs = replays.then(|| {
             let spare = SpareBlock { block: num_blocks, block_size };

@@ -55,7 +55,8 @@ fn logits_and_layer_outputs_equal_the_reference() {
             let model = load(&checkpoint, options, device, &mut |_| ()).expect("the fixture loads");
             for prompt in 0..reference.num_prompts() {
                 let tokens = reference.words(&format!("prompt.{prompt}"));
-                let mut cache = KvCache::new(config, Dtype::F32, (8, BLOCK_SIZE as usize), device).expect("few blocks");
+                let mut cache =
+                    KvCache::new(config, Dtype::F32.into(), (8, BLOCK_SIZE as usize), device).expect("few blocks");
                 let mut outputs = Vec::new();
                 let logits = model.forward(&prefill(&tokens, device), &mut cache, Some(&mut outputs));
                 if prompt == 0 {
@@ -96,11 +97,11 @@ fn a_cache_beyond_the_largest_buffer_is_refused_with_what_fits() {
     for_each_device(|device| {
         let checkpoint = Checkpoint::open(&fixture_models()[0]).expect("the model opens");
         let config = checkpoint.config();
-        let num_blocks_max = KvCache::num_blocks_max(config, (Dtype::F32, 16), device);
+        let num_blocks_max = KvCache::num_blocks_max(config, (Dtype::F32.into(), 16), device);
         let Some(num_blocks) = num_blocks_max.checked_add(1).filter(|_| tensor_bytes_max(device) < usize::MAX) else {
             return;
         };
-        let error = KvCache::new(config, Dtype::F32, (num_blocks, 16), device).expect_err("a block too many");
+        let error = KvCache::new(config, Dtype::F32.into(), (num_blocks, 16), device).expect_err("a block too many");
         assert!(error.to_string().ends_with(&format!("at most {num_blocks_max} fit")), "{error}");
     });
 }

@@ -6,10 +6,10 @@ mod common;
 
 use burn::tensor::Device;
 use common::{Setup, engine, fixture_models, is_full_length, real_model, records_on_cuda, run_with_logprobs};
-use firebrick_checkpoint::Dtype;
+use firebrick_checkpoint::{Dtype, KvDtype};
 use firebrick_engine::{Request, SamplingParams, TokenId};
 use firebrick_ops::testing::{Seeded, for_each_device};
-use firebrick_ops::{Backend, backend_of, use_batch_invariant_kernels};
+use firebrick_ops::{Backend, backend_of, holds_fp8_cache, use_batch_invariant_kernels};
 use std::ops::RangeInclusive;
 use std::path::Path;
 
@@ -39,12 +39,12 @@ fn requests(vocab_size: u64, count: u64, own: RangeInclusive<u64>, tokens: u32) 
 
 /// Checks that a request has the same tokens in every kind of company, and that the log-probabilities it asked for have the
 /// same bits.
-fn check(path: &Path, dtype: Dtype, requests: &[Request], device: &Device) {
+fn check(path: &Path, (dtype, kv_dtype): (Dtype, KvDtype), requests: &[Request], device: &Device) {
     let mut requests = requests.to_vec();
     if is_batch_invariant(device) {
         requests.iter_mut().step_by(2).for_each(|request| request.params.logprobs = Some(1));
     }
-    let setup = Setup { dtype, num_blocks: 1024, ..Setup::default() };
+    let setup = Setup { dtype, kv_dtype: Some(kv_dtype), num_blocks: 1024, ..Setup::default() };
     let mut plain = engine(path, &setup, device);
     let alone = requests.iter().map(|request| run_with_logprobs(&mut plain, vec![request.clone()]).remove(0));
     let alone: Vec<_> = alone.collect();
@@ -94,7 +94,21 @@ fn tiny_models_give_the_same_tokens_in_any_company() {
         };
         for folder in fixture_models() {
             eprintln!("{}", folder.display());
-            check(&folder, Dtype::F32, &requests, device);
+            check(&folder, (Dtype::F32, Dtype::F32.into()), &requests, device);
+        }
+    });
+}
+
+#[test]
+fn tiny_models_with_a_cache_of_eight_bits_give_the_same_tokens_in_any_company() {
+    for_each_device(|device| {
+        if !holds_fp8_cache(device) {
+            return;
+        }
+        let requests = requests(128, 24, 1..=40, 24);
+        for folder in fixture_models() {
+            eprintln!("{}", folder.display());
+            check(&folder, (Dtype::F32, KvDtype::E4m3), &requests, device);
         }
     });
 }
@@ -105,14 +119,14 @@ fn a_real_model_gives_the_same_tokens_in_any_company() {
     // So few tokens still carry sequences over the ends of their blocks, which is where a pool that is too small preempts.
     let tokens = if is_full_length() { 24 } else { 7 };
     for_each_device(|device| match backend_of(device) {
-        Backend::Wgpu => check(&path, Dtype::F16, &requests(49152, 4, 11..=12, tokens), device),
+        Backend::Wgpu => check(&path, (Dtype::F16, Dtype::F16.into()), &requests(49152, 4, 11..=12, tokens), device),
         Backend::Cuda if is_batch_invariant(device) => {
             for dtype in [Dtype::F16, Dtype::BF16] {
-                check(&path, dtype, &requests(49152, 64, 1..=300, 40), device);
+                check(&path, (dtype, dtype.into()), &requests(49152, 64, 1..=300, 40), device);
             }
         }
         // There the last bits of more than 16 rows depend on their number, and near ties of 16-bit logits with them.
         Backend::Cuda => eprintln!("not claimed on cuda without FIREBRICK_TEST_BATCH_INVARIANT"),
-        Backend::Cpu => check(&path, Dtype::F16, &requests(49152, 64, 1..=12, tokens), device),
+        Backend::Cpu => check(&path, (Dtype::F16, Dtype::F16.into()), &requests(49152, 64, 1..=12, tokens), device),
     });
 }

@@ -7,11 +7,12 @@
 use std::time::Instant;
 
 use burn::tensor::{DType, Device, Tensor};
+use firebrick_ops::e4m3::E4M3;
 use firebrick_ops::testing::{AttentionCase, Seeded};
 use firebrick_ops::{
     Activation, AttentionOptions, Backend, CapturedGraph, HeadLayout, KvLayer, QkvOptions, RopeTable, RowParams,
-    SamplePlan, Weight, activation_dtype, add_rms_norm, gated_activation, gather_rows, int_tensor, layer_norm, linear,
-    open_device, paged_attention, rms_norm, rope_and_store_kv, sample,
+    SamplePlan, Weight, activation_dtype, add_rms_norm, gated_activation, gather_rows, holds_fp8_cache, int_tensor,
+    layer_norm, linear, open_device, paged_attention, rms_norm, rope_and_store_kv, sample,
 };
 
 /// The sizes of a model that set the shapes of its operations.
@@ -151,13 +152,16 @@ impl Bench {
                 self.rotation(model.heads, &case, label("rope_and_store_kv"));
             }
             let pairs = if prefills { rows * (rows + 1) / 2 } else { rows * context };
-            self.contexts(model.heads, &case, (sequences.len() * context, pairs), label("paged_attention"));
+            for (operation, dtype) in [("paged_attention", self.dtype), ("paged_attention_fp8", E4M3)] {
+                let tokens = sequences.len() * context;
+                self.contexts((operation, dtype), (model.heads, &case), (tokens, pairs), label(operation));
+            }
         }
     }
 
     fn rotation(&self, heads: HeadLayout, case: &AttentionCase, label: String) {
         let (rows, metadata) = (case.num_tokens(), case.metadata(&self.device));
-        let mut layer = self.layer(heads, case);
+        let mut layer = self.layer(heads, case, self.dtype);
         let mut qkv = Some(self.random([rows, heads.row_len()]));
         let table = RopeTable(Seeded::new(3).tensor([rows.max(128), heads.head_dim], &self.device));
         let options = QkvOptions { heads, rotary_dim: heads.head_dim, norm_eps: None };
@@ -171,14 +175,23 @@ impl Bench {
     }
 
     /// Attention over `tokens` tokens in the cache, with `pairs` of a query and a key it sees.
-    fn contexts(&self, heads: HeadLayout, case: &AttentionCase, (tokens, pairs): (usize, usize), label: String) {
-        let cache_bytes = 2 * tokens * heads.num_kv_heads * heads.head_dim * self.dtype.size();
+    fn contexts(
+        &self,
+        (operation, dtype): (&str, DType),
+        (heads, case): (HeadLayout, &AttentionCase),
+        (tokens, pairs): (usize, usize),
+        label: String,
+    ) {
+        if dtype == E4M3 && !holds_fp8_cache(&self.device) {
+            return;
+        }
+        let cache_bytes = 2 * tokens * heads.num_kv_heads * heads.head_dim * dtype.size();
         let copies = (ROTATED_BYTES / cache_bytes).clamp(1, 16);
         let everything = case.whole_contexts();
         let whole = everything.metadata(&self.device);
         let store = QkvOptions { heads, rotary_dim: 0, norm_eps: None };
         let filled = |_| {
-            let mut layer = self.layer(heads, case);
+            let mut layer = self.layer(heads, case, dtype);
             let past = self.random([everything.num_tokens(), heads.row_len()]);
             rope_and_store_kv(past, None, None, &whole, (&mut layer, store));
             layer
@@ -189,7 +202,7 @@ impl Bench {
         let scale = (heads.head_dim as f32).powf(-0.5);
         let options = AttentionOptions { heads, block_size: BLOCK_SIZE, scale, sliding_window: None, softcap: None };
         let bytes = cache_bytes + rows * 2 * heads.output_len() * self.dtype.size();
-        self.time("paged_attention", label, (bytes, 4 * pairs * heads.output_len()), copies.max(4), move |call| {
+        self.time(operation, label, (bytes, 4 * pairs * heads.output_len()), copies.max(4), move |call| {
             paged_attention(qkv.clone(), &layers[call % copies], &metadata, options)
         });
     }
@@ -227,8 +240,8 @@ impl Bench {
         }
     }
 
-    fn layer(&self, heads: HeadLayout, case: &AttentionCase) -> KvLayer {
-        KvLayer::with_dtype(case.num_blocks, BLOCK_SIZE, heads, (&self.device, self.dtype))
+    fn layer(&self, heads: HeadLayout, case: &AttentionCase, dtype: DType) -> KvLayer {
+        KvLayer::with_dtype(case.num_blocks, BLOCK_SIZE, heads, (&self.device, dtype))
     }
 
     /// Times `calls` calls of `operation` together. `bytes` and `operations` are those of one call.

@@ -10,7 +10,7 @@ use burn::tensor::Tensor;
 #[cfg(feature = "wgpu")]
 use crate::Packing;
 use crate::activation::Activation;
-use crate::attention::{AttentionOptions, QueryLens};
+use crate::attention::{AttentionOptions, KvTensors, QueryLens};
 use crate::rope_and_store_kv::QkvOptions;
 use crate::sample::SampleOptions;
 
@@ -80,16 +80,14 @@ pub trait FusedOps: Backend {
         table: FloatTensor<Self>,
         positions: IntTensor<Self>,
         slot_mapping: IntTensor<Self>,
-        key_cache: FloatTensor<Self>,
-        value_cache: FloatTensor<Self>,
+        #[extension_type] cache: KvTensors<Self>,
         options: QkvOptions,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    ) -> (FloatTensor<Self>, KvTensors<Self>);
     /// See [`paged_attention`](crate::paged_attention).
     #[allow(clippy::too_many_arguments)]
     fn paged_attention(
         qkv: FloatTensor<Self>,
-        key_cache: FloatTensor<Self>,
-        value_cache: FloatTensor<Self>,
+        #[extension_type] cache: KvTensors<Self>,
         positions: IntTensor<Self>,
         sequence_of_token: IntTensor<Self>,
         block_tables: IntTensor<Self>,
@@ -153,10 +151,9 @@ pub trait FusedProjections: Backend {
         table: FloatTensor<Self>,
         positions: IntTensor<Self>,
         slot_mapping: IntTensor<Self>,
-        key_cache: FloatTensor<Self>,
-        value_cache: FloatTensor<Self>,
+        #[extension_type] cache: KvTensors<Self>,
         options: QkvOptions,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
+    ) -> (FloatTensor<Self>, KvTensors<Self>);
 }
 
 /// The operands of a product with what stands before and after it.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 #[cfg(feature = "wgpu")]
 use crate::Packing;
 use crate::activation::Activation;
-use crate::attention::{AttentionOptions, QueryLens};
+use crate::attention::{AttentionOptions, KvTensors, QueryLens};
 use crate::backend::{FusedOps, Optional};
 use crate::backend::{FusedProjections, ProjectionInputs};
 #[cfg(feature = "wgpu")]
@@ -19,6 +19,7 @@ use crate::backend::{PackedOps, Surroundings};
 use crate::carry_tokens::CarryTokens;
 #[cfg(feature = "cuda")]
 use crate::cuda;
+use crate::e4m3::E4M3;
 #[cfg(feature = "cuda")]
 use crate::read_back::on_cuda::{ReadBack, Started};
 use crate::rope_and_store_kv::QkvOptions;
@@ -60,6 +61,19 @@ pub(crate) struct AttentionInputs {
     pub context_lens: CubeTensor,
     pub query_lens: QueryLens,
     pub options: AttentionOptions,
+}
+
+impl KvTensors<CubeBackend> {
+    /// Keys and values; their dtype says what they hold.
+    fn into_pair(self) -> (CubeTensor, CubeTensor) {
+        match self {
+            Self::Floats(keys, values) | Self::Codes(keys, values) => (keys, values),
+        }
+    }
+
+    fn of(keys: CubeTensor, values: CubeTensor) -> Self {
+        if keys.dtype == E4M3 { Self::Codes(keys, values) } else { Self::Floats(keys, values) }
+    }
 }
 
 /// Calls a kernel of the runtime that `$tensor` lives on.
@@ -120,19 +134,19 @@ impl FusedOps for CubeBackend {
         table: FloatTensor<Self>,
         positions: IntTensor<Self>,
         slot_mapping: IntTensor<Self>,
-        key_cache: FloatTensor<Self>,
-        value_cache: FloatTensor<Self>,
+        cache: KvTensors<Self>,
         options: QkvOptions,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+    ) -> (FloatTensor<Self>, KvTensors<Self>) {
+        let (key_cache, value_cache) = cache.into_pair();
         let target =
             QkvTarget { query_norm, key_norm, table, positions, slot_mapping, key_cache, value_cache, options };
         let inputs = QkvInputs { qkv, target };
-        on_runtime_of!(inputs.qkv, rope_and_store_kv(inputs))
+        let (qkv, keys, values) = on_runtime_of!(inputs.qkv, rope_and_store_kv(inputs));
+        (qkv, KvTensors::of(keys, values))
     }
     fn paged_attention(
         qkv: FloatTensor<Self>,
-        key_cache: FloatTensor<Self>,
-        value_cache: FloatTensor<Self>,
+        cache: KvTensors<Self>,
         positions: IntTensor<Self>,
         sequence_of_token: IntTensor<Self>,
         block_tables: IntTensor<Self>,
@@ -141,6 +155,7 @@ impl FusedOps for CubeBackend {
         query_lens: QueryLens,
         options: AttentionOptions,
     ) -> FloatTensor<Self> {
+        let (key_cache, value_cache) = cache.into_pair();
         let inputs = AttentionInputs {
             qkv,
             key_cache,
@@ -207,12 +222,13 @@ impl FusedProjections for CubeBackend {
         table: FloatTensor<Self>,
         positions: IntTensor<Self>,
         slot_mapping: IntTensor<Self>,
-        key_cache: FloatTensor<Self>,
-        value_cache: FloatTensor<Self>,
+        cache: KvTensors<Self>,
         options: QkvOptions,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+    ) -> (FloatTensor<Self>, KvTensors<Self>) {
+        let (key_cache, value_cache) = cache.into_pair();
         let target =
             QkvTarget { query_norm, key_norm, table, positions, slot_mapping, key_cache, value_cache, options };
-        on_runtime_of!(inputs.x, project_qkv(inputs, target))
+        let (qkv, keys, values) = on_runtime_of!(inputs.x, project_qkv(inputs, target));
+        (qkv, KvTensors::of(keys, values))
     }
 }

@@ -156,6 +156,11 @@ pub fn holds_packed_weights(device: &Device) -> bool {
     backend_of(device) == Backend::Wgpu
 }
 
+/// Whether a device can keep keys and values as [codes](crate::e4m3) of 8 bits. wgpu's kernels read 32-bit floats only.
+pub fn holds_fp8_cache(device: &Device) -> bool {
+    backend_of(device) != Backend::Wgpu
+}
+
 /// Bytes of the largest tensor that a device can hold.
 pub fn tensor_bytes_max(device: &Device) -> usize {
     match device.as_dispatch() {
@@ -198,6 +203,16 @@ pub fn kept_int_tensor(values: Vec<i32>, device: &Device) -> Tensor<1, Int> {
 pub fn float_tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
     let shape = Shape::from(shape);
     Tensor::from_data(TensorData::new(values, shape), (device, DType::F32))
+}
+
+/// As [`zero_tensor`], of bytes.
+pub(crate) fn zero_bytes<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D, Int> {
+    let dtype = DType::U8;
+    if backend_of(device) == Backend::Cpu {
+        let zeros = TensorData::new(vec![0u8; shape.iter().product()], shape);
+        return Tensor::from_data(zeros, (device, dtype));
+    }
+    device.memory_persistent_allocations(shape, |shape| Tensor::zeros(shape, (device, dtype)))
 }
 
 /// A tensor of zeros that stays: its memory is its own, not part of the pages that activations share, which are as large

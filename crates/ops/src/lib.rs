@@ -15,6 +15,7 @@ mod cube;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod device;
+pub mod e4m3;
 mod gather_rows;
 mod graph;
 mod launch;
@@ -41,7 +42,7 @@ pub use backend::FusedOps;
 pub use carry_tokens::carry_tokens;
 pub use device::{
     Backend, DeviceError, activation_dtype, backend_of, computes_in, device_memory, float_tensor, free_device_memory,
-    holds_packed_weights, int_tensor, kept_int_tensor, open_device, open_device_async, settle_devices,
+    holds_fp8_cache, holds_packed_weights, int_tensor, kept_int_tensor, open_device, open_device_async, settle_devices,
     tensor_bytes_max, use_batch_invariant_kernels, use_cuda_kernels_of,
 };
 pub use gather_rows::{gather_rows, gather_rows_of};

@@ -212,24 +212,22 @@ mod on_cuda {
         (metadata, layer): (&AttentionMetadata, &mut KvLayer),
     ) -> Tensor<2> {
         check_operands(weight.dims()[0], qkv.head_norms.is_some(), qkv.rope.is_some(), qkv.options);
-        let (key_cache, value_cache) = layer.take();
         let absent = || layer.absent.clone().into_dispatch();
         let (query_norm, key_norm) = match qkv.head_norms {
             Some((query, key)) => (query.clone().into_dispatch(), key.clone().into_dispatch()),
             None => (absent(), absent()),
         };
-        let (projected, key_cache, value_cache) = Dispatch::project_qkv(
+        let (projected, cache) = Dispatch::project_qkv(
             inputs(x, weight, qkv.projection),
             query_norm,
             key_norm,
             qkv.rope.map_or_else(absent, |table| table.0.clone().into_dispatch()),
             metadata.positions.clone().into_dispatch(),
             metadata.slot_mapping.clone().into_dispatch(),
-            key_cache.into_dispatch(),
-            value_cache.into_dispatch(),
+            layer.take(),
             qkv.options,
         );
-        layer.put(Tensor::from_dispatch(key_cache), Tensor::from_dispatch(value_cache));
+        layer.put(cache);
         Tensor::from_dispatch(projected)
     }
 

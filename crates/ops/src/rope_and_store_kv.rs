@@ -59,7 +59,6 @@ pub fn rope_and_store_kv(
 ) -> Tensor<2> {
     let (layer, options) = layer;
     check_operands(qkv.dims()[1], norms.is_some(), table.is_some(), options);
-    let (key_cache, value_cache) = layer.take();
     // Absent weights are never read; the integer positions' companion stands in for them.
     let absent = || layer.absent.clone().into_dispatch();
     let (query_norm, key_norm) = match norms {
@@ -67,18 +66,17 @@ pub fn rope_and_store_kv(
         None => (absent(), absent()),
     };
     let table = table.map_or_else(absent, |table| table.0.clone().into_dispatch());
-    let (qkv, key_cache, value_cache) = Dispatch::rope_and_store_kv(
+    let (qkv, cache) = Dispatch::rope_and_store_kv(
         qkv.into_dispatch(),
         query_norm,
         key_norm,
         table,
         metadata.positions.clone().into_dispatch(),
         metadata.slot_mapping.clone().into_dispatch(),
-        key_cache.into_dispatch(),
-        value_cache.into_dispatch(),
+        layer.take(),
         options,
     );
-    layer.put(Tensor::from_dispatch(key_cache), Tensor::from_dispatch(value_cache));
+    layer.put(cache);
     Tensor::from_dispatch(qkv)
 }
 
@@ -142,7 +140,9 @@ fn rotate(x: Tensor<3>, table: Tensor<2>) -> Tensor<3> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::e4m3::{E4M3, decode, encode};
     use crate::testing::{AttentionCase, Seeded, assert_close, for_each_device};
+    use crate::{float_tensor, holds_fp8_cache};
 
     #[test]
     fn queries_and_keys_equal_the_reference_and_the_cache_holds_keys_and_values() {
@@ -176,6 +176,45 @@ mod tests {
                 assert_close(got.slice([0..tokens, 0..queries]), column(0, queries), 1e-5);
                 assert_close(stored(layer.keys()), column(queries, queries + width), 1e-5);
                 assert_close(stored(layer.values()), column(queries + width, queries + 2 * width), 0.0);
+            }
+        });
+    }
+
+    #[test]
+    fn a_cache_of_codes_holds_the_nearest_of_each_number() {
+        for_each_device(|device| {
+            if !holds_fp8_cache(device) {
+                return;
+            }
+            // Every number that a code has, with those just beside it and half-way to the next, and what has no code.
+            let near = |code: u8| {
+                let (number, next) = (decode(code), decode(code + 1));
+                [number, (number + next) / 2.0, number * 1.001, number * 0.999, -number]
+            };
+            let mut values: Vec<f32> = (0..0x7e).flat_map(near).collect();
+            values.extend([448.0, 463.0, 464.0, 465.0, 1e9, -1e9, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-12]);
+            for head_dim in [64, 10] {
+                let heads = HeadLayout { num_heads: 1, num_kv_heads: 1, head_dim };
+                let options = QkvOptions { heads, rotary_dim: 0, norm_eps: None };
+                let tokens = values.len().div_ceil(head_dim);
+                let case = AttentionCase::new(&[(tokens, tokens)], 16, &mut Seeded::new(12), device);
+                let row = |token: usize, column: usize| values.get(token * head_dim + column % head_dim).copied();
+                let rows = (0..tokens).flat_map(|token| (0..3 * head_dim).map(move |at| (token, at)));
+                let rows = rows.map(|(token, at)| row(token, at).unwrap_or(0.0)).collect();
+                let qkv = float_tensor(rows, [tokens, 3 * head_dim], device);
+                let mut layer = KvLayer::with_dtype(case.num_blocks, 16, heads, (device, E4M3));
+                let metadata = case.metadata(device);
+                rope_and_store_kv(qkv, None, None, &metadata, (&mut layer, options));
+                for cache in [layer.keys(), layer.values()] {
+                    let slots = cache.dims()[0];
+                    let stored = cache.reshape([slots, head_dim]).select(0, metadata.slot_mapping.clone());
+                    let stored: Vec<f32> = stored.into_data().try_to_vec().expect("32-bit floats");
+                    for (value, stored) in values.iter().zip(stored) {
+                        let expected = decode(encode(*value));
+                        assert!(stored == expected || stored.is_nan() && value.is_nan(), "{value}: {stored}");
+                        assert_eq!(stored.is_sign_negative(), expected.is_sign_negative(), "{value}");
+                    }
+                }
             }
         });
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::builder::Resettable;
 use clap::{ArgAction, Args, ValueEnum};
-use firebrick::{Backend, DeviceChoice, Options, SchedulingPolicy, SourceOptions};
+use firebrick::{Backend, DeviceChoice, KvCacheDtype, Options, SchedulingPolicy, SourceOptions};
 use firebrick_checkpoint::Dtype;
 
 use super::values::{ModelLen, quantity_u32, share, size_in_bytes, switch};
@@ -132,6 +132,10 @@ pub struct DeviceArgs {
     #[arg(long, value_name = "ARCH", value_parser = cuda_arch, hide_short_help = true)]
     pub cuda_arch_path: Option<u32>,
 
+    /// Form of keys and values: auto (as the device computes), fp8 or fp8_e4m3 (8 bits: more tokens fit; not on wgpu)
+    #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = kv_cache_dtype)]
+    pub kv_cache_dtype: KvCacheDtype,
+
     /// How weights are found: auto, safetensors or gguf (by the files), or dummy: made up, to measure speed without them
     #[arg(long, value_name = "FORMAT", default_value = "auto")]
     #[arg(value_parser = ["auto", "hf", "safetensors", "gguf", "dummy"])]
@@ -239,6 +243,15 @@ pub fn dtype(text: &str) -> Result<DtypeArg, String> {
     }
 }
 
+/// Reads `--kv-cache-dtype`.
+pub fn kv_cache_dtype(text: &str) -> Result<KvCacheDtype, String> {
+    match text {
+        "auto" => Ok(KvCacheDtype::Auto),
+        "fp8" | "fp8_e4m3" => Ok(KvCacheDtype::Fp8E4m3),
+        _ => Err("supported: auto, fp8 and fp8_e4m3, which mean the same 8 bits".into()),
+    }
+}
+
 impl DeviceArgs {
     /// The library's options, with its own limits for scheduling.
     pub fn options(&self) -> Result<Options, Failure> {
@@ -252,6 +265,7 @@ impl DeviceArgs {
         Ok(Options {
             device: self.device.into(),
             dtype: self.dtype.0,
+            kv_cache_dtype: self.kv_cache_dtype,
             max_model_len: match self.max_model_len {
                 Some(ModelLen::Tokens(tokens)) => Some(tokens),
                 Some(ModelLen::Auto) | None => None,

@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use firebrick::{DeviceChoice, LoadReport, Options, load_engine};
+use firebrick::{DeviceChoice, KvCacheDtype, LoadReport, Options, load_engine};
 use firebrick_checkpoint::Checkpoint;
 use firebrick_engine::{Engine, EventKind, FinishReason, Pipeline, Request, RequestId, SamplingParams};
 use firebrick_executor::LocalExecutor;
 use serde_json::{Map, Value, json};
 
 use super::statistics::Sample;
-use crate::args::{DeviceArg, SchedulingArgs};
+use crate::args::{DeviceArg, SchedulingArgs, kv_cache_dtype};
 use crate::failure::Failure;
 use crate::output::print;
 use workloads::{Item, Kind, Model, Workload, Workloads};
@@ -45,6 +45,10 @@ pub struct SuiteArgs {
     /// What runs the models
     #[arg(long, value_enum, default_value = "auto", env = "FIREBRICK_DEVICE")]
     device: DeviceArg,
+
+    /// Form of keys and values: auto (as the device computes), fp8 or fp8_e4m3 (8 bits)
+    #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = kv_cache_dtype)]
+    kv_cache_dtype: KvCacheDtype,
 
     /// Share of the device's memory that may be used
     #[arg(long, value_name = "SHARE", default_value = "0.9")]
@@ -123,6 +127,7 @@ impl<'a> Bench<'a> {
         let options = Options {
             device: DeviceChoice::from(args.device),
             max_model_len: Some(model.max_model_len),
+            kv_cache_dtype: args.kv_cache_dtype,
             gpu_memory_utilization: args.gpu_memory_utilization,
             max_waiting: 1 << 20,
             ..Options::default()

@@ -45,7 +45,7 @@ impl Runner {
         let model =
             firebrick_model::load(checkpoint, LoadOptions { dtype, packed: false, max_model_len }, &device, progress)?;
         let num_blocks = max_model_len.div_ceil(BLOCK_SIZE);
-        let cache = KvCache::new(config, dtype, (num_blocks, BLOCK_SIZE), &device)?;
+        let cache = KvCache::new(config, dtype.into(), (num_blocks, BLOCK_SIZE), &device)?;
         Ok(Self { model, cache, num_blocks, device })
     }
 

@@ -144,7 +144,8 @@ impl Facts {
         );
         tracing::info!("device {}: {}, tensor parallel size 1", report.backend.name(), device.name);
         tracing::info!("loaded in {seconds:.2} s");
-        tracing::info!("memory: {} of weights, {} of KV cache", size(plan.weight_bytes), size(kv_bytes));
+        let kv_dtype = plan.options.kv_dtype;
+        tracing::info!("memory: {} of weights, {} of KV cache in {kv_dtype}", size(plan.weight_bytes), size(kv_bytes));
         tracing::info!(
             "KV cache: {} blocks of {block_size} tokens = {kv_tokens} tokens, {full} requests of full length at once",
             report.num_blocks

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use firebrick_checkpoint::{Checkpoint, Dtype};
+use firebrick_checkpoint::{Checkpoint, Dtype, KvDtype};
 use firebrick_engine::{
     Engine, EngineConfig, EventKind, FinishReason, Pipeline, Request, SamplingParams, SchedulingPolicy, TokenId,
 };
@@ -62,6 +62,7 @@ pub fn is_full_length() -> bool {
 #[derive(Clone, Debug)]
 pub struct Setup {
     pub dtype: Dtype,
+    pub kv_dtype: Option<KvDtype>,
     pub packed: bool,
     pub num_blocks: u32,
     pub max_num_seqs: u32,
@@ -73,6 +74,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             dtype: Dtype::F32,
+            kv_dtype: None,
             packed: false,
             num_blocks: 256,
             max_num_seqs: 64,
@@ -94,6 +96,7 @@ pub fn engine(path: &Path, setup: &Setup, device: &Device) -> Engine<LocalExecut
     let options = LoadOptions { dtype: setup.dtype, packed: setup.packed, max_model_len };
     let cache = CacheOptions {
         num_blocks: setup.num_blocks,
+        dtype: setup.kv_dtype.unwrap_or(setup.dtype.into()),
         max_num_seqs: setup.max_num_seqs,
         block_size: BLOCK_SIZE,
         graphs: backend_of(device) == Backend::Wgpu || records_on_cuda(device),

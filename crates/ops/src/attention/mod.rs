@@ -4,6 +4,6 @@ mod kv_layer;
 mod metadata;
 mod paged_attention;
 
-pub use kv_layer::KvLayer;
+pub use kv_layer::{KvLayer, KvTensors};
 pub use metadata::{AttentionMetadata, QueryLens};
 pub use paged_attention::{AttentionOptions, paged_attention, reference};

@@ -46,8 +46,7 @@ pub fn paged_attention(
     assert_eq!(metadata.context_lens.dims()[0], sequences, "paged_attention: context lengths");
     Tensor::from_dispatch(Dispatch::paged_attention(
         qkv.into_dispatch(),
-        layer.keys().into_dispatch(),
-        layer.values().into_dispatch(),
+        layer.shared(),
         metadata.positions.clone().into_dispatch(),
         metadata.sequence_of_token.clone().into_dispatch(),
         metadata.block_tables.clone().into_dispatch(),
@@ -108,12 +107,15 @@ pub fn reference(
 mod tests {
     use super::*;
     use crate::QkvOptions;
+    use crate::e4m3::E4M3;
+    use crate::holds_fp8_cache;
     use crate::rope_and_store_kv;
     use crate::testing::{AttentionCase, Seeded, assert_close, for_each_device};
     use burn::tensor::Device;
 
     /// Fills the cache with one batch per earlier chunk, then attends with the last one.
-    fn check(heads: HeadLayout, window: Option<usize>, softcap: Option<f32>, device: &Device) {
+    fn check(heads: HeadLayout, window: Option<usize>, softcap: Option<f32>, on: (&Device, DType)) {
+        let (device, _) = on;
         let mut seeded = Seeded::new(8);
         let block_size = 16;
         let case = AttentionCase::new(
@@ -122,7 +124,7 @@ mod tests {
             &mut seeded,
             device,
         );
-        let mut layer = KvLayer::new(case.num_blocks, block_size, heads, device);
+        let mut layer = KvLayer::with_dtype(case.num_blocks, block_size, heads, on);
         let store = QkvOptions { heads, rotary_dim: 0, norm_eps: None };
         let everything = case.whole_contexts();
         let past = seeded.tensor([everything.num_tokens(), heads.row_len()], device);
@@ -141,11 +143,15 @@ mod tests {
         for_each_device(|device| {
             for (num_heads, num_kv_heads, head_dim) in [(9, 3, 64), (4, 4, 16), (4, 1, 256), (6, 2, 80), (2, 1, 10)] {
                 let heads = HeadLayout { num_heads, num_kv_heads, head_dim };
-                check(heads, None, None, device);
-                check(heads, Some(7), None, device);
-                check(heads, None, Some(2.0), device);
+                let dtypes = [DType::F32, E4M3].into_iter().filter(|&dtype| dtype != E4M3 || holds_fp8_cache(device));
+                for dtype in dtypes {
+                    check(heads, None, None, (device, dtype));
+                    check(heads, Some(7), None, (device, dtype));
+                    check(heads, None, Some(2.0), (device, dtype));
+                }
             }
-            check(HeadLayout { num_heads: 9, num_kv_heads: 3, head_dim: 64 }, Some(300), None, device);
+            let heads = HeadLayout { num_heads: 9, num_kv_heads: 3, head_dim: 64 };
+            check(heads, Some(300), None, (device, DType::F32));
         });
     }
 

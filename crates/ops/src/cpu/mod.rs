@@ -20,7 +20,7 @@ use burn::tensor::{DType, Shape, TensorData};
 use burn_flex::{Flex, FlexTensor};
 
 use crate::activation::Activation;
-use crate::attention::{AttentionOptions, QueryLens};
+use crate::attention::{AttentionOptions, KvTensors, QueryLens};
 use crate::backend::{FusedOps, Optional};
 use crate::rope_and_store_kv::QkvOptions;
 use crate::sample::SampleOptions;
@@ -69,17 +69,15 @@ impl FusedOps for Flex {
         table: FloatTensor<Self>,
         positions: IntTensor<Self>,
         slot_mapping: IntTensor<Self>,
-        key_cache: FloatTensor<Self>,
-        value_cache: FloatTensor<Self>,
+        cache: KvTensors<Self>,
         options: QkvOptions,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+    ) -> (FloatTensor<Self>, KvTensors<Self>) {
         let parameters = rope_and_store_kv::Parameters { query_norm, key_norm, table, options };
-        rope_and_store_kv::rope_and_store_kv(qkv, &parameters, (&positions, &slot_mapping), key_cache, value_cache)
+        rope_and_store_kv::rope_and_store_kv(qkv, &parameters, (&positions, &slot_mapping), cache)
     }
     fn paged_attention(
         qkv: FloatTensor<Self>,
-        key_cache: FloatTensor<Self>,
-        value_cache: FloatTensor<Self>,
+        cache: KvTensors<Self>,
         positions: IntTensor<Self>,
         sequence_of_token: IntTensor<Self>,
         block_tables: IntTensor<Self>,
@@ -88,12 +86,7 @@ impl FusedOps for Flex {
         _query_lens: QueryLens,
         options: AttentionOptions,
     ) -> FloatTensor<Self> {
-        paged_attention::paged_attention(
-            &qkv,
-            (&key_cache, &value_cache),
-            (&positions, &sequence_of_token, &block_tables),
-            options,
-        )
+        paged_attention::paged_attention(&qkv, &cache, (&positions, &sequence_of_token, &block_tables), options)
     }
     fn sample(logits: FloatTensor<Self>, plan: IntTensor<Self>, options: SampleOptions) -> IntTensor<Self> {
         sample::sample(&logits, &plan, options)
@@ -119,6 +112,11 @@ fn floats_mut(tensor: &mut FlexTensor) -> &mut [f32] {
         *tensor = tensor.to_contiguous();
     }
     tensor.storage_mut::<f32>()
+}
+
+/// The bytes of a contiguous tensor.
+fn bytes(tensor: &FlexTensor) -> &[u8] {
+    tensor.as_slice::<u8>().expect("caches are made by `KvLayer`: contiguous bytes")
 }
 
 /// A tensor `[rows, columns]` of 32-bit floats.

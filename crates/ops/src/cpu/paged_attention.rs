@@ -5,13 +5,16 @@
 
 #![allow(clippy::needless_range_loop, reason = "closures around vectors would not inherit the instruction set")]
 
-use burn_flex::FlexTensor;
+use std::borrow::Cow;
+
+use burn_flex::{Flex, FlexTensor};
 use rayon::prelude::*;
 
 use super::lanes::{LANES, Lanes};
 use super::math::{dot_tile, exp, sum_by, tanh};
-use super::{dims2, floats, indices, tensor2};
-use crate::attention::AttentionOptions;
+use super::{bytes, dims2, floats, indices, tensor2};
+use crate::attention::{AttentionOptions, KvTensors};
+use crate::e4m3::decode;
 use crate::launch::{SimdTask, with_simd};
 
 /// Multiplications per thread below which starting one costs more than it saves.
@@ -19,14 +22,18 @@ const PRODUCTS_PER_TASK: usize = 1 << 15;
 
 pub(super) fn paged_attention(
     qkv: &FlexTensor,
-    (key_cache, value_cache): (&FlexTensor, &FlexTensor),
+    cache: &KvTensors<Flex>,
     (positions, sequence_of_token, block_tables): (&FlexTensor, &FlexTensor, &FlexTensor),
     options: AttentionOptions,
 ) -> FlexTensor {
     let heads = options.heads;
     let [tokens, row_len] = dims2(qkv);
     let [_, blocks_per_row] = dims2(block_tables);
-    let (qkv, keys, values) = (floats(qkv), floats(key_cache), floats(value_cache));
+    let qkv = floats(qkv);
+    let cache = match cache {
+        KvTensors::Floats(keys, values) => Stored::Floats(floats(keys), floats(values)),
+        KvTensors::Codes(keys, values) => Stored::Codes(bytes(keys), bytes(values)),
+    };
     let (positions, sequences, tables) = (indices(positions), indices(sequence_of_token), indices(block_tables));
     let group_len = heads.output_len() / heads.num_kv_heads;
     let mut out = vec![0.0; tokens * heads.output_len()];
@@ -35,7 +42,7 @@ pub(super) fn paged_attention(
         let table = &tables[sequences[token] as usize * blocks_per_row..][..blocks_per_row];
         let query = &qkv[token * row_len + kv_head * group_len..][..group_len];
         let position = positions[token] as usize;
-        with_simd(Group { query, keys: &keys, values: &values, table, position, kv_head, options, out });
+        with_simd(Group { query, cache: &cache, table, position, kv_head, options, out });
     };
     let context: usize = positions.iter().map(|&position| position as usize + 1).sum();
     let pairs_per_task = {
@@ -47,11 +54,16 @@ pub(super) fn paged_attention(
     tensor2(out, tokens, heads.output_len())
 }
 
+/// Keys and values of all slots.
+enum Stored<'a> {
+    Floats(Cow<'a, [f32]>, Cow<'a, [f32]>),
+    Codes(&'a [u8], &'a [u8]),
+}
+
 /// The query heads of one token that share a KV head.
 struct Group<'a> {
     query: &'a [f32],
-    keys: &'a [f32],
-    values: &'a [f32],
+    cache: &'a Stored<'a>,
     table: &'a [i32],
     position: usize,
     kv_head: usize,
@@ -80,13 +92,22 @@ impl SimdTask for Group<'_> {
             rows.push(self.row(at));
         }
         let head_dim = self.options.heads.head_dim;
+        let decoded;
+        let (keys, values) = match self.cache {
+            Stored::Floats(keys, values) => (&keys[..], &values[..]),
+            Stored::Codes(keys, values) => {
+                decoded = [decoded_rows(keys, &rows, head_dim), decoded_rows(values, &rows, head_dim)];
+                rows.iter_mut().enumerate().for_each(|(index, row)| *row = index * head_dim);
+                (&decoded[0][..], &decoded[1][..])
+            }
+        };
         let mut weights = vec![0.0f32; HEADS_AT_ONCE * rows.len()];
         let num_heads = self.query.len() / head_dim;
         let mut done = 0;
         while done < num_heads {
             let part = done * head_dim..;
             let (query, out) = (&self.query[part.clone()], &mut self.out[part]);
-            let heads = Heads { query, out, keys: self.keys, values: self.values, rows: &rows, options: self.options };
+            let heads = Heads { query, out, keys, values, rows: &rows, options: self.options };
             done += match num_heads - done {
                 1 => heads.attend::<L, 1>(&mut weights),
                 2 => heads.attend::<L, 2>(&mut weights),
@@ -95,6 +116,18 @@ impl SimdTask for Group<'_> {
             };
         }
     }
+}
+
+/// The numbers of the rows that begin at `rows`, without gaps.
+#[inline(always)]
+fn decoded_rows(codes: &[u8], rows: &[usize], head_dim: usize) -> Vec<f32> {
+    let mut numbers = vec![0.0; rows.len() * head_dim];
+    for (numbers, &row) in numbers.chunks_exact_mut(head_dim).zip(rows) {
+        for (number, &code) in numbers.iter_mut().zip(&codes[row..row + head_dim]) {
+            *number = decode(code);
+        }
+    }
+    numbers
 }
 
 /// Query heads that are computed together, sharing what is read of the cache.

@@ -1,9 +1,11 @@
 //! Normalises and rotates queries and keys in place, one head at a time, and copies keys and values into their slots.
 
-use burn_flex::FlexTensor;
+use burn_flex::{Flex, FlexTensor};
 
 use super::rms_norm::normalised;
 use super::{floats, floats_mut, indices};
+use crate::attention::KvTensors;
+use crate::e4m3::encode;
 use crate::rope_and_store_kv::QkvOptions;
 
 /// What does not change from batch to batch.
@@ -18,15 +20,14 @@ pub(super) fn rope_and_store_kv(
     mut qkv: FlexTensor,
     parameters: &Parameters,
     (positions, slot_mapping): (&FlexTensor, &FlexTensor),
-    mut key_cache: FlexTensor,
-    mut value_cache: FlexTensor,
-) -> (FlexTensor, FlexTensor, FlexTensor) {
+    mut cache: KvTensors<Flex>,
+) -> (FlexTensor, KvTensors<Flex>) {
     let options = parameters.options;
     let heads = options.heads;
     let (query_norm, key_norm) = (floats(&parameters.query_norm), floats(&parameters.key_norm));
     let table = floats(&parameters.table);
     let (query_len, key_len) = (heads.output_len(), heads.num_kv_heads * heads.head_dim);
-    let (keys, values) = (floats_mut(&mut key_cache), floats_mut(&mut value_cache));
+    let mut slots = Slots::of(&mut cache);
     let rows = floats_mut(&mut qkv).chunks_exact_mut(heads.row_len());
     for (row, (&position, &slot)) in rows.zip(indices(positions).iter().zip(indices(slot_mapping))) {
         let angles = match options.rotary_dim {
@@ -37,11 +38,44 @@ pub(super) fn rope_and_store_kv(
             let weight = if index < heads.num_heads { &query_norm } else { &key_norm };
             transform(head, weight, angles, options.norm_eps);
         }
-        let slot = slot as usize * key_len;
-        keys[slot..][..key_len].copy_from_slice(&row[query_len..][..key_len]);
-        values[slot..][..key_len].copy_from_slice(&row[query_len + key_len..]);
+        slots.store(slot as usize * key_len, row[query_len..].split_at(key_len));
     }
-    (qkv, key_cache, value_cache)
+    (qkv, cache)
+}
+
+/// The elements of the cache.
+enum Slots<'a> {
+    Floats(&'a mut [f32], &'a mut [f32]),
+    Codes(&'a mut [u8], &'a mut [u8]),
+}
+
+impl<'a> Slots<'a> {
+    fn of(cache: &'a mut KvTensors<Flex>) -> Self {
+        match cache {
+            KvTensors::Floats(keys, values) => Slots::Floats(floats_mut(keys), floats_mut(values)),
+            KvTensors::Codes(keys, values) => Slots::Codes(keys.storage_mut(), values.storage_mut()),
+        }
+    }
+
+    /// Puts a token's keys and values at `first`.
+    fn store(&mut self, first: usize, (keys, values): (&[f32], &[f32])) {
+        match self {
+            Slots::Floats(stored_keys, stored_values) => {
+                stored_keys[first..][..keys.len()].copy_from_slice(keys);
+                stored_values[first..][..values.len()].copy_from_slice(values);
+            }
+            Slots::Codes(stored_keys, stored_values) => {
+                encode_into(&mut stored_keys[first..], keys);
+                encode_into(&mut stored_values[first..], values);
+            }
+        }
+    }
+}
+
+fn encode_into(codes: &mut [u8], numbers: &[f32]) {
+    for (code, number) in codes.iter_mut().zip(numbers) {
+        *code = encode(*number);
+    }
 }
 
 /// One head: normalised when `eps` is there, then its first elements rotated by `angles` (cosines, then sines).

@@ -4,7 +4,8 @@ use burn::tensor::{DType, Device, Tensor};
 
 use super::gpu::limited::{with_batch_invariance, with_capability};
 use super::tests::{for_both_dtypes, pair};
-use crate::testing::{AttentionCase, Seeded, assert_close, reference_device};
+use crate::e4m3::E4M3;
+use crate::testing::{AttentionCase, Seeded, assert_close, moved, reference_device};
 use crate::{
     Activation, AttentionOptions, CapturedGraph, HeadLayout, KvLayer, QkvOptions, gated_activation, paged_attention,
     reference, rope_and_store_kv,
@@ -13,15 +14,23 @@ use crate::{
 /// Compute capabilities whose kernels differ.
 const CAPABILITIES: [u32; 4] = [75, 80, 86, 90];
 
-/// A cache filled with the whole contexts of `case`, and the keys and values rounded as it holds them, on the host.
-fn filled(seeded: &mut Seeded, case: &AttentionCase, heads: HeadLayout, on: (&Device, DType)) -> [KvLayer; 2] {
+/// A cache of dtype `cache` filled with the whole contexts of `case`, and the keys and values rounded as it holds them, on
+/// the host.
+fn filled_with(
+    seeded: &mut Seeded,
+    case: &AttentionCase,
+    heads: HeadLayout,
+    on: (&Device, DType),
+    cache: DType,
+) -> [KvLayer; 2] {
     let everything = case.whole_contexts();
     let options = QkvOptions { heads, rotary_dim: 0, norm_eps: None };
     let (past, device_past) = pair(seeded, [everything.num_tokens(), heads.row_len()], on);
     let host = reference_device(on.0);
-    let mut host_layer = KvLayer::new(case.num_blocks, case.block_size(), heads, &host);
+    let host_dtype = if cache == E4M3 { E4M3 } else { DType::F32 };
+    let mut host_layer = KvLayer::with_dtype(case.num_blocks, case.block_size(), heads, (&host, host_dtype));
     rope_and_store_kv(past, None, None, &everything.metadata(&host), (&mut host_layer, options));
-    let mut layer = KvLayer::with_dtype(case.num_blocks, case.block_size(), heads, on);
+    let mut layer = KvLayer::with_dtype(case.num_blocks, case.block_size(), heads, (on.0, cache));
     rope_and_store_kv(device_past, None, None, &everything.metadata(on.0), (&mut layer, options));
     [host_layer, layer]
 }
@@ -31,26 +40,34 @@ fn options(heads: HeadLayout, block_size: usize) -> AttentionOptions {
     AttentionOptions { heads, block_size, scale, sliding_window: None, softcap: None }
 }
 
-/// Compares every kernel with the reference on prompts, chunks behind long prefixes and decoding tokens in one batch.
+/// Compares every kernel with the reference on prompts, chunks behind long prefixes and decoding tokens in one batch, with
+/// a cache of the rows' dtype and one of 8 bits.
 fn check(heads: HeadLayout, block_size: usize, seed: u64) {
     for_both_dtypes(|device, dtype, rounding| {
-        let mut seeded = Seeded::new(seed);
-        let sequences = [(1, 700), (3, 257), (1, 1), (5, 256), (40, 300), (70, 70), (1, 2300), (2, 2), (1, 257)];
-        let case = AttentionCase::new(&sequences, block_size, &mut seeded, device);
-        let [host_layer, layer] = filled(&mut seeded, &case, heads, (device, dtype));
-        let (qkv, device_qkv) = pair(&mut seeded, [case.num_tokens(), heads.row_len()], (device, dtype));
-        let (host_metadata, metadata) = (case.metadata(&reference_device(device)), case.metadata(device));
-        for (sliding_window, softcap) in [(None, None), (Some(300), None), (Some(7), None), (None, Some(2.0))] {
-            let options = AttentionOptions { sliding_window, softcap, ..options(heads, block_size) };
-            let expected = reference::paged_attention(qkv.clone(), &host_layer, &host_metadata, options);
-            for capability in CAPABILITIES {
-                with_capability(capability, || {
-                    let got = paged_attention(device_qkv.clone(), &layer, &metadata, options);
-                    assert_close(got, expected.clone(), rounding);
-                });
-            }
+        for cache in [dtype, E4M3] {
+            check_cache(heads, block_size, seed, ((device, dtype), cache, rounding));
         }
     });
+}
+
+fn check_cache(heads: HeadLayout, block_size: usize, seed: u64, (on, cache, rounding): ((&Device, DType), DType, f32)) {
+    let (device, _) = on;
+    let mut seeded = Seeded::new(seed);
+    let sequences = [(1, 700), (3, 257), (1, 1), (5, 256), (40, 300), (70, 70), (1, 2300), (2, 2), (1, 257)];
+    let case = AttentionCase::new(&sequences, block_size, &mut seeded, device);
+    let [host_layer, layer] = filled_with(&mut seeded, &case, heads, on, cache);
+    let (qkv, device_qkv) = pair(&mut seeded, [case.num_tokens(), heads.row_len()], on);
+    let (host_metadata, metadata) = (case.metadata(&reference_device(device)), case.metadata(device));
+    for (sliding_window, softcap) in [(None, None), (Some(300), None), (Some(7), None), (None, Some(2.0))] {
+        let options = AttentionOptions { sliding_window, softcap, ..options(heads, block_size) };
+        let expected = reference::paged_attention(qkv.clone(), &host_layer, &host_metadata, options);
+        for capability in CAPABILITIES {
+            with_capability(capability, || {
+                let got = paged_attention(device_qkv.clone(), &layer, &metadata, options);
+                assert_close(got, expected.clone(), rounding);
+            });
+        }
+    }
 }
 
 #[test]
@@ -91,26 +108,28 @@ fn equals_the_reference_with_more_parts_than_the_gpu_runs_at_a_time() {
         let heads = HeadLayout { num_heads: 8, num_kv_heads: 8, head_dim: 128 };
         let sequences: Vec<(usize, usize)> = (0..70).map(|index| (1, 1 + index * 37 % 900)).collect();
         let case = AttentionCase::new(&sequences, 16, &mut seeded, device);
-        let [host_layer, layer] = filled(&mut seeded, &case, heads, (device, dtype));
-        let (qkv, device_qkv) = pair(&mut seeded, [case.num_tokens(), heads.row_len()], (device, dtype));
-        let metadata = case.metadata(&reference_device(device));
-        let expected = reference::paged_attention(qkv, &host_layer, &metadata, options(heads, 16));
-        let got = paged_attention(device_qkv, &layer, &case.metadata(device), options(heads, 16));
-        assert_close(got, expected, rounding);
+        for cache in [dtype, E4M3] {
+            let [host_layer, layer] = filled_with(&mut seeded, &case, heads, (device, dtype), cache);
+            let (qkv, device_qkv) = pair(&mut seeded, [case.num_tokens(), heads.row_len()], (device, dtype));
+            let metadata = case.metadata(&reference_device(device));
+            let expected = reference::paged_attention(qkv, &host_layer, &metadata, options(heads, 16));
+            let got = paged_attention(device_qkv, &layer, &case.metadata(device), options(heads, 16));
+            assert_close(got, expected, rounding);
+        }
     });
 }
 
 /// Sequences that prefill and decode, their cache, and the result of all of them together.
 fn together(
-    device: &Device,
-    dtype: DType,
+    (device, dtype): (&Device, DType),
+    cache: DType,
     options: AttentionOptions,
 ) -> (AttentionCase, KvLayer, Tensor<2>, Tensor<2>) {
     let mut seeded = Seeded::new(48);
     let mut sequences = vec![(600, 900), (1, 900), (1, 30)];
     sequences.extend(vec![(1, 500); 90]);
     let case = AttentionCase::new(&sequences, 16, &mut seeded, device);
-    let [_, layer] = filled(&mut seeded, &case, options.heads, (device, dtype));
+    let [_, layer] = filled_with(&mut seeded, &case, options.heads, (device, dtype), cache);
     let (_, qkv) = pair(&mut seeded, [case.num_tokens(), options.heads.row_len()], (device, dtype));
     let result = paged_attention(qkv.clone(), &layer, &case.metadata(device), options);
     (case, layer, qkv, result)
@@ -123,9 +142,9 @@ fn a_prompt_has_the_same_bits_whole_and_in_chunks_of_any_length() {
             let heads = HeadLayout { num_heads: 8, num_kv_heads: 2, head_dim };
             for sliding_window in [None, Some(333)] {
                 let options = AttentionOptions { sliding_window, ..options(heads, 16) };
-                for capability in CAPABILITIES {
+                for (capability, cache) in CAPABILITIES.into_iter().flat_map(|card| [(card, dtype), (card, E4M3)]) {
                     with_capability(capability, || {
-                        let (case, layer, qkv, whole) = together(device, dtype, options);
+                        let (case, layer, qkv, whole) = together((device, dtype), cache, options);
                         for (first, end) in [(0, 2), (2, 133), (133, 389), (389, 600)] {
                             let chunk = case.only(0, 300 + first..300 + end).metadata(device);
                             let query = qkv.clone().narrow(0, first, end - first);
@@ -144,10 +163,10 @@ fn a_decoding_token_has_the_same_bits_alone_and_in_a_large_batch() {
     for_both_dtypes(|device, dtype, _| {
         for head_dim in [64, 128] {
             let heads = HeadLayout { num_heads: 8, num_kv_heads: 2, head_dim };
-            for capability in CAPABILITIES {
+            for (capability, cache) in CAPABILITIES.into_iter().flat_map(|card| [(card, dtype), (card, E4M3)]) {
                 with_capability(capability, || {
                     let options = options(heads, 16);
-                    let (case, layer, qkv, batch) = together(device, dtype, options);
+                    let (case, layer, qkv, batch) = together((device, dtype), cache, options);
                     for (sequence, position) in [(1, 899), (2, 29), (50, 499)] {
                         let alone = case.only(sequence, position..position + 1).metadata(device);
                         let token = 599 + sequence;
@@ -163,21 +182,20 @@ fn a_decoding_token_has_the_same_bits_alone_and_in_a_large_batch() {
 #[test]
 fn a_token_has_the_same_bits_alone_and_at_the_end_of_a_prompt_where_the_batch_must_not_matter() {
     for_both_dtypes(|device, dtype, _| {
-        for head_dim in [64, 96, 128, 256] {
-            let heads = HeadLayout { num_heads: 8, num_kv_heads: 2, head_dim };
-            for capability in CAPABILITIES {
-                with_capability(capability, || {
-                    with_batch_invariance(|| {
-                        let options = options(heads, 16);
-                        let (case, layer, qkv, batch) = together(device, dtype, options);
-                        for (sequence, position, token) in [(0, 300, 0), (0, 777, 477), (0, 899, 599), (2, 29, 601)] {
-                            let alone = case.only(sequence, position..position + 1).metadata(device);
-                            let got = paged_attention(qkv.clone().narrow(0, token, 1), &layer, &alone, options);
-                            assert_close(got, batch.clone().narrow(0, token, 1), 0.0);
-                        }
-                    });
+        let layouts = [64, 96, 128, 256].map(|head_dim| HeadLayout { num_heads: 8, num_kv_heads: 2, head_dim });
+        let variants = layouts.into_iter().flat_map(|heads| [(heads, dtype), (heads, E4M3)]);
+        for ((heads, cache), capability) in variants.flat_map(|variant| CAPABILITIES.map(|of| (variant, of))) {
+            with_capability(capability, || {
+                with_batch_invariance(|| {
+                    let options = options(heads, 16);
+                    let (case, layer, qkv, batch) = together((device, dtype), cache, options);
+                    for (sequence, position, token) in [(0, 300, 0), (0, 777, 477), (0, 899, 599), (2, 29, 601)] {
+                        let alone = case.only(sequence, position..position + 1).metadata(device);
+                        let got = paged_attention(qkv.clone().narrow(0, token, 1), &layer, &alone, options);
+                        assert_close(got, batch.clone().narrow(0, token, 1), 0.0);
+                    }
                 });
-            }
+            });
         }
     });
 }
@@ -188,9 +206,10 @@ fn a_recorded_graph_attends_with_the_same_bits_at_every_replay() {
         let mut seeded = Seeded::new(49);
         let heads = HeadLayout { num_heads: 9, num_kv_heads: 3, head_dim: 64 };
         let mixed: Vec<(usize, usize)> = vec![(130, 400), (1, 700), (1, 20)];
-        for sequences in [vec![(1, 700), (1, 20), (1, 300)], vec![(1, 700); 90], mixed] {
-            let case = AttentionCase::new(&sequences, 16, &mut seeded, device);
-            let [_, layer] = filled(&mut seeded, &case, heads, (device, dtype));
+        let batches = [vec![(1, 700), (1, 20), (1, 300)], vec![(1, 700); 90], mixed];
+        for (sequences, cache) in batches.iter().flat_map(|batch| [(batch, dtype), (batch, E4M3)]) {
+            let case = AttentionCase::new(sequences, 16, &mut seeded, device);
+            let [_, layer] = filled_with(&mut seeded, &case, heads, (device, dtype), cache);
             let (_, x) = pair(&mut seeded, [case.num_tokens(), 2 * heads.row_len()], (device, dtype));
             let (options, metadata) = (options(heads, 16), case.metadata(device));
             // What comes before writes the queries, what comes after reads the result.
@@ -210,11 +229,36 @@ fn a_recorded_graph_attends_with_the_same_bits_at_every_replay() {
 }
 
 #[test]
+fn a_cache_of_codes_is_written_alike_on_cards_with_and_without_instructions_for_it() {
+    for_both_dtypes(|device, dtype, _| {
+        let heads = HeadLayout { num_heads: 2, num_kv_heads: 2, head_dim: 64 };
+        let store = QkvOptions { heads, rotary_dim: 0, norm_eps: None };
+        let host = reference_device(device);
+        // Numbers of every size, those beyond the largest and below the smallest code among them.
+        let mut seeded = Seeded::new(50);
+        let values = (0..700 * heads.row_len()).map(|_| seeded.value() * 2f32.powf(26.0 * seeded.value()));
+        let rows = crate::float_tensor(values.collect(), [700, heads.row_len()], &host).cast(dtype);
+        let case = AttentionCase::new(&[(700, 700)], 16, &mut seeded, device);
+        let mut expected = KvLayer::with_dtype(case.num_blocks, 16, heads, (&host, E4M3));
+        let rounded = rows.clone().cast(DType::F32);
+        rope_and_store_kv(rounded, None, None, &case.metadata(&host), (&mut expected, store));
+        for capability in CAPABILITIES {
+            with_capability(capability, || {
+                let mut layer = KvLayer::with_dtype(case.num_blocks, 16, heads, (device, E4M3));
+                rope_and_store_kv(moved(&rows, device), None, None, &case.metadata(device), (&mut layer, store));
+                assert_close(moved(&layer.keys(), &host), expected.keys(), 0.0);
+                assert_close(moved(&layer.values(), &host), expected.values(), 0.0);
+            });
+        }
+    });
+}
+
+#[test]
 fn what_the_cache_holds_beyond_a_context_does_not_show() {
     for_both_dtypes(|device, dtype, _| {
         let heads = HeadLayout { num_heads: 8, num_kv_heads: 2, head_dim: 128 };
         let options = options(heads, 16);
-        let (case, layer, qkv, _) = together(device, dtype, options);
+        let (case, layer, qkv, _) = together((device, dtype), dtype, options);
         // The first tokens of a sequence in a cache that holds something else after them, or no numbers at all.
         let broken = {
             let mut other = KvLayer::with_dtype(case.num_blocks, 16, heads, (device, dtype));

@@ -3,8 +3,13 @@
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use burn::tensor::DType;
 use cudarc::driver::result as driver;
 use cudarc::driver::sys::CUdevice_attribute;
+
+use super::driver::Kernel;
+use super::element;
+use crate::e4m3::E4M3;
 
 /// Shared memory of a block that the driver keeps for itself.
 const SHARED_BYTES_RESERVED: usize = 1024;
@@ -75,6 +80,12 @@ impl Gpu {
                 CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_MULTIPROCESSOR,
             ),
         }
+    }
+
+    /// `kernel`, compiled for a cache of `cache`: cards before 8.9 convert codes of 8 bits without instructions for it.
+    pub(super) fn with_cache(&self, kernel: Kernel, cache: DType) -> Kernel {
+        let kernel = kernel.word("CACHE", element(cache));
+        if cache == E4M3 && self.capability < 89 { kernel.number("E4M3_BY_INTEGERS", 1) } else { kernel }
     }
 
     /// Shared memory of a block when a multiprocessor is to run `blocks` of them at a time.

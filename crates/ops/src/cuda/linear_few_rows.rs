@@ -204,8 +204,14 @@ impl FewRows {
             After::Gate(kind) => ("GATE", *kind),
             After::Rotate(_) => ("ROTATE", Activation::Relu),
         };
-        Kernel::new(&LINEAR_FEW_ROWS, "linear_few_rows")
-            .word("ELEMENT", element(self.x.tensor.dtype))
+        let dtype = self.x.tensor.dtype;
+        let cache = match &self.after {
+            After::Rotate(rotation) => rotation.keys.dtype,
+            _ => dtype,
+        };
+        let kernel = Kernel::new(&LINEAR_FEW_ROWS, "linear_few_rows").word("ELEMENT", element(dtype));
+        Gpu::current()
+            .with_cache(kernel, cache)
             .word("NORM", norm)
             .word("AFTER", after)
             .word("KIND", name(kind))

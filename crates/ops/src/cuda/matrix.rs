@@ -52,7 +52,7 @@ pub(super) fn on_16_bytes(tensor: &CubeTensor) -> bool {
     tensor.handle.offset_start.unwrap_or(0).is_multiple_of(16)
 }
 
-/// Elements that a 16-byte access moves.
+/// Elements that the widest access moves: 16 bytes, and as many codes of 8 bits as 16-bit elements.
 pub(super) fn widest(dtype: DType) -> usize {
-    16 / dtype.size()
+    (16 / dtype.size()).min(8)
 }

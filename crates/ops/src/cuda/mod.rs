@@ -55,6 +55,8 @@ pub(crate) use upload::upload;
 
 use burn::tensor::DType;
 
+use crate::e4m3::E4M3;
+
 /// The text of one kernel source.
 pub(crate) struct Source {
     /// File name without its extension.
@@ -113,8 +115,11 @@ fn element(dtype: DType) -> &'static str {
         DType::F32 => "f32",
         DType::F16 => "f16",
         DType::BF16 => "bf16",
+        E4M3 => "e4m3",
         other => {
-            panic!("the CUDA kernels read f32, f16 and bf16, not {other:?}: the tensor was made with another dtype")
+            panic!(
+                "the CUDA kernels read f32, f16, bf16 and a cache of e4m3, not {other:?}: the tensor was made with another dtype"
+            )
         }
     }
 }

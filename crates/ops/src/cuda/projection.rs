@@ -8,6 +8,7 @@ use super::matrix::{Matrix, dense, owned};
 use super::{activation, gated_activation, linear, rope_and_store_kv};
 use crate::backend::{Activated, ProjectionInputs};
 use crate::cube::{QkvInputs, QkvTarget};
+use crate::e4m3::E4M3;
 
 /// The operands, with tensors as the kernels take them.
 struct Operands {
@@ -43,7 +44,7 @@ pub(crate) fn project_qkv(
     let rotates = options.norm_eps.is_none()
         && heads.head_dim.is_multiple_of(2)
         && (options.rotary_dim == 0 || options.rotary_dim == heads.head_dim)
-        && target.key_cache.dtype == operands.x.tensor.dtype;
+        && [operands.x.tensor.dtype, E4M3].contains(&target.key_cache.dtype);
     if !fits(&operands.x, &operands.weight) {
         return rope_and_store_kv(QkvInputs { qkv: operands.separately(), target });
     }

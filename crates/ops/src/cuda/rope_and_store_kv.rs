@@ -5,10 +5,12 @@ use burn_cubecl::tensor::CubeTensor;
 use bytemuck::{Pod, Zeroable};
 
 use super::driver::Kernel;
+use super::gpu::Gpu;
 use super::launch::{Argument, Grid, Launch};
 use super::matrix::{Matrix, dense, on_16_bytes, owned, widest};
 use super::{ROPE_AND_STORE_KV, element};
 use crate::cube::QkvInputs;
+use crate::e4m3::E4M3;
 use crate::rope_and_store_kv::QkvOptions;
 
 const THREADS: usize = 128;
@@ -44,7 +46,7 @@ pub(crate) fn rope_and_store_kv(inputs: QkvInputs) -> (CubeTensor, CubeTensor, C
 
     let strides = [qkv.stride, slot_stride, head_stride, heads.head_dim, rotary_dim / 2];
     let operands = [&qkv.tensor, &key_cache, &value_cache, &query_norm, &key_norm, &table];
-    let wide = dtype.size() == cache_dtype.size()
+    let wide = widest(dtype) == widest(cache_dtype)
         && strides.iter().all(|stride| stride.is_multiple_of(widest(dtype)))
         && operands.into_iter().all(on_16_bytes);
     let elements_per_lane = if wide { widest(dtype) } else { 1 };
@@ -65,9 +67,8 @@ pub(crate) fn rope_and_store_kv(inputs: QkvInputs) -> (CubeTensor, CubeTensor, C
         lanes: lanes as i32,
         wide: wide.into(),
     };
-    let kernel = Kernel::new(&ROPE_AND_STORE_KV, "rope_and_store_kv")
-        .word("ELEMENT", element(dtype))
-        .word("CACHE", element(cache_dtype));
+    let kernel = Kernel::new(&ROPE_AND_STORE_KV, "rope_and_store_kv").word("ELEMENT", element(dtype));
+    let kernel = Gpu::current().with_cache(kernel, cache_dtype);
     let blocks = (heads.num_heads + 2 * heads.num_kv_heads).div_ceil(THREADS / lanes);
     Launch::new(kernel, Grid::new([qkv.rows, blocks, 1], THREADS))
         .write(&qkv.tensor)
@@ -88,7 +89,7 @@ pub(super) fn cache_strides(keys: &CubeTensor, values: &CubeTensor) -> [usize; 2
     let strides = &keys.meta.strides;
     assert_eq!(strides[2], 1, "the KV cache keeps the elements of a head together");
     assert_eq!(strides, &values.meta.strides, "keys and values are laid out alike");
-    assert!(matches!(keys.dtype, DType::F32 | DType::F16 | DType::BF16), "a KV cache in {:?}", keys.dtype);
+    assert!(matches!(keys.dtype, DType::F32 | DType::F16 | DType::BF16 | E4M3), "a KV cache in {:?}", keys.dtype);
     assert_eq!(keys.dtype, values.dtype, "keys and values have one dtype");
     [strides[0], strides[1]]
 }

@@ -7,6 +7,7 @@ use super::driver::Kernel;
 use super::gpu::limited::with_batch_invariance;
 use super::launch::{Grid, Launch};
 use super::{FEW_ROWS, GATHER_ROWS, RMS_NORM, SOURCES};
+use crate::e4m3::E4M3;
 use crate::testing::{AttentionCase, Seeded, assert_close, for_each_device, moved, reference_device};
 use crate::{
     Activation, Backend, CapturedGraph, HeadLayout, KvLayer, Projection, QkvOptions, QkvProjection, RopeTable, RowNorm,
@@ -212,15 +213,17 @@ fn projected_queries_keys_and_values_have_the_bits_of_the_single_operations() {
                     rope: (rotary_dim != 0).then_some(&table),
                     options,
                 };
-                let cache = || KvLayer::with_dtype(case.num_blocks, 16, heads, (device, dtype));
-                let (mut layer, mut expected_layer) = (cache(), cache());
-                let got = project_qkv(x.clone(), qkv, &metadata, &mut layer);
-                let product = linear(norm.of(x), &weight, Some(&bias));
-                let target = (&mut expected_layer, options);
-                let expected = rope_and_store_kv(product, qkv.head_norms, qkv.rope, &metadata, target);
-                assert_close(got, expected, 0.0);
-                assert_close(layer.keys(), expected_layer.keys(), 0.0);
-                assert_close(layer.values(), expected_layer.values(), 0.0);
+                for cache in [dtype, E4M3] {
+                    let cache = || KvLayer::with_dtype(case.num_blocks, 16, heads, (device, cache));
+                    let (mut layer, mut expected_layer) = (cache(), cache());
+                    let got = project_qkv(x.clone(), qkv, &metadata, &mut layer);
+                    let product = linear(norm.of(x.clone()), &weight, Some(&bias));
+                    let target = (&mut expected_layer, options);
+                    let expected = rope_and_store_kv(product, qkv.head_norms, qkv.rope, &metadata, target);
+                    assert_close(got, expected, 0.0);
+                    assert_close(layer.keys(), expected_layer.keys(), 0.0);
+                    assert_close(layer.values(), expected_layer.values(), 0.0);
+                }
             }
         }
     });

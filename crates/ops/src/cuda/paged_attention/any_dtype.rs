@@ -123,9 +123,10 @@ impl<'a> Whole<'a> {
     }
 
     fn kernel(&self, entry: &'static str) -> Kernel {
-        Kernel::new(&PAGED_ATTENTION, entry)
-            .word("ELEMENT", element(self.attention.qkv.tensor.dtype))
-            .word("CACHE", element(self.attention.keys.dtype))
+        let kernel = Kernel::new(&PAGED_ATTENTION, entry).word("ELEMENT", element(self.attention.qkv.tensor.dtype));
+        self.attention
+            .gpu
+            .with_cache(kernel, self.attention.keys.dtype)
             .number("HEAD_DIM", self.attention.options.heads.head_dim)
             .number("GROUP", self.group)
             .number("WIDE", self.wide.into())

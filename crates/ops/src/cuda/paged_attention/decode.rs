@@ -6,7 +6,7 @@
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::Attention;
+use super::{Attention, row_bytes};
 use crate::cuda::driver::{COUNTERS, Kernel};
 use crate::cuda::launch::{Argument, Grid, Launch};
 use crate::cuda::matrix::empty;
@@ -35,16 +35,19 @@ impl Decode {
     pub(super) fn new(attention: &Attention) -> Option<Self> {
         let head_dim = attention.options.heads.head_dim;
         let (taken, warps) = (attention.group().min(HEADS), if head_dim <= 64 { 8 } else { 4 });
+        let tile_bytes = 2 * TILE * row_bytes(head_dim, attention.keys.dtype);
+        let merging_bytes = merging_bytes(head_dim, (taken, warps));
+        let shared_bytes = |stages: usize| (warps * stages * tile_bytes + merging_bytes).next_multiple_of(16);
         let list_bytes = list_bytes(attention.num_sequences());
         let fitting = |blocks: usize| {
             let room = attention.gpu.shared_bytes_of_block(blocks).checked_sub(list_bytes)?;
-            (1..=STAGES_MAX).rev().find(|&stages| shared_bytes(head_dim, (taken, warps, stages)) <= room)
+            (1..=STAGES_MAX).rev().find(|&stages| shared_bytes(stages) <= room)
         };
         let (blocks_per_multiprocessor, stages) = match fitting(2) {
             Some(stages) => (2, stages),
             None => (1, fitting(1)?),
         };
-        let shared_bytes = shared_bytes(head_dim, (taken, warps, stages));
+        let shared_bytes = shared_bytes(stages);
         Some(Self { warps, stages, shared_bytes, blocks_per_multiprocessor })
     }
 
@@ -93,8 +96,10 @@ impl Decode {
     }
 
     fn kernel(&self, attention: &Attention, entry: &'static str) -> Kernel {
-        Kernel::new(&PAGED_ATTENTION_DECODE, entry)
-            .word("ELEMENT", element(attention.qkv.tensor.dtype))
+        let kernel = Kernel::new(&PAGED_ATTENTION_DECODE, entry).word("ELEMENT", element(attention.qkv.tensor.dtype));
+        attention
+            .gpu
+            .with_cache(kernel, attention.keys.dtype)
             .number("HEAD_DIM", attention.options.heads.head_dim)
             .number("GROUP", attention.group())
             .number("BLOCK_SIZE", attention.options.block_size)
@@ -115,10 +120,8 @@ fn list_bytes(sequences: usize) -> usize {
     (2 * sequences + 1) * size_of::<i32>()
 }
 
-/// `Shared` of the source.
-fn shared_bytes(head_dim: usize, (taken, warps, stages): (usize, usize, usize)) -> usize {
-    let chunks = head_dim / 8 + usize::from(!head_dim.is_multiple_of(64));
-    let ring = warps * stages * 2 * TILE * chunks * 16;
+/// What `Shared` of the source has besides the rings.
+fn merging_bytes(head_dim: usize, (taken, warps): (usize, usize)) -> usize {
     let words = warps * taken * (head_dim + 8) + 2 * warps * HEADS + taken * (LANES + 1) + warps + 1;
-    (ring + words * size_of::<f32>()).next_multiple_of(16)
+    words * size_of::<f32>()
 }

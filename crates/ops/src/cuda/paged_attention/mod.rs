@@ -1,6 +1,6 @@
 //! Attention over the paged cache: which kernels a batch takes.
 //!
-//! In 16 bits, tensor cores: sequences with one token in the batch go to [`decode`], those with several to [`prefill`],
+//! In 16 bits, and with a cache of 8, tensor cores: sequences with one token in the batch go to [`decode`], those with several to [`prefill`],
 //! which takes the instructions of Hopper where they fit. A batch with both is two launches that leave each other's
 //! sequences alone. Everything else (32-bit floats, odd head sizes, old cards) goes to [`any_dtype`].
 //!
@@ -22,6 +22,7 @@ use super::matrix::{Matrix, dense, on_16_bytes, widest};
 use super::rope_and_store_kv::cache_strides;
 use crate::attention::{AttentionOptions, QueryLens};
 use crate::cube::AttentionInputs;
+use crate::e4m3::E4M3;
 use any_dtype::attend_any_dtype;
 use decode::Decode;
 use prefill::Prefill;
@@ -126,7 +127,8 @@ impl Attention {
             _ => false,
         };
         let head_dim = self.options.heads.head_dim;
-        let fits = head_dim.is_multiple_of(16) && head_dim <= HEAD_DIM_MAX && self.keys.dtype == dtype;
+        let multiplies = multiplies && [dtype, E4M3].contains(&self.keys.dtype);
+        let fits = head_dim.is_multiple_of(16) && head_dim <= HEAD_DIM_MAX;
         if !multiplies || !fits || !self.is_aligned() {
             return None;
         }
@@ -136,8 +138,9 @@ impl Attention {
     /// Whether every row of queries, keys and values can be read in 16 bytes.
     fn is_aligned(&self) -> bool {
         let strides = cache_strides(&self.keys, &self.values);
-        let width = widest(self.keys.dtype);
-        strides.iter().chain([&self.qkv.stride]).all(|stride| stride.is_multiple_of(width))
+        let in_cache = 16 / self.keys.dtype.size();
+        strides.iter().all(|stride| stride.is_multiple_of(in_cache))
+            && self.qkv.stride.is_multiple_of(widest(self.qkv.tensor.dtype))
             && [&self.qkv.tensor, &self.keys, &self.values].into_iter().all(on_16_bytes)
     }
 
@@ -165,6 +168,12 @@ impl Attention {
             head_stride: head_stride as i64,
         }
     }
+}
+
+/// Bytes from one row of a head to the next in shared memory: chunks of 16 bytes that are swizzled, or an odd number.
+fn row_bytes(head_dim: usize, dtype: DType) -> usize {
+    let chunks = head_dim * dtype.size() / 16;
+    16 * if chunks.is_multiple_of(8) { chunks } else { chunks | 1 }
 }
 
 impl Shape {

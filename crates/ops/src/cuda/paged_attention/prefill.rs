@@ -6,7 +6,7 @@
 
 use burn_cubecl::tensor::CubeTensor;
 
-use super::Attention;
+use super::{Attention, row_bytes};
 use crate::cuda::driver::Kernel;
 use crate::cuda::launch::{Argument, Grid, Launch};
 use crate::cuda::rope_and_store_kv::cache_strides;
@@ -33,7 +33,7 @@ impl Prefill {
     pub(super) fn new(attention: &Attention) -> Option<Self> {
         let uses_wgmma = fits_wgmma(attention);
         let head_dim = attention.options.heads.head_dim;
-        let shared_bytes = if uses_wgmma { wgmma_shared_bytes(head_dim) } else { tiles_shared_bytes(head_dim) };
+        let shared_bytes = if uses_wgmma { wgmma_shared_bytes(head_dim) } else { tiles_shared_bytes(attention) };
         (shared_bytes <= attention.gpu.shared_bytes_of_block(1)).then_some(Self { uses_wgmma, shared_bytes })
     }
 
@@ -54,7 +54,8 @@ impl Prefill {
             threads: TILES_THREADS,
             shared_bytes: self.shared_bytes,
         };
-        Launch::new(kernel(attention, &PAGED_ATTENTION_TILES, "attend_tiles"), grid)
+        let kernel = kernel(attention, &PAGED_ATTENTION_TILES, "attend_tiles");
+        Launch::new(attention.gpu.with_cache(kernel, attention.keys.dtype), grid)
             .read(&attention.qkv.tensor)
             .read(&attention.keys)
             .read(&attention.values)
@@ -113,9 +114,10 @@ fn kernel(attention: &Attention, source: &'static Source, entry: &'static str) -
         .number("GROUP", attention.group())
 }
 
-/// Whole panels of a head, and copies of whole swizzled rows of 8 positions.
+/// Keys and values that are factors as they are, whole panels of a head, and copies of whole swizzled rows of 8 positions.
 fn fits_wgmma(attention: &Attention) -> bool {
     attention.gpu.capability == 90
+        && attention.keys.dtype == attention.qkv.tensor.dtype
         && [64, 128, 256].contains(&attention.options.heads.head_dim)
         && attention.options.block_size.is_multiple_of(8)
         && attention.group() <= WGMMA_ROWS
@@ -136,9 +138,11 @@ fn tiles_rows(head_dim: usize) -> usize {
 }
 
 /// `Shared` of the source.
-fn tiles_shared_bytes(head_dim: usize) -> usize {
-    let chunks = head_dim / 8 + usize::from(!head_dim.is_multiple_of(64));
-    (tiles_rows(head_dim) + 2 * TILES_POSITIONS) * chunks * 16 + 2 * TILES_POSITIONS * size_of::<i32>()
+fn tiles_shared_bytes(attention: &Attention) -> usize {
+    let head_dim = attention.options.heads.head_dim;
+    let query = tiles_rows(head_dim) * row_bytes(head_dim, attention.qkv.tensor.dtype);
+    let context = 2 * TILES_POSITIONS * row_bytes(head_dim, attention.keys.dtype);
+    query + context + 2 * TILES_POSITIONS * size_of::<i32>()
 }
 
 fn greatest_common_divisor(a: usize, b: usize) -> usize {
