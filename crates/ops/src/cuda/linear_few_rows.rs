@@ -18,8 +18,10 @@ use crate::activation::Activation;
 /// Rows of `x` up to which a row's result has the same bits whatever their number is.
 pub(crate) const FEW_ROWS: usize = 16;
 
-/// The same where no row's bits may depend on the batch: what takes tiles of many rows is slower up to here.
-const FEW_ROWS_INVARIANT: usize = 32;
+/// Rows up to which the kernel is faster than what takes many rows: the library with weights of up to so many numbers, which
+/// it needs several kernels for, and tiles of rows where no row's bits may depend on the batch.
+const MORE_ROWS: usize = 32;
+const SMALL_WEIGHT: usize = 8_000_000;
 
 /// The GPUs whose matrix units and copies the kernel is written for, from this on.
 const CAPABILITY_MIN: u32 = 80;
@@ -106,7 +108,9 @@ struct Division {
 /// Whether the kernel is to multiply these: few rows that [suit it](suits).
 pub(super) fn fits(x: &Matrix, weight: &Matrix) -> bool {
     let is_few = (1..=FEW_ROWS).contains(&x.rows)
-        || is_batch_invariant() && x.rows <= FEW_ROWS_INVARIANT && smallest_shared_bytes(x.rows) <= room();
+        || (is_batch_invariant() || weight.rows * weight.columns <= SMALL_WEIGHT)
+            && x.rows <= MORE_ROWS
+            && smallest_shared_bytes(x.rows) <= room();
     is_few && suits(x, weight)
 }
 
