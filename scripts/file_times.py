@@ -11,6 +11,9 @@ into since then (by hand, or by a run that was killed), the record is not used, 
 are younger than all builds, as in a fresh clone. Otherwise nothing is changed and nothing kept: cargo does what it always
 does. Deleting the record is always safe.
 
+What is built knows the path of its repository (tests find their fixtures by it), and cargo does not see that the path has
+changed: after a run in another place every file is new.
+
 Each package of vendor/ has a record of its own, because all of Burn is built again with it, and nobody else reads its
 files. One that cargo takes for built is recorded as it is.
 """
@@ -65,6 +68,9 @@ def times(found, built, known, group):
     """Hash and time of every file of a group; None where cargo is left alone."""
     ages = {path: os.stat(path).st_mtime_ns for path in found}
     what = f"package {group}" if group else "repository"
+    if known and not group and known.get("root") != os.getcwd():
+        print(f"{what}: the last run was in another folder")
+        return {path: (digest, time.time_ns()) for path, digest in found.items()}
     if known and built < known["ended"]:
         now = time.time_ns()
         kept = {path: when for path, (digest, when) in known["files"].items() if found.get(path) == digest}
@@ -98,7 +104,7 @@ def begin(record, targets):
             continue
         for path, (_, when) in files.items():
             os.utime(path, ns=(when, when))
-        begun[group] = {"ended": 0, "files": files}
+        begun[group] = {"ended": 0, "root": os.getcwd(), "files": files}
     record.parent.mkdir(parents=True, exist_ok=True)
     record.write_text(json.dumps(begun))
 
