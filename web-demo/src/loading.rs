@@ -49,6 +49,8 @@ impl Loaded {
         let cache = CacheOptions {
             num_blocks: request.num_blocks,
             block_size: request.block_size,
+            // Both backends compute in them.
+            dtype: Dtype::F32.into(),
             max_num_seqs: request.max_num_seqs,
             graphs: true,
         };
