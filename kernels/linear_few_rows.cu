@@ -1,6 +1,7 @@
 // linear_few_rows: out = after(norm(x) * weight^T + bias) for a few rows of x, through the matrix units; 16-bit elements.
 //
 // Variants: ELEMENT=f16|bf16 NORM:AFTER:KIND:TILES:PASSES:STAGES=NO_NORM:STORE:RELU:1:1:6|NO_NORM:STORE:RELU:2:2:5|NO_NORM:STORE:RELU:4:1:5|NO_NORM:GATE:SILU:4:2:4|RMS_NORM:GATE:SILU:1:1:6|LAYER_NORM:ACTIVATE:RELU:1:1:6|RMS_NORM:ROTATE:SILU:1:2:6|NO_NORM:GATE:GELU_TANH:2:1:6|NO_NORM:ROTATE:SILU:2:2:5 CACHE=ELEMENT|e4m3
+// Needs: products.cuh
 // Targets: sm_80 sm_86 sm_89 sm_90a
 //
 // `x` is [M, K], `weight` [N, K], both with rows apart by a stride. What comes before and after the product is done on the
@@ -23,9 +24,6 @@
 
 enum Norm { NO_NORM, RMS_NORM, LAYER_NORM };
 enum After { STORE, ACTIVATE, GATE, ROTATE };
-
-template <class T> constexpr bool IS_F16 = false;
-template <> constexpr bool IS_F16<f16> = true;
 
 constexpr int WARPS = 8, THREADS = WARPS * WARP, CHUNK = 32;
 constexpr int ROWS = 8 * TILES, PAIRS = 8 * PASSES, OUTPUTS = 2 * PAIRS;
@@ -61,28 +59,10 @@ struct Operands {
 __device__ __forceinline__ void copy_16_bytes(unsigned int to, const void* from, bool present) {
     asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(present ? 16 : 0));
 }
-__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int PENDING> __device__ __forceinline__ void wait_for_copies() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
-}
-
 __device__ __forceinline__ uint4 read_shared(unsigned int from) {
     uint4 raw;
     asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(raw.x), "=r"(raw.y), "=r"(raw.z), "=r"(raw.w) : "r"(from));
     return raw;
-}
-
-__device__ __forceinline__ void multiply(float (&sum)[4], unsigned int a0, unsigned int a1, unsigned int a2,
-                                         unsigned int a3, unsigned int b0, unsigned int b1) {
-    if constexpr (IS_F16<ELEMENT>) {
-        asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-            : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-    } else {
-        asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-            : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-    }
 }
 
 __device__ __forceinline__ float rounded(float value) {

@@ -1,6 +1,7 @@
 // linear_tiles: out = x * weight^T + bias + residual for many rows, with the bits that linear_few_rows gives each row.
 //
 // Variants: ELEMENT:MT:NT:SPAN=f16:4:8:1|bf16:4:8:1|bf16:4:4:2|f16:2:4:4|bf16:1:4:4|bf16:1:1:4
+// Needs: products.cuh
 // Targets: sm_80 sm_86 sm_89 sm_90a
 //
 // `x` is [M, K], `weight` [N, K], `residual` [M, N] or null, rows apart by a stride; `bias` [N] or null; `out` [M, N].
@@ -12,9 +13,6 @@
 //
 // Memory: a ring of STAGES times SPAN chunks of both matrices for the block, with a barrier for every SPAN. The sums of finished passes are in shared memory, where
 // each thread has its own; after the last, the results take the place of the ring, to be written in whole rows.
-
-template <class T> constexpr bool IS_F16 = false;
-template <> constexpr bool IS_F16<f16> = true;
 
 constexpr int WARPS = 8, THREADS = WARPS * WARP, CHUNK = 32, PASSES = 8, STAGES = 4;
 constexpr int OUTPUTS = 32 * MT, ROWS = 32 * NT;
@@ -34,24 +32,6 @@ __device__ __forceinline__ void copy_16_bytes(const uint4* to, const void* from,
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((unsigned int)__cvta_generic_to_shared(to)), "l"(from),
                  "r"(present ? 16 : 0));
 }
-__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int PENDING> __device__ __forceinline__ void wait_for_copies() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
-}
-
-__device__ __forceinline__ void multiply(float (&sum)[4], unsigned int a0, unsigned int a1, unsigned int a2,
-                                         unsigned int a3, unsigned int b0, unsigned int b1) {
-    if constexpr (IS_F16<ELEMENT>) {
-        asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-            : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-    } else {
-        asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-            : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
-            : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-    }
-}
-
 // The order of chunks: those of the first pass, PASSES apart, then those of the second.
 struct Order {
     int pass = 0, chunk = 0;

@@ -25,14 +25,14 @@ const ROWS_PER_BLOCK: usize = 8;
 /// `Shape` of the sources.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-struct Shape {
-    rows: i32,
-    outputs: i32,
-    inputs: i32,
-    padding: i32,
-    x_stride: i64,
-    weight_stride: i64,
-    residual_stride: i64,
+pub(super) struct Shape {
+    pub rows: i32,
+    pub outputs: i32,
+    pub inputs: i32,
+    pub padding: i32,
+    pub x_stride: i64,
+    pub weight_stride: i64,
+    pub residual_stride: i64,
 }
 
 /// One call.

@@ -1,11 +1,11 @@
 //! Products of many rows with the bits that each row has among few: for results that do not depend on the batch.
 
 use burn_cubecl::tensor::CubeTensor;
-use bytemuck::{Pod, Zeroable};
 
 use super::driver::Kernel;
 use super::gpu::Gpu;
 use super::launch::{Argument, Grid, Launch};
+use super::linear::Shape;
 use super::matrix::Matrix;
 use super::{LINEAR_TILES, element};
 
@@ -14,19 +14,6 @@ const STAGES: usize = 4;
 /// Multiples of 32 outputs and of 32 rows that a block takes, largest first, with the most chunks of inputs that it takes
 /// between barriers: the smaller the tile, the more.
 const TILES: [([usize; 2], usize); 6] = [([4, 8], 1), ([4, 4], 2), ([2, 4], 4), ([1, 4], 4), ([1, 2], 4), ([1, 1], 4)];
-
-/// `Shape` of the source.
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C)]
-struct Shape {
-    rows: i32,
-    outputs: i32,
-    inputs: i32,
-    padding: i32,
-    x_stride: i64,
-    weight_stride: i64,
-    residual_stride: i64,
-}
 
 /// `x · weightᵀ + bias + residual`, of operands that [`linear_few_rows`](super::linear_few_rows) could multiply if they were
 /// fewer.

@@ -71,6 +71,9 @@ const COMMON: &str = include_str!("../../../../kernels/common.cuh");
 /// What comes before the tensor-core kernels of attention.
 const ATTENTION: &str = include_str!("../../../../kernels/attention.cuh");
 
+/// What comes before the tensor-core kernels of products.
+const PRODUCTS: &str = include_str!("../../../../kernels/products.cuh");
+
 macro_rules! needs {
     () => {
         ""
@@ -98,8 +101,8 @@ sources! {
     GATHER_ROWS = "gather_rows",
     LAYER_NORM = "layer_norm",
     LINEAR = "linear",
-    LINEAR_FEW_ROWS = "linear_few_rows",
-    LINEAR_TILES = "linear_tiles",
+    LINEAR_FEW_ROWS = "linear_few_rows" needs PRODUCTS,
+    LINEAR_TILES = "linear_tiles" needs PRODUCTS,
     PAGED_ATTENTION = "paged_attention",
     PAGED_ATTENTION_DECODE = "paged_attention_decode" needs ATTENTION,
     PAGED_ATTENTION_TILES = "paged_attention_tiles" needs ATTENTION,
