@@ -138,10 +138,16 @@ pub struct Surroundings<B: Backend> {
 /// Operations that GPUs have kernels for where rows are few; elsewhere they are composed of those above.
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 #[backend_extension(Cube)]
-#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
 pub trait FusedProjections: Backend {
     /// See [`project`](crate::project).
     fn project(#[extension_type] inputs: ProjectionInputs<Self>) -> FloatTensor<Self>;
+}
+
+/// The projection that rotates and stores what it computes, which only CUDA has kernels for: on wgpu it would bind more
+/// than 8 buffers.
+#[cfg(feature = "cuda")]
+#[backend_extension(Cube)]
+pub trait QkvProjections: Backend {
     /// See [`project_qkv`](crate::project_qkv). The norms and the table are read as `options` says.
     #[allow(clippy::too_many_arguments)]
     fn project_qkv(

@@ -12,8 +12,9 @@ use bytes::Bytes;
 use crate::Packing;
 use crate::activation::Activation;
 use crate::attention::{AttentionOptions, KvTensors, QueryLens};
-use crate::backend::{FusedOps, Optional};
-use crate::backend::{FusedProjections, ProjectionInputs};
+#[cfg(feature = "cuda")]
+use crate::backend::QkvProjections;
+use crate::backend::{FusedOps, FusedProjections, Optional, ProjectionInputs};
 #[cfg(feature = "wgpu")]
 use crate::backend::{PackedOps, Surroundings};
 use crate::carry_tokens::CarryTokens;
@@ -215,6 +216,10 @@ impl FusedProjections for CubeBackend {
     fn project(inputs: ProjectionInputs<Self>) -> FloatTensor<Self> {
         on_runtime_of!(inputs.x, project(inputs))
     }
+}
+
+#[cfg(feature = "cuda")]
+impl QkvProjections for CubeBackend {
     fn project_qkv(
         inputs: ProjectionInputs<Self>,
         query_norm: FloatTensor<Self>,
@@ -228,7 +233,7 @@ impl FusedProjections for CubeBackend {
         let (key_cache, value_cache) = cache.into_pair();
         let target =
             QkvTarget { query_norm, key_norm, table, positions, slot_mapping, key_cache, value_cache, options };
-        let (qkv, keys, values) = on_runtime_of!(inputs.x, project_qkv(inputs, target));
+        let (qkv, keys, values) = cuda::project_qkv(inputs, target);
         (qkv, KvTensors::of(keys, values))
     }
 }

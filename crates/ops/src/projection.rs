@@ -180,7 +180,7 @@ mod on_cuda {
 
     use super::{Projection, QkvProjection, Then};
     use crate::attention::{AttentionMetadata, KvLayer};
-    use crate::backend::{Activated, FusedProjections, Optional, ProjectionInputs};
+    use crate::backend::{Activated, FusedProjections, Optional, ProjectionInputs, QkvProjections};
     use crate::rope_and_store_kv::check_operands;
     use crate::{Backend, Weight, backend_of};
 

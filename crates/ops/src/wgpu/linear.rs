@@ -5,13 +5,12 @@ use burn_cubecl::tensor::CubeTensor;
 
 use super::activation::kinds;
 use super::kernel::{Launch, Shader, contiguous, dims2, elements, empty2};
+use super::layer_norm;
 use super::matrix::Matrix;
 use super::rms_norm::threads_for;
 use super::shader_text;
-use super::{layer_norm, rope_and_store_kv};
 use crate::Packing;
 use crate::backend::{Activated, ProjectionInputs, Surroundings};
-use crate::cube::{QkvInputs, QkvTarget};
 
 static SHADER: Shader = Shader {
     name: "linear",
@@ -59,15 +58,6 @@ pub(crate) fn project(inputs: ProjectionInputs<CubeBackend>) -> CubeTensor {
     };
     let (weight, bias, residual) = (Matrix::dense(inputs.weight), inputs.bias.given(), inputs.residual.given());
     Product { x, weight, norm, bias, residual, activated: inputs.activated }.run()
-}
-
-/// The same, then the rotation and storing as a dispatch of its own: both together would bind more than 8 buffers.
-#[cfg_attr(not(feature = "cuda"), allow(dead_code))]
-pub(crate) fn project_qkv(
-    inputs: ProjectionInputs<CubeBackend>,
-    target: QkvTarget,
-) -> (CubeTensor, CubeTensor, CubeTensor) {
-    rope_and_store_kv(QkvInputs { qkv: project(inputs), target })
 }
 
 /// The operands of one dispatch.

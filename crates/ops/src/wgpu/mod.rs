@@ -23,7 +23,7 @@ pub(crate) use adapter::{open, open_async};
 pub(crate) use carry_tokens::carry_tokens;
 pub(crate) use gather_rows::{gather_packed_rows, gather_rows};
 pub(crate) use layer_norm::layer_norm;
-pub(crate) use linear::{FEW_ROWS, linear, linear_packed, project, project_qkv};
+pub(crate) use linear::{FEW_ROWS, linear, linear_packed, project};
 pub(crate) use paged_attention::paged_attention;
 pub(crate) use rms_norm::{add_rms_norm, rms_norm};
 pub(crate) use rope_and_store_kv::rope_and_store_kv;
