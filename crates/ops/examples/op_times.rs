@@ -1,8 +1,9 @@
 //! cargo run --release -p firebrick-ops --example op_times -- cuda
 //!
 //! Times each operation at the shapes of two models, called one by one and replayed from a captured graph, and says how
-//! fast it moves the bytes that it must move (each input read once, each output written once). Weights and caches rotate
-//! among copies larger than any cache. Arguments: the device's name, then operations to keep (all by default).
+//! fast it moves the bytes that it must move (each input read once, each output written once). `host us` is how long the
+//! host is busy with its part of a replay. Weights and caches rotate among copies larger than any cache. Arguments: the
+//! device's name, then operations to keep (all by default).
 
 use std::time::Instant;
 
@@ -64,8 +65,8 @@ fn main() {
     let dtype = activation_dtype(&device, DType::BF16);
     let bench = Bench { device, dtype, kept: arguments.collect() };
     println!(
-        "{:13} {:4} {:34} {:>9} {:>9} {:>8} {:>8}",
-        "model", "rows", "operation", "eager us", "graph us", "GB/s", "TFLOP/s"
+        "{:13} {:4} {:34} {:>9} {:>9} {:>9} {:>8} {:>8}",
+        "model", "rows", "operation", "eager us", "graph us", "host us", "GB/s", "TFLOP/s"
     );
     for model in &MODELS {
         for rows in [1, 8, 16, 64, 512] {
@@ -258,25 +259,44 @@ impl Bench {
         }
         let mut all = move || (0..calls).map(&mut operation).last().expect("at least one call");
         let eager = median_us(&self.device, || drop(all())) / calls as f64;
-        let replayed = CapturedGraph::record(&self.device, all)
-            .map(|graph| median_us(&self.device, || drop(graph.replay())) / calls as f64);
+        let replays = CapturedGraph::record(&self.device, all).map(|graph| {
+            let replay = || drop(graph.replay());
+            [median_us(&self.device, replay), median_host_us(&self.device, replay)].map(|us| us / calls as f64)
+        });
+        let [replayed, host] = [0, 1].map(|which| replays.map(|times| times[which]));
         let rate = |count: usize, unit: f64| count as f64 / (replayed.unwrap_or(eager) * 1e-6) / unit;
         let (gigabytes, teraflops) = (rate(bytes, 1e9), rate(operations, 1e12));
-        let replayed = replayed.map_or_else(|| "-".to_owned(), |replayed| format!("{replayed:.2}"));
-        println!("{label} {eager:9.2} {replayed:>9} {gigabytes:8.0} {teraflops:8.1}");
+        let [replayed, host] = [replayed, host].map(|us| us.map_or_else(|| "-".to_owned(), |us| format!("{us:.2}")));
+        println!("{label} {eager:9.2} {replayed:>9} {host:>9} {gigabytes:8.0} {teraflops:8.1}");
     }
+}
+
+/// The median time that a call takes when the device has nothing to do.
+fn median_host_us(device: &Device, mut call: impl FnMut()) -> f64 {
+    let timed = || {
+        wait(device);
+        let started = Instant::now();
+        call();
+        started.elapsed().as_secs_f64() * 1e6
+    };
+    let mut times: Vec<f64> = std::iter::repeat_with(timed).take(REPEATS).collect();
+    times.sort_by(f64::total_cmp);
+    times[REPEATS / 2]
+}
+
+fn wait(device: &Device) {
+    device.sync().unwrap_or_else(|error| panic!("the device failed: {error:?}"));
 }
 
 /// The median of five timings of [`REPEATS`] calls and a wait, per call.
 fn median_us(device: &Device, mut call: impl FnMut()) -> f64 {
-    let wait = || device.sync().unwrap_or_else(|error| panic!("the device failed: {error:?}"));
     call();
-    wait();
+    wait(device);
     let mut times: Vec<f64> = (0..5)
         .map(|_| {
             let started = Instant::now();
             (0..REPEATS).for_each(|_| call());
-            wait();
+            wait(device);
             started.elapsed().as_secs_f64() * 1e6 / REPEATS as f64
         })
         .collect();
