@@ -4,6 +4,9 @@
 // l + 16, … in ascending order, each with fused multiply-adds; the lanes are then added as a tree. ROWS, OUTPUTS and
 // UNROLL divide the work but never change this order, so a result has the same bits under all of them.
 //
+// A lane takes its quads in rounds of UNROLL, whose reads are all under way at once: a product of few rows waits for memory
+// more than it computes. A few inputs are ONE_ROUND, and their weights are on the way while the rows are normalised.
+//
 // A workgroup takes ROWS rows and WORKGROUP / 16 * OUTPUTS outputs. Its 16 threads of a group are the lanes of ROWS by
 // OUTPUTS products, kept in registers; they read 16 consecutive quads of a row at once.
 // Memory: reads the weights once per ROWS rows and x once per workgroup, all but the first time from cache. Keeping
@@ -57,10 +60,19 @@ fn x_quad(row: u32, quad: u32) -> vec4<f32> {
 // What thread `first` of NORM_THREADS of rms_norm sums.
 fn sum_of_squares(row: u32, first: u32) -> f32 {
     var squares = vec4<f32>();
+#if NORM_STEPS
+#for S in NORM_STEPS
+    let value$S = x_quad(row, min(first + $Su * $NORM_THREADSu, parameters.quads - 1u));
+#end
+#for S in NORM_STEPS
+    squares = select(squares, fma(value$S, value$S, squares), first + $Su * $NORM_THREADSu < parameters.quads);
+#end
+#else
     for (var quad = first; quad < parameters.quads; quad += $NORM_THREADSu) {
         let value = x_quad(row, quad);
         squares = fma(value, value, squares);
     }
+#end
     return (squares.x + squares.y) + (squares.z + squares.w);
 }
 
@@ -200,6 +212,15 @@ fn main(
     let output$N = min(first_output + thread / LANES * $OUTPUTSu + $Nu, parameters.outputs - 1u);
 #end
 #end
+    let lane = thread % LANES;
+#if ONE_ROUND
+#for U in UNROLL
+    let quad$U = min(lane + $Uu * LANES, parameters.quads - 1u);
+#for N in OUTPUTS
+    let weight$U$N = weight_quad(output$N, quad$U);
+#end
+#end
+#end
 #if NORM
 #for M in ROWS
     lane_sums[$M * $WORKGROUPu + thread] = first_sum_of_squares(row$M, thread);
@@ -227,8 +248,19 @@ fn main(
     var sum$M$N = 0.0;
 #end
 #end
-    var quad = thread % LANES;
-    // Several reads under way at once.
+#if ONE_ROUND
+#for M in ROWS
+#for U in UNROLL
+    let x$M$U = input_quad(row$M, quad$U, factor$M);
+#end
+#for U in UNROLL
+#for N in OUTPUTS
+    sum$M$N = select(sum$M$N, accumulate(x$M$U, weight$U$N, sum$M$N), lane + $Uu * LANES < parameters.quads);
+#end
+#end
+#end
+#else
+    var quad = lane;
     for (; quad + ($UNROLLu - 1u) * LANES < parameters.quads; quad += $UNROLLu * LANES) {
 #for U in UNROLL
 #for N in OUTPUTS
@@ -255,6 +287,7 @@ fn main(
 #end
 #end
     }
+#end
 #for M in ROWS
 #for N in OUTPUTS
     lane_sums[($M * $OUTPUTSu + $N) * $WORKGROUPu + thread] = sum$M$N;

@@ -71,8 +71,8 @@ fn main(
         let b = normed(start, HALF_DIM + at, scale, is_key);
         let cosine = table[angles + at];
         let sine = table[angles + HALF_DIM + at];
-        let first = a * cosine - b * sine;
-        let second = b * cosine + a * sine;
+        let first = rotated_first(a, b, cosine, sine);
+        let second = rotated_second(a, b, cosine, sine);
         qkv[start + at] = first;
         qkv[start + HALF_DIM + at] = second;
         if (is_key) {

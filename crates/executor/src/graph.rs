@@ -24,8 +24,6 @@ const DECODE_BUCKETS: [usize; 16] = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 19
 const MIXED_TOKEN_BUCKETS: [usize; 6] = [32, 128, 256, 512, 768, 1024];
 /// Sequences of such a step, the padding among them.
 const MIXED_SEQUENCE_BUCKETS: [usize; 4] = [16, 64, 257, 513];
-/// Tokens of context that the narrowest block tables have room for; the next ones have four times as many.
-const CONTEXT_MIN: usize = 1024;
 /// Recordings leave one part in this many of the device's memory free: what is launched kernel by kernel needs room, and a
 /// recording keeps the memory of its activations.
 const FREE_PARTS: u64 = 32;
@@ -39,6 +37,8 @@ struct Policy {
     at_start: bool,
     /// Steps that compute prompts are replayed too.
     mixed: bool,
+    /// Tokens of context that the narrowest block tables have room for; the next ones have four times as many.
+    context_min: usize,
     /// Most sequences of a replayed decode step.
     num_sequences_max: usize,
     /// When a shape is recorded: at its first occurrence, or at a later one.
@@ -55,16 +55,22 @@ impl Policy {
             Backend::Cuda => Some(Self {
                 at_start: true,
                 mixed: true,
+                context_min: 1024,
                 num_sequences_max: usize::MAX,
                 occurrence: 1,
                 num_graphs_max: usize::MAX,
             }),
             // A recording costs two steps, which take seconds on a software adapter: only what occurs again is worth it.
             // Larger steps keep a GPU busy for longer than they take to enqueue. The device does not say how much memory
-            // is left, so the number of graphs is bounded instead.
-            Backend::Wgpu => {
-                Some(Self { at_start: false, mixed: false, num_sequences_max: 64, occurrence: 2, num_graphs_max: 32 })
-            }
+            // is left, so the number of graphs is bounded instead. Attention to 256 tokens at most is one dispatch a layer.
+            Backend::Wgpu => Some(Self {
+                at_start: false,
+                mixed: false,
+                context_min: 256,
+                num_sequences_max: 64,
+                occurrence: 2,
+                num_graphs_max: 32,
+            }),
         }
     }
 }
@@ -265,7 +271,7 @@ impl StepGraphs {
 
     /// Columns of the block tables.
     fn width(&self, blocks_per_row: usize) -> usize {
-        let mut width = CONTEXT_MIN / self.spare.block_size as usize;
+        let mut width = self.policy.context_min.div_ceil(self.spare.block_size as usize);
         while width < blocks_per_row {
             width *= 4;
         }

@@ -11,6 +11,8 @@ use bytes::Bytes;
 #[cfg(feature = "wgpu")]
 use crate::Packing;
 use crate::activation::Activation;
+#[cfg(feature = "wgpu")]
+use crate::attention::RotatingAttention;
 use crate::attention::{AttentionOptions, KvTensors, QueryLens};
 #[cfg(feature = "cuda")]
 use crate::backend::QkvProjections;
@@ -188,6 +190,33 @@ impl PackedOps for CubeBackend {
     }
     fn gather_packed_rows(words: IntTensor<Self>, ids: IntTensor<Self>, packing: Packing) -> FloatTensor<Self> {
         wgpu::gather_packed_rows(words, ids, packing)
+    }
+}
+
+#[cfg(feature = "wgpu")]
+impl RotatingAttention for CubeBackend {
+    fn rotating_attention(
+        qkv: FloatTensor<Self>,
+        table: FloatTensor<Self>,
+        positions: IntTensor<Self>,
+        sequence_of_token: IntTensor<Self>,
+        block_tables: IntTensor<Self>,
+        cache: KvTensors<Self>,
+        qkv_options: QkvOptions,
+        options: AttentionOptions,
+    ) -> (FloatTensor<Self>, KvTensors<Self>) {
+        let (key_cache, value_cache) = cache.into_pair();
+        let operands = wgpu::AttentionOperands {
+            qkv,
+            key_cache,
+            value_cache,
+            positions,
+            sequence_of_token,
+            block_tables,
+            options,
+        };
+        let (out, keys, values) = wgpu::rotating_attention(operands, table, qkv_options);
+        (out, KvTensors::of(keys, values))
     }
 }
 

@@ -37,7 +37,7 @@ mod wgpu;
 mod work_stream;
 
 pub use activation::{Activation, activation, gated_activation};
-pub use attention::{AttentionMetadata, AttentionOptions, KvLayer, paged_attention};
+pub use attention::{AttentionMetadata, AttentionOptions, KvLayer, paged_attention, self_attention};
 pub use backend::FusedOps;
 pub use carry_tokens::carry_tokens;
 pub use device::{

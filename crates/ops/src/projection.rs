@@ -122,7 +122,7 @@ mod on_wgpu {
     use super::{Projection, Then};
     use crate::backend::{Activated, FusedProjections, Optional, PackedOps, ProjectionInputs, Surroundings};
     use crate::weight::Part;
-    use crate::wgpu::FEW_ROWS;
+    use crate::wgpu::takes_norms;
     use crate::{Backend, backend_of};
 
     /// The weights, if the product takes its norm or its activation into the same kernel here: for few rows whose elements
@@ -132,7 +132,7 @@ mod on_wgpu {
         let takes_norm = projection.norm.is_some_and(|norm| norm.bias.is_none());
         let takes_activation = matches!(then, Then::Activate(_) | Then::Gate(_));
         let [part] = projection.weight.parts() else { return None };
-        let fuses = (takes_norm || takes_activation) && rows <= FEW_ROWS && columns.is_multiple_of(4);
+        let fuses = (takes_norm || takes_activation) && takes_norms([rows, columns]) && columns.is_multiple_of(4);
         (fuses && backend_of(&x.device()) == Backend::Wgpu).then(|| part.clone())
     }
 
@@ -300,7 +300,7 @@ mod tests {
                 return; // elsewhere they are those very operations, or claimed to be close only
             }
             let mut seeded = Seeded::new(42);
-            for (rows, inputs, outputs) in [(1, 576, 96), (3, 1536, 10)] {
+            for (rows, inputs, outputs) in [(1, 576, 96), (3, 1536, 10), (8, 576, 18), (5, 224, 12), (2, 2048, 6)] {
                 let x: Tensor<2> = seeded.tensor([rows, inputs], device);
                 let [scale, bias] = [inputs, outputs].map(|length| seeded.tensor([length], device));
                 let packing = Packing { codes: Codes::FourBits, scales: Scales::Halves };

@@ -2,9 +2,7 @@
 
 use burn::tensor::Tensor;
 use firebrick_checkpoint::LayerKind;
-use firebrick_ops::{
-    AttentionOptions, KvLayer, QkvOptions, QkvProjection, RopeTable, Then, paged_attention, project, project_qkv,
-};
+use firebrick_ops::{AttentionOptions, KvLayer, QkvOptions, QkvProjection, RopeTable, Then, project, self_attention};
 
 use super::{Linear, Norm};
 use crate::kv_cache::head_layout;
@@ -92,7 +90,6 @@ impl Attention {
             rope: self.rope.as_ref(),
             options: self.qkv_options,
         };
-        let qkv = project_qkv(x, projection, &input.metadata, cache);
         let options = AttentionOptions {
             heads: self.qkv_options.heads,
             block_size: cache.block_size(),
@@ -100,6 +97,6 @@ impl Attention {
             sliding_window: self.sliding_window,
             softcap: self.softcap,
         };
-        paged_attention(qkv, cache, &input.metadata, options)
+        self_attention(x, projection, &input.metadata, (cache, options))
     }
 }

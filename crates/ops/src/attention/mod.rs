@@ -3,7 +3,11 @@
 mod kv_layer;
 mod metadata;
 mod paged_attention;
+mod self_attention;
 
 pub use kv_layer::{KvLayer, KvTensors};
 pub use metadata::{AttentionMetadata, QueryLens};
 pub use paged_attention::{AttentionOptions, paged_attention, reference};
+#[cfg(feature = "wgpu")]
+pub(crate) use self_attention::RotatingAttention;
+pub use self_attention::self_attention;

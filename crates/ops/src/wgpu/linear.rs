@@ -27,9 +27,14 @@ const WORKGROUP: usize = 64;
 const LANES: usize = 16;
 /// Most rows that a workgroup takes together.
 const ROWS_MAX: usize = 8;
-/// Most rows whose norm or activation is part of the product: every workgroup normalises them, and every kind of product is
-/// a shader that compilers need time for.
-pub(crate) const FEW_ROWS: usize = 4;
+/// Most quads of a lane whose reads are all under way at once, or in two rounds.
+const LANE_QUADS_FEW: usize = 24;
+
+/// Whether norm and activation of so many rows are part of the product: every workgroup normalises them, and every kind of
+/// product is a shader that compilers need time for.
+pub(crate) fn takes_norms([rows, inputs]: [usize; 2]) -> bool {
+    rows <= 4 || rows <= ROWS_MAX && inputs <= 2048
+}
 
 pub(crate) fn linear(
     x: CubeTensor,
@@ -96,9 +101,11 @@ impl Product {
             Activated::All(kind) | Activated::Gated(kind) => Some(kind),
         }));
         let norm_threads = threads_for(elements(inputs));
+        let norm_steps = elements(inputs).div_ceil(norm_threads);
         constants.extend([
             ("NORM", u32::from(norm_weight.is_some())),
             ("NORM_THREADS", norm_threads),
+            ("NORM_STEPS", if norm_steps <= 4 { norm_steps } else { 0 }),
             ("NORM_FOLDED", u32::from(norm_threads > WORKGROUP as u32)),
             ("ACTIVATED", u32::from(activated != Activated::Not)),
             ("GATED", u32::from(is_gated)),
@@ -108,6 +115,7 @@ impl Product {
             ("OUTPUTS", division.outputs as u32),
             ("COLUMNS", division.columns() as u32),
             ("UNROLL", division.unroll as u32),
+            ("ONE_ROUND", u32::from(division.unroll * LANES >= inputs.div_ceil(4))),
             ("WORKGROUP", WORKGROUP as u32),
         ]);
         let launch = Launch {
@@ -144,6 +152,10 @@ struct Division {
 
 impl Division {
     fn of(rows: usize, inputs: usize, outputs: usize, is_gated: bool) -> Self {
+        let lane_quads = inputs.div_ceil(4 * LANES);
+        if rows <= ROWS_MAX && inputs.is_multiple_of(4) && lane_quads <= LANE_QUADS_FEW {
+            return Self::of_few((rows, lane_quads), outputs, is_gated);
+        }
         // One or two rows are bound by reading weights: many small workgroups. More rows reuse what is in registers;
         // 8 by 4 products are the most that pays on an H200 (4096 to 14336, 2048 rows: 10.9 ms; 4 by 4: 12.3 ms).
         let outputs = match rows {
@@ -156,6 +168,19 @@ impl Division {
         // Reads of single floats are many already, and some compilers take minutes over four times as many.
         let unroll = if inputs.is_multiple_of(4) { 4 } else { 1 };
         Self { rows: rows.clamp(1, ROWS_MAX).next_power_of_two(), outputs, is_gated, unroll }
+    }
+
+    /// For few rows of few inputs, where reading takes less time than waiting for what is read: all reads at once, as far as
+    /// there are registers for them.
+    fn of_few((rows, lane_quads): (usize, usize), outputs: usize, is_gated: bool) -> Self {
+        let rows = rows.next_power_of_two();
+        let outputs = if is_gated || outputs >= 4096 { 2 } else { 1 };
+        let quads_max = match rows {
+            1 | 2 => 18 / outputs.max(rows),
+            _ => 9 / outputs,
+        };
+        let unroll = lane_quads.div_ceil(lane_quads.div_ceil(quads_max.min(12)));
+        Self { rows, outputs, is_gated, unroll }
     }
 
     /// Outputs of a thread.

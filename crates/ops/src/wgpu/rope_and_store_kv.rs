@@ -8,7 +8,13 @@ use crate::cube::QkvInputs;
 
 static SHADER: Shader = Shader {
     name: "rope_and_store_kv",
-    parts: &[shader_text!("common/grid.wgsl"), shader_text!("common/sum.wgsl"), shader_text!("rope_and_store_kv.wgsl")],
+    parts: &[
+        shader_text!("common/grid.wgsl"),
+        shader_text!("common/element.wgsl"),
+        shader_text!("common/sum.wgsl"),
+        shader_text!("common/rotate.wgsl"),
+        shader_text!("rope_and_store_kv.wgsl"),
+    ],
 };
 
 pub(crate) fn rope_and_store_kv(inputs: QkvInputs) -> (CubeTensor, CubeTensor, CubeTensor) {
@@ -45,6 +51,7 @@ pub(crate) fn rope_and_store_kv(inputs: QkvInputs) -> (CubeTensor, CubeTensor, C
             ("ROTARY_DIM", options.rotary_dim as u32),
             ("FIRST_HEAD", first_head as u32),
             ("NORM", u32::from(options.norm_eps.is_some())),
+            ("VECTOR", 0),
             // A thread takes two elements of a pair.
             ("WORKGROUP", if heads.head_dim > 64 { 64 } else { 32 }),
         ],
