@@ -1,7 +1,7 @@
 // paged_attention_decode: paged_attention for the sequences that have one token in the batch, on tensor cores.
 //
-// Variants: ELEMENT=f16|bf16 HEAD_DIM:GROUP:BLOCK_SIZE:STAGES=64:3:16:3|64:1:48:3|80:20:16:3|96:8:16:3|128:4:32:3|256:4:16:1 CACHE=ELEMENT|e4m3
-// Needs: attention.cuh
+// Variants: ELEMENT=f16|bf16 HEAD_DIM:GROUP:BLOCK_SIZE:STAGES:FRESH=64:3:16:3:1|64:1:48:3:0|80:20:16:3:1|96:8:16:3:0|128:4:32:3:1|256:4:16:1:1 CACHE=ELEMENT|e4m3
+// Needs: attention.cuh heads.cuh decode_parts.cuh
 //
 // A block takes one part of a sequence's context for one KV head and up to 8 of its GROUP query heads. Warps take tiles of TILE
 // positions in turn. Each warp copies its keys and values into its own ring of STAGES tiles in shared memory, so that
@@ -19,15 +19,12 @@
 // and weights are f16 then, whatever ELEMENT is. The instructions that load 16-bit fragments give a lane pairs of codes:
 // four columns of a key, two columns of two positions of values. Which column is which of a step follows from that.
 //
+// With FRESH, which is for blocks that have one part each, the rows come as the projection left them: before a block attends
+// to its part, it normalises and rotates the part's queries, which wait in `out` for that, and, if it has the last position,
+// stores its key and value. So that is no kernel of its own, whose start takes longer than its work.
+//
 // Limits: reads 2 * HEAD_DIM elements per position and KV head, and nothing twice; bound by memory.
 
-constexpr int WARPS = HEAD_DIM <= 64 ? 8 : 4;
-constexpr int THREADS = WARPS * WARP;
-constexpr int TILE = 16;
-constexpr int HEADS = 8; // columns of the instructions
-constexpr int PASSES = (GROUP + HEADS - 1) / HEADS, TAKEN = PASSES == 1 ? GROUP : HEADS; // query heads of a block
-// One part for contexts of up to 1024 positions, else parts of at least 512, at most 16 of them.
-constexpr int WHOLE_SHIFT = 10, WHOLE_CONTEXT = 1 << WHOLE_SHIFT, PART_SHIFT = 9, PARTS = 16;
 constexpr int STEPS = HEAD_DIM / 16;
 constexpr int CHUNK = 16 / sizeof(CACHE), CHUNKS = HEAD_DIM / CHUNK; // elements of 16 bytes, and these in a row
 static_assert(HEAD_DIM % 16 == 0, "matrix instructions take 16 columns");
@@ -37,75 +34,17 @@ static_assert(PARTS < WARP, "a warp merges the parts of a head");
 struct Stage {
     uint4 keys[TILE * ROW_CHUNKS<CHUNKS>], values[TILE * ROW_CHUNKS<CHUNKS>];
 };
-struct Factors {
+struct PartFactors {
     float of_part[TAKEN][WARP], total[TAKEN];
 };
 struct Shared {
     Stage ring[WARPS][STAGES];
     float sums[WARPS][TAKEN][HEAD_DIM + 8];
     float largest[WARPS][HEADS], total[WARPS][HEADS];
-    Factors factors;
+    PartFactors factors;
     int of_warp[WARPS];
     int is_last;
 };
-
-// One part of one sequence's context.
-struct Part {
-    int sequence, heads_index; // which group of heads
-    int index, count;          // which part of how many
-    int begin, end, origin;    // positions, and where the part would begin without a window
-    __device__ __forceinline__ int end_tile() const { return (end - origin + TILE - 1) / TILE; }
-    // The warp's first tile: tiles keep their warps when a window begins later.
-    __device__ __forceinline__ int first_tile() const {
-        int first = (begin - origin) / TILE, tile = first / WARPS * WARPS + (int)(threadIdx.x / WARP);
-        return tile < first ? tile + WARPS : tile;
-    }
-};
-
-// Positions of a part, from those that the token sees: a power of two.
-__device__ __forceinline__ int part_shift(int visible) {
-    if (visible <= WHOLE_CONTEXT) return WHOLE_SHIFT;
-    return max(PART_SHIFT, 32 - __clz((visible - 1) / PARTS));
-}
-__device__ __forceinline__ int first_visible(int context, const Shape& shape) {
-    return shape.window > 0 ? max(0, context - shape.window) : 0;
-}
-__device__ __forceinline__ int num_parts(int context, const Shape& shape) {
-    if (context <= 0) return 0;
-    int first = first_visible(context, shape), shift = part_shift(context - first);
-    return ((context - 1) >> shift) - (first >> shift) + 1;
-}
-// The positions of a sequence's context, 0 when another kernel takes the sequence.
-__device__ __forceinline__ int context_of(int sequence, const int* query_starts, const int* context_lens,
-                                          const Shape& shape) {
-    int context = context_lens[sequence];
-    bool is_other = shape.mixed && query_starts[sequence + 1] - query_starts[sequence] != 1;
-    return is_other ? 0 : context;
-}
-__device__ __forceinline__ Part part_of(int sequence, int index, int heads_index, int context, const Shape& shape) {
-    int first = first_visible(context, shape), shift = part_shift(context - first);
-    Part part;
-    part.sequence = sequence, part.heads_index = heads_index, part.index = index;
-    part.count = ((context - 1) >> shift) - (first >> shift) + 1;
-    part.origin = ((first >> shift) + index) << shift;
-    part.begin = max(first, part.origin);
-    part.end = min(context, part.origin + (1 << shift));
-    return part;
-}
-
-// What one block works on: addresses that follow from a part.
-struct Work {
-    int first_head, heads, kv_head, token;
-};
-__device__ __forceinline__ Work work_of(const Part& part, const int* query_starts, const Shape& shape) {
-    int in_group = part.heads_index % PASSES * HEADS;
-    Work work;
-    work.kv_head = part.heads_index / PASSES;
-    work.first_head = work.kv_head * GROUP + in_group;
-    work.heads = min(TAKEN, GROUP - in_group);
-    work.token = shape.mixed ? query_starts[part.sequence] : part.sequence;
-    return work;
-}
 
 // Where a warp's tiles come from: the next one to copy.
 struct Feed {
@@ -276,10 +215,11 @@ __device__ __forceinline__ void multiply_values(State& state, Stage& stage, cons
 }
 
 // The queries as columns: lane / 4 is the head. A lane has elements of a step as it has those of keys.
-__device__ __forceinline__ void read_query(unsigned int (&query)[STEPS][2], const ELEMENT* qkv, const Work& work, const Shape& shape) {
+__device__ __forceinline__ void read_query(unsigned int (&query)[STEPS][2], const ELEMENT* queries, long long row_stride,
+                                           const Work& work) {
     int head = threadIdx.x % WARP / 4;
     constexpr int FIRST = HAS_CODES ? 4 : 2, SECOND = HAS_CODES ? 2 : 8;
-    const ELEMENT* row = qkv + work.token * shape.row_stride + (work.first_head + head) * HEAD_DIM + threadIdx.x % 4 * FIRST;
+    const ELEMENT* row = queries + work.token * row_stride + (work.first_head + head) * HEAD_DIM + threadIdx.x % 4 * FIRST;
 #pragma unroll
     for (int i = 0; i < 2 * STEPS; i++) {
         const ELEMENT* pair = row + i / 2 * 16 + i % 2 * SECOND;
@@ -336,50 +276,6 @@ __device__ __forceinline__ void attend_part(Shared& shared, Ring& ring, Feed& fe
     }
 }
 
-// The parts of all sequences in one list: where those of sequence s begin, and its context.
-struct List {
-    int *starts, *contexts;
-};
-// The part that comes `item`-th in the list, with groups of heads side by side.
-__device__ __forceinline__ Part part_of_list(int item, const List& list, int per_part, const Shape& shape) {
-    int at = item / per_part, lane = threadIdx.x % WARP, low = 0, high = shape.num_sequences;
-    while (high - low > 1) { // every lane looks at one of 32 places
-        int stride = (high - low + (int)WARP - 1) / (int)WARP, place = low + lane * stride;
-        bool is_before = place < high && list.starts[place] <= at;
-        low += (__popc(__ballot_sync(ALL_LANES, is_before)) - 1) * stride;
-        high = min(high, low + stride);
-    }
-    return part_of(low, at - list.starts[low], item % per_part, list.contexts[low], shape);
-}
-
-// Makes the list; its length is starts[num_sequences].
-__device__ void list_parts(Shared& shared, const List& list, const int* query_starts, const int* context_lens,
-                           const Shape& shape) {
-    int each = (shape.num_sequences + THREADS - 1) / THREADS;
-    int first = min((int)threadIdx.x * each, shape.num_sequences), end = min(first + each, shape.num_sequences);
-    int own = 0;
-    for (int s = first; s < end; s++) {
-        list.contexts[s] = context_of(s, query_starts, context_lens, shape);
-        own += num_parts(list.contexts[s], shape);
-    }
-    int before = own, lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-#pragma unroll
-    for (int offset = 1; offset < 32; offset *= 2) {
-        int other = __shfl_up_sync(ALL_LANES, before, offset);
-        if (lane >= offset) before += other;
-    }
-    if (lane == WARP - 1) shared.of_warp[warp] = before;
-    __syncthreads();
-    before -= own;
-    for (int w = 0; w < warp; w++) before += shared.of_warp[w];
-    for (int s = first; s < end; s++) {
-        list.starts[s] = before;
-        before += num_parts(list.contexts[s], shape);
-    }
-    if (threadIdx.x == THREADS - 1) list.starts[shape.num_sequences] = before;
-    __syncthreads();
-}
-
 // Merges the warps' results into `out`, or, as one of several parts, into `sums` and `scales`.
 __device__ __forceinline__ void merge_warps(Shared& shared, int heads, bool is_whole, ELEMENT* out, float* sums,
                                             float* scales, long long part_stride) {
@@ -404,7 +300,7 @@ __device__ __forceinline__ void merge_warps(Shared& shared, int heads, bool is_w
 }
 
 // The factors of the parts relative to the largest score of all, and the total, per head: a warp per head.
-__device__ __forceinline__ void weigh_parts(Factors& factors, int heads, int count, const float* scales, long long part_stride) {
+__device__ __forceinline__ void weigh_parts(PartFactors& factors, int heads, int count, const float* scales, long long part_stride) {
     int lane = threadIdx.x % WARP;
     for (int head = threadIdx.x / WARP; head < heads; head += WARPS) {
         const float2* scale = reinterpret_cast<const float2*>(scales + head * part_stride * 2);
@@ -417,7 +313,7 @@ __device__ __forceinline__ void weigh_parts(Factors& factors, int heads, int cou
 }
 
 // Merges what all parts have written. Several sums are read at a time; they are added in the order of the parts.
-__device__ __forceinline__ void merge_parts(Factors& factors, int heads, int count, ELEMENT* out, const float* sums,
+__device__ __forceinline__ void merge_parts(PartFactors& factors, int heads, int count, ELEMENT* out, const float* sums,
                                             const float* scales, long long part_stride) {
     constexpr int AT_ONCE = 16;
     weigh_parts(factors, heads, count, scales, part_stride);
@@ -467,12 +363,76 @@ __device__ __forceinline__ void finish_part(Shared& shared, const Part& part, co
     if (shared.is_last) merge_parts(shared.factors, work.heads, part.count, to, sums, scales, shape.parts_max);
 }
 
+#if FRESH
+// What makes queries, keys and values of fresh rows.
+struct Fresh {
+    const ELEMENT* qkv;
+    const float *query_norm, *key_norm, *table;
+    const int *positions, *slots;
+    ELEMENT* queries; // [T, num_heads, HEAD_DIM]
+    CACHE *keys, *values;
+};
+
+// One of a part's heads, by its index: the queries, then, of the part with the last position, its key and value.
+__device__ __forceinline__ Head head_of(const Fresh& fresh, const Work& work, int index, const Shape& shape, const Rotation& rotation) {
+    bool is_query = index < work.heads, is_value = index > work.heads;
+    int slot = fresh.slots[work.token];
+    long long at = is_query ? work.first_head + index : shape.num_heads + work.kv_head + (is_value ? shape.num_kv_heads : 0);
+    ELEMENT* to = fresh.queries + ((long long)work.token * shape.num_heads + work.first_head + index) * HEAD_DIM;
+    CACHE* stored = (is_value ? fresh.values : fresh.keys) + slot * shape.slot_stride + work.kv_head * shape.head_stride;
+    Head head;
+    head.from = fresh.qkv + work.token * shape.row_stride + at * HEAD_DIM;
+    head.to = is_query ? to : nullptr;
+    head.stored = is_query || slot < 0 ? nullptr : stored;
+    head.weight = rotation.normalise && !is_value ? (is_query ? fresh.query_norm : fresh.key_norm) : nullptr;
+    head.angles = is_value ? nullptr : rotation.angles(fresh.table, fresh.positions[work.token]);
+    head.dim = HEAD_DIM, head.half = HEAD_DIM / 2, head.eps = rotation.eps;
+    return head;
+}
+
+// A lane's work on the heads of a block's part; groups of lanes take them in turn.
+struct Preparation {
+    Work work;
+    int count, index;
+    Head head;
+    Factors<WIDEST<ELEMENT>> factors;
+
+    // Looks up what is there before the rows are.
+    __device__ __forceinline__ void begin(const Fresh& fresh, const Part& part, const int* query_starts, const Shape& shape,
+                                          const Rotation& rotation) {
+        work = work_of(part, query_starts, shape);
+        count = work.heads + (part.index == part.count - 1 ? 2 : 0);
+        index = threadIdx.x / rotation.lanes;
+        look_up(fresh, shape, rotation);
+    }
+    __device__ __forceinline__ void look_up(const Fresh& fresh, const Shape& shape, const Rotation& rotation) {
+        if (index >= count) return;
+        head = head_of(fresh, work, index, shape, rotation);
+        factors.read(head, threadIdx.x % rotation.lanes);
+    }
+    // Whole warps call.
+    __device__ __forceinline__ void finish(const Fresh& fresh, const Shape& shape, const Rotation& rotation) {
+        int first = threadIdx.x % WARP / rotation.lanes; // the warp's groups have the indices from index - first on
+        while (true) {
+            transform_halves(head, factors, index < count, threadIdx.x % rotation.lanes, rotation);
+            index += THREADS / rotation.lanes;
+            if (index - first >= count) return;
+            look_up(fresh, shape, rotation);
+        }
+    }
+};
+#endif
+
 // `partial` holds [S, num_heads, parts_max, HEAD_DIM] sums and then as many pairs of the largest score and the total.
 // `finished` counts the parts of each sequence and group of heads; it is zero before and after.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-    attend_decode(const ELEMENT* qkv, const CACHE* keys, const CACHE* values, const int* query_starts,
-                  const int* context_lens, const int* tables, ELEMENT* out, float* partial, int* finished,
-                  const __grid_constant__ Shape shape) {
+    attend_decode(const ELEMENT* qkv, CACHE* keys, CACHE* values, const int* query_starts, const int* context_lens,
+                  const int* tables, ELEMENT* out, float* partial, int* finished, const __grid_constant__ Shape shape
+#if FRESH
+                  , const float* query_norm, const float* key_norm, const float* table, const int* positions,
+                  const int* slots, const __grid_constant__ Rotation rotation
+#endif
+    ) {
     extern __shared__ __align__(128) char memory[];
     Shared& shared = *reinterpret_cast<Shared*>(memory);
     List list;
@@ -486,7 +446,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     // there is room, before this step's keys are there.
     start_next_kernel();
     if (shape.dense) {
-        list_parts(shared, list, query_starts, context_lens, shape);
+        list_parts(shared.of_warp, list, query_starts, context_lens, shape);
         items = list.starts[shape.num_sequences] * per_part;
         has_part = item < items;
         if (has_part) part = part_of_list(item, list, per_part, shape);
@@ -505,9 +465,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     Ring ring;
     bool has_last = part.index == part.count - 1; // the tile of the last position
     ring.fill(shared.ring[threadIdx.x / WARP], feed, shape, has_last);
+#if FRESH
+    Fresh fresh = {qkv, query_norm, key_norm, table, positions, slots, out, keys, values};
+    Preparation preparation;
+    preparation.begin(fresh, part, query_starts, shape, rotation);
     wait_for_previous_kernel();
+    preparation.finish(fresh, shape, rotation);
+    __syncthreads();
+    const ELEMENT* queries = out;
+    long long query_stride = (long long)shape.num_heads * HEAD_DIM;
+#else
+    wait_for_previous_kernel();
+    const ELEMENT* queries = qkv;
+    long long query_stride = shape.row_stride;
+#endif
     unsigned int query[STEPS][2], next_query[STEPS][2];
-    read_query(query, qkv, work, shape);
+    read_query(query, queries, query_stride, work);
     ring.fill(shared.ring[threadIdx.x / WARP], feed, shape);
     // Slots are looked up two parts ahead, tiles copied and queries read one part ahead.
     int step = gridDim.x, next_slots = 0;
@@ -523,7 +496,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
             next_part = part_of_list(item, list, per_part, shape);
             next_work = work_of(next_part, query_starts, shape);
             next = feed_of(next_part, next_work, keys, values, tables, next_slots, shape);
-            read_query(next_query, qkv, next_work, shape);
+            read_query(next_query, queries, query_stride, next_work);
         }
         if (item + step < items) next_slots = first_slots_of(part_of_list(item + step, list, per_part, shape), tables, shape);
         attend_part(shared, ring, feed, next, query, part, shape);
@@ -541,7 +514,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
 extern "C" __global__ void __launch_bounds__(THREADS)
     merge_decode(const int* query_starts, const int* context_lens, ELEMENT* out, const float* partial,
                  const __grid_constant__ Shape shape) {
-    __shared__ Factors factors;
+    __shared__ PartFactors factors;
     start_next_kernel();
     wait_for_previous_kernel();
     int per_part = shape.num_kv_heads * PASSES;

@@ -33,7 +33,7 @@ def variants(source):
 def needed(source, kernels):
     """The text that a source says comes between common.cuh and itself: `// Needs: ...`."""
     line = re.search(r"^// Needs: (.*)$", source, re.MULTILINE)
-    return open(os.path.join(kernels, line.group(1))).read() if line else ""
+    return "".join(open(os.path.join(kernels, name)).read() for name in line.group(1).split()) if line else ""
 
 
 def targets(source):

@@ -143,23 +143,42 @@ pub trait FusedProjections: Backend {
     fn project(#[extension_type] inputs: ProjectionInputs<Self>) -> FloatTensor<Self>;
 }
 
-/// The projection that rotates and stores what it computes, which only CUDA has kernels for: on wgpu it would bind more
-/// than 8 buffers.
+/// Attention with the projection before it, which only CUDA has kernels for: on wgpu they would bind more than 8 buffers.
 #[cfg(feature = "cuda")]
 #[backend_extension(Cube)]
-pub trait QkvProjections: Backend {
-    /// See [`project_qkv`](crate::project_qkv). The norms and the table are read as `options` says.
+pub trait FusedAttention: Backend {
+    /// See [`self_attention`](crate::self_attention). The norms and the table are read as `qkv_options` says.
     #[allow(clippy::too_many_arguments)]
-    fn project_qkv(
+    fn self_attention(
         #[extension_type] inputs: ProjectionInputs<Self>,
         query_norm: FloatTensor<Self>,
         key_norm: FloatTensor<Self>,
         table: FloatTensor<Self>,
-        positions: IntTensor<Self>,
-        slot_mapping: IntTensor<Self>,
+        #[extension_type] batch: BatchTensors<Self>,
         #[extension_type] cache: KvTensors<Self>,
-        options: QkvOptions,
+        qkv_options: QkvOptions,
+        options: AttentionOptions,
     ) -> (FloatTensor<Self>, KvTensors<Self>);
+}
+
+/// The index tensors of [`AttentionMetadata`](crate::AttentionMetadata).
+#[cfg(feature = "cuda")]
+#[derive(ExtensionType)]
+pub struct BatchTensors<B: Backend> {
+    /// See there.
+    pub positions: IntTensor<B>,
+    /// See there.
+    pub slot_mapping: IntTensor<B>,
+    /// See there.
+    pub sequence_of_token: IntTensor<B>,
+    /// See there.
+    pub block_tables: IntTensor<B>,
+    /// See there.
+    pub query_starts: IntTensor<B>,
+    /// See there.
+    pub context_lens: IntTensor<B>,
+    /// How many tokens the sequences have.
+    pub query_lens: QueryLens,
 }
 
 /// The operands of a product with what stands before and after it.

@@ -15,7 +15,7 @@ use crate::activation::Activation;
 use crate::attention::RotatingAttention;
 use crate::attention::{AttentionOptions, KvTensors, QueryLens};
 #[cfg(feature = "cuda")]
-use crate::backend::QkvProjections;
+use crate::backend::{BatchTensors, FusedAttention};
 use crate::backend::{FusedOps, FusedProjections, Optional, ProjectionInputs};
 #[cfg(feature = "wgpu")]
 use crate::backend::{PackedOps, Surroundings};
@@ -248,21 +248,46 @@ impl FusedProjections for CubeBackend {
 }
 
 #[cfg(feature = "cuda")]
-impl QkvProjections for CubeBackend {
-    fn project_qkv(
+impl FusedAttention for CubeBackend {
+    fn self_attention(
         inputs: ProjectionInputs<Self>,
         query_norm: FloatTensor<Self>,
         key_norm: FloatTensor<Self>,
         table: FloatTensor<Self>,
-        positions: IntTensor<Self>,
-        slot_mapping: IntTensor<Self>,
+        batch: BatchTensors<Self>,
         cache: KvTensors<Self>,
         options: QkvOptions,
+        attention_options: AttentionOptions,
     ) -> (FloatTensor<Self>, KvTensors<Self>) {
         let (key_cache, value_cache) = cache.into_pair();
+        let (positions, slot_mapping) = (batch.positions.clone(), batch.slot_mapping.clone());
         let target =
             QkvTarget { query_norm, key_norm, table, positions, slot_mapping, key_cache, value_cache, options };
-        let (qkv, keys, values) = cuda::project_qkv(inputs, target);
-        (qkv, KvTensors::of(keys, values))
+        let (out, keys, values) = cuda::self_attention(inputs, target, (&batch, attention_options));
+        (out, KvTensors::of(keys, values))
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl BatchTensors<CubeBackend> {
+    /// The operands of attention over this batch.
+    pub(crate) fn attention_inputs(
+        &self,
+        qkv: CubeTensor,
+        (key_cache, value_cache): (CubeTensor, CubeTensor),
+        options: AttentionOptions,
+    ) -> AttentionInputs {
+        AttentionInputs {
+            qkv,
+            key_cache,
+            value_cache,
+            positions: self.positions.clone(),
+            sequence_of_token: self.sequence_of_token.clone(),
+            block_tables: self.block_tables.clone(),
+            query_starts: self.query_starts.clone(),
+            context_lens: self.context_lens.clone(),
+            query_lens: self.query_lens,
+            options,
+        }
     }
 }

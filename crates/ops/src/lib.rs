@@ -37,7 +37,7 @@ mod wgpu;
 mod work_stream;
 
 pub use activation::{Activation, activation, gated_activation};
-pub use attention::{AttentionMetadata, AttentionOptions, KvLayer, paged_attention, self_attention};
+pub use attention::{AttentionMetadata, AttentionOptions, KvLayer, QkvProjection, paged_attention, self_attention};
 pub use backend::FusedOps;
 pub use carry_tokens::carry_tokens;
 pub use device::{
@@ -50,7 +50,7 @@ pub use graph::CapturedGraph;
 pub use layer_norm::layer_norm;
 pub use linear::{linear, linear_add};
 pub use overwrite::{Overwrite, overwrite};
-pub use projection::{Projection, QkvProjection, RowNorm, Then, project, project_qkv};
+pub use projection::{Projection, RowNorm, Then, project};
 pub use rms_norm::{add_rms_norm, rms_norm};
 pub use rope_and_store_kv::{HeadLayout, QkvOptions, RopeTable, rope_and_store_kv};
 pub use sample::{

@@ -1,5 +1,5 @@
-//! A product with a weight matrix, with what stands before and after it in a transformer layer: the norm of its input,
-//! and an activation, a residual addition, or the rotation and storing of queries, keys and values.
+//! A product with a weight matrix, with what stands before and after it in a transformer layer: the norm of its input, and
+//! an activation or a residual addition.
 //!
 //! The composition of the single operations says what is computed. Where the batch is small, the CUDA backend computes
 //! it in one or two kernels, and wgpu takes norms and activations into the product: then a step waits for kernels to start
@@ -7,11 +7,7 @@
 
 use burn::tensor::Tensor;
 
-use crate::attention::{AttentionMetadata, KvLayer};
-use crate::{
-    Activation, QkvOptions, RopeTable, Weight, activation, gated_activation, layer_norm, linear, linear_add, rms_norm,
-    rope_and_store_kv,
-};
+use crate::{Activation, Weight, activation, gated_activation, layer_norm, linear, linear_add, rms_norm};
 
 /// Normalisation of rows: root-mean-square, or layer normalisation where there is a bias.
 #[derive(Clone, Copy, Debug)]
@@ -91,28 +87,6 @@ pub fn project(x: Tensor<2>, projection: Projection, then: Then) -> Tensor<2> {
     }
 }
 
-/// The projection to queries, keys and values, and what [`rope_and_store_kv`] does with them.
-#[derive(Clone, Copy, Debug)]
-pub struct QkvProjection<'a> {
-    /// To rows of `options.heads.row_len()`.
-    pub projection: Projection<'a>,
-    /// Weights of the normalisation of each query and key, present exactly when `options.norm_eps` is.
-    pub head_norms: Option<(&'a Tensor<1>, &'a Tensor<1>)>,
-    /// Present exactly when `options.rotary_dim` is not 0.
-    pub rope: Option<&'a RopeTable>,
-    /// The rest.
-    pub options: QkvOptions,
-}
-
-/// `rope_and_store_kv(linear(norm(x)))`; returns the queries, keys and values as they were stored.
-pub fn project_qkv(x: Tensor<2>, qkv: QkvProjection, metadata: &AttentionMetadata, layer: &mut KvLayer) -> Tensor<2> {
-    #[cfg(feature = "cuda")]
-    if let Some(weight) = on_cuda::single_part(&x, qkv.projection.weight) {
-        return on_cuda::project_qkv(x, weight, qkv, (metadata, layer));
-    }
-    rope_and_store_kv(project(x, qkv.projection, Then::Keep), qkv.head_norms, qkv.rope, metadata, (layer, qkv.options))
-}
-
 /// The same through operations of the wgpu backend's own.
 #[cfg(feature = "wgpu")]
 mod on_wgpu {
@@ -174,18 +148,16 @@ mod on_wgpu {
 
 /// The same through the CUDA backend's own operations.
 #[cfg(feature = "cuda")]
-mod on_cuda {
+pub(crate) mod on_cuda {
     use burn::backend::Dispatch;
     use burn::tensor::Tensor;
 
-    use super::{Projection, QkvProjection, Then};
-    use crate::attention::{AttentionMetadata, KvLayer};
-    use crate::backend::{Activated, FusedProjections, Optional, ProjectionInputs, QkvProjections};
-    use crate::rope_and_store_kv::check_operands;
+    use super::{Projection, Then};
+    use crate::backend::{Activated, FusedProjections, Optional, ProjectionInputs};
     use crate::{Backend, Weight, backend_of};
 
     /// The weights, if this is CUDA and they are one tensor.
-    pub(super) fn single_part(x: &Tensor<2>, weight: &Weight) -> Option<Tensor<2>> {
+    pub(crate) fn single_part(x: &Tensor<2>, weight: &Weight) -> Option<Tensor<2>> {
         weight.single_dense().filter(|_| backend_of(&x.device()) == Backend::Cuda).cloned()
     }
 
@@ -205,33 +177,7 @@ mod on_cuda {
         Tensor::from_dispatch(Dispatch::project(inputs))
     }
 
-    pub(super) fn project_qkv(
-        x: Tensor<2>,
-        weight: Tensor<2>,
-        qkv: QkvProjection,
-        (metadata, layer): (&AttentionMetadata, &mut KvLayer),
-    ) -> Tensor<2> {
-        check_operands(weight.dims()[0], qkv.head_norms.is_some(), qkv.rope.is_some(), qkv.options);
-        let absent = || layer.absent.clone().into_dispatch();
-        let (query_norm, key_norm) = match qkv.head_norms {
-            Some((query, key)) => (query.clone().into_dispatch(), key.clone().into_dispatch()),
-            None => (absent(), absent()),
-        };
-        let (projected, cache) = Dispatch::project_qkv(
-            inputs(x, weight, qkv.projection),
-            query_norm,
-            key_norm,
-            qkv.rope.map_or_else(absent, |table| table.0.clone().into_dispatch()),
-            metadata.positions.clone().into_dispatch(),
-            metadata.slot_mapping.clone().into_dispatch(),
-            layer.take(),
-            qkv.options,
-        );
-        layer.put(cache);
-        Tensor::from_dispatch(projected)
-    }
-
-    fn inputs(x: Tensor<2>, weight: Tensor<2>, projection: Projection) -> ProjectionInputs<Dispatch> {
+    pub(crate) fn inputs(x: Tensor<2>, weight: Tensor<2>, projection: Projection) -> ProjectionInputs<Dispatch> {
         let ([_, columns], [outputs, inputs]) = (x.dims(), weight.dims());
         assert_eq!(columns, inputs, "project: input length");
         assert!(projection.bias.is_none_or(|bias| bias.dims()[0] == outputs), "project: bias length");
@@ -253,8 +199,8 @@ mod on_cuda {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{AttentionCase, Seeded, assert_close, for_each_device, moved, reference_device};
-    use crate::{Backend, Codes, HeadLayout, Packing, Scales, backend_of, reference};
+    use crate::testing::{Seeded, assert_close, for_each_device, moved, reference_device};
+    use crate::{Backend, Codes, Packing, Scales, backend_of, reference};
 
     #[test]
     fn projections_equal_the_operations_one_after_the_other() {
@@ -316,35 +262,6 @@ mod tests {
                     assert_close(got(Then::Gate(gate)), gated_activation(product, gate), 0.0);
                 }
             }
-        });
-    }
-
-    #[test]
-    fn projected_queries_equal_the_operations_one_after_the_other() {
-        for_each_device(|device| {
-            let mut seeded = Seeded::new(41);
-            let host = reference_device(device);
-            let heads = HeadLayout { num_heads: 4, num_kv_heads: 2, head_dim: 16 };
-            let options = QkvOptions { heads, rotary_dim: 16, norm_eps: None };
-            let case = AttentionCase::new(&[(5, 5), (1, 33)], 16, &mut seeded, device);
-            let x: Tensor<2> = seeded.tensor([6, 48], &host);
-            let values: Tensor<2> = seeded.tensor([heads.row_len(), 48], &host);
-            let table: Tensor<2> = seeded.tensor([64, 16], &host);
-
-            let product = reference::linear(x.clone(), &Weight::dense(values.clone()), None);
-            let host_table = RopeTable(table.clone());
-            let positions = case.metadata(&host).positions;
-            let expected = reference::rope_and_store_kv(product, None, Some(&host_table), &positions, options);
-
-            let (weight, table) = (Weight::dense(moved(&values, device)), RopeTable(moved(&table, device)));
-            let projection = Projection { norm: None, weight: &weight, bias: None };
-            let qkv = QkvProjection { projection, head_norms: None, rope: Some(&table), options };
-            let mut layer = KvLayer::new(case.num_blocks, 16, heads, device);
-            let metadata = case.metadata(device);
-            let got = project_qkv(moved(&x, device), qkv, &metadata, &mut layer);
-            assert_close(got.clone(), expected, 2e-5);
-            let stored = layer.keys().reshape([-1, 32]).select(0, metadata.slot_mapping.clone());
-            assert_close(stored, got.narrow(1, 64, 32), 0.0);
         });
     }
 }

@@ -84,7 +84,7 @@ impl Attention {
 
     /// The heads' outputs, side by side.
     fn heads(&self, x: Tensor<2>, norm: Option<&Norm>, input: &ForwardInput, cache: &mut KvLayer) -> Tensor<2> {
-        let projection = QkvProjection {
+        let qkv = QkvProjection {
             projection: self.qkv.after(norm),
             head_norms: self.norms.as_ref().map(|(query, key)| (query, key)),
             rope: self.rope.as_ref(),
@@ -97,6 +97,6 @@ impl Attention {
             sliding_window: self.sliding_window,
             softcap: self.softcap,
         };
-        self_attention(x, projection, &input.metadata, (cache, options))
+        self_attention(x, qkv, &input.metadata, (cache, options))
     }
 }

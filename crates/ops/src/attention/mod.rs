@@ -10,4 +10,4 @@ pub use metadata::{AttentionMetadata, QueryLens};
 pub use paged_attention::{AttentionOptions, paged_attention, reference};
 #[cfg(feature = "wgpu")]
 pub(crate) use self_attention::RotatingAttention;
-pub use self_attention::self_attention;
+pub use self_attention::{QkvProjection, self_attention};

@@ -37,7 +37,7 @@ pub fn paged_attention(
     metadata: &AttentionMetadata,
     options: AttentionOptions,
 ) -> Tensor<2> {
-    check_operands(&qkv, layer, metadata, options);
+    check_operands(qkv.dims(), layer, metadata, options);
     Tensor::from_dispatch(Dispatch::paged_attention(
         qkv.into_dispatch(),
         layer.shared(),
@@ -53,16 +53,16 @@ pub fn paged_attention(
 
 /// Whether the shapes are those that the options and the metadata speak of.
 pub(crate) fn check_operands(
-    qkv: &Tensor<2>,
+    [rows, columns]: [usize; 2],
     layer: &KvLayer,
     metadata: &AttentionMetadata,
     options: AttentionOptions,
 ) {
-    assert_eq!(qkv.dims()[1], options.heads.row_len(), "paged_attention: row length");
+    assert_eq!(columns, options.heads.row_len(), "paged_attention: row length");
     assert_eq!(options.heads.num_heads % options.heads.num_kv_heads, 0, "paged_attention: head groups");
     assert_eq!(layer.block_size(), options.block_size, "paged_attention: block size");
     let (tokens, sequences) = (metadata.positions.dims()[0], metadata.block_tables.dims()[0]);
-    assert_eq!(qkv.dims()[0], tokens, "paged_attention: tokens");
+    assert_eq!(rows, tokens, "paged_attention: tokens");
     assert_eq!(metadata.query_starts.dims()[0], sequences + 1, "paged_attention: query starts");
     assert_eq!(metadata.context_lens.dims()[0], sequences, "paged_attention: context lengths");
 }

@@ -1,4 +1,8 @@
-//! Rows to the outputs of their heads: the projection to queries, keys and values, and attention over the cache.
+//! Rows to the outputs of their heads: the projection to queries, keys and values, what happens to them, and attention over
+//! the cache.
+//!
+//! The composition of the single operations says what is computed. On CUDA the product of few rows also rotates and stores,
+//! and where few tokens decode attention itself does that to what it is about to read; on wgpu wherever all tokens decode.
 
 #[cfg(feature = "wgpu")]
 use burn::backend::{
@@ -10,23 +14,40 @@ use burn::tensor::Tensor;
 #[cfg(feature = "wgpu")]
 use super::KvTensors;
 use super::{AttentionMetadata, AttentionOptions, KvLayer, paged_attention};
-#[cfg(feature = "wgpu")]
-use crate::QkvOptions;
-use crate::{QkvProjection, project_qkv};
+use crate::{Projection, QkvOptions, RopeTable, Then, project, rope_and_store_kv};
 
-/// [`paged_attention`] of what [`project_qkv`] returns: the two one after the other, or fewer kernels with the same results.
+/// The projection to queries, keys and values, and what [`rope_and_store_kv`] does with them.
+#[derive(Clone, Copy, Debug)]
+pub struct QkvProjection<'a> {
+    /// To rows of `options.heads.row_len()`.
+    pub projection: Projection<'a>,
+    /// Weights of the normalisation of each query and key, present exactly when `options.norm_eps` is.
+    pub head_norms: Option<(&'a Tensor<1>, &'a Tensor<1>)>,
+    /// Present exactly when `options.rotary_dim` is not 0.
+    pub rope: Option<&'a RopeTable>,
+    /// The rest.
+    pub options: QkvOptions,
+}
+
+/// `paged_attention(rope_and_store_kv(linear(norm(x))))`: the operations one after the other, or fewer kernels with the same
+/// results.
 pub fn self_attention(
     x: Tensor<2>,
     qkv: QkvProjection,
     metadata: &AttentionMetadata,
     (layer, options): (&mut KvLayer, AttentionOptions),
 ) -> Tensor<2> {
+    #[cfg(feature = "cuda")]
+    if let Some(weight) = crate::projection::on_cuda::single_part(&x, qkv.projection.weight) {
+        return on_cuda::self_attention(x, weight, qkv, metadata, (layer, options));
+    }
     #[cfg(feature = "wgpu")]
     if on_wgpu::rotates(&x, &qkv, metadata) {
         return on_wgpu::self_attention(x, qkv, metadata, (layer, options));
     }
-    let qkv = project_qkv(x, qkv, metadata, layer);
-    paged_attention(qkv, layer, metadata, options)
+    let rows = project(x, qkv.projection, Then::Keep);
+    let rows = rope_and_store_kv(rows, qkv.head_norms, qkv.rope, metadata, (layer, qkv.options));
+    paged_attention(rows, layer, metadata, options)
 }
 
 /// Attention that does what [`rope_and_store_kv`](crate::rope_and_store_kv) does as well, on backend tensors; only wgpu has a
@@ -74,7 +95,7 @@ mod on_wgpu {
     ) -> Tensor<2> {
         let rows = project(x, qkv.projection, Then::Keep);
         rope_and_store_kv::check_operands(rows.dims()[1], qkv.head_norms.is_some(), qkv.rope.is_some(), qkv.options);
-        check_operands(&rows, layer, metadata, options);
+        check_operands(rows.dims(), layer, metadata, options);
         let absent = || layer.absent.clone().into_dispatch();
         let table = qkv.rope.map_or_else(absent, |table| table.0.clone().into_dispatch());
         let (heads, cache) = Dispatch::rotating_attention(
@@ -92,20 +113,62 @@ mod on_wgpu {
     }
 }
 
+/// The same through the CUDA backend's own operation.
+#[cfg(feature = "cuda")]
+mod on_cuda {
+    use burn::backend::Dispatch;
+    use burn::tensor::Tensor;
+
+    use super::{AttentionMetadata, AttentionOptions, KvLayer, QkvProjection};
+    use crate::attention::paged_attention::check_operands as check_attention;
+    use crate::backend::{BatchTensors, FusedAttention};
+    use crate::projection::on_cuda::inputs;
+    use crate::rope_and_store_kv::check_operands;
+
+    pub(super) fn self_attention(
+        x: Tensor<2>,
+        weight: Tensor<2>,
+        qkv: QkvProjection,
+        metadata: &AttentionMetadata,
+        (layer, options): (&mut KvLayer, AttentionOptions),
+    ) -> Tensor<2> {
+        check_operands(weight.dims()[0], qkv.head_norms.is_some(), qkv.rope.is_some(), qkv.options);
+        check_attention([x.dims()[0], weight.dims()[0]], layer, metadata, options);
+        let absent = || layer.absent.clone().into_dispatch();
+        let (query_norm, key_norm) = match qkv.head_norms {
+            Some((query, key)) => (query.clone().into_dispatch(), key.clone().into_dispatch()),
+            None => (absent(), absent()),
+        };
+        let table = qkv.rope.map_or_else(absent, |table| table.0.clone().into_dispatch());
+        let batch = BatchTensors {
+            positions: metadata.positions.clone().into_dispatch(),
+            slot_mapping: metadata.slot_mapping.clone().into_dispatch(),
+            sequence_of_token: metadata.sequence_of_token.clone().into_dispatch(),
+            block_tables: metadata.block_tables.clone().into_dispatch(),
+            query_starts: metadata.query_starts.clone().into_dispatch(),
+            context_lens: metadata.context_lens.clone().into_dispatch(),
+            query_lens: metadata.query_lens(),
+        };
+        let inputs = inputs(x, weight, qkv.projection);
+        let (out, cache) =
+            Dispatch::self_attention(inputs, query_norm, key_norm, table, batch, layer.take(), qkv.options, options);
+        layer.put(cache);
+        Tensor::from_dispatch(out)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{AttentionCase, Seeded, assert_close, for_each_device};
-    use crate::{
-        HeadLayout, Projection, QkvOptions, RopeTable, Then, Weight, activation_dtype, project, rope_and_store_kv,
-    };
+    use crate::testing::{AttentionCase, Seeded, assert_close, for_each_device, moved, reference_device};
+    use crate::{HeadLayout, Weight, activation_dtype, reference};
     use burn::tensor::DType;
 
     #[test]
     fn tokens_that_decode_attend_and_store_as_the_operations_one_after_the_other_do() {
         for_each_device(|device| {
             if activation_dtype(device, DType::BF16) != DType::F32 {
-                return; // projections round to 16 bits; `project_qkv` has its tests
+                return; // projections round to 16 bits; CUDA has tests of its own
             }
             let mut seeded = Seeded::new(44);
             for (num_heads, num_kv_heads, head_dim, rotary_dim) in
@@ -144,6 +207,40 @@ mod tests {
                     assert_close(other.values(), layer.values(), 0.0);
                 }
             }
+        });
+    }
+
+    #[test]
+    fn equals_the_operations_one_after_the_other() {
+        for_each_device(|device| {
+            let mut seeded = Seeded::new(41);
+            let host = reference_device(device);
+            let heads = HeadLayout { num_heads: 4, num_kv_heads: 2, head_dim: 16 };
+            let options = QkvOptions { heads, rotary_dim: 16, norm_eps: None };
+            let attention =
+                AttentionOptions { heads, block_size: 16, scale: 0.25, sliding_window: None, softcap: None };
+            let case = AttentionCase::new(&[(5, 5), (1, 1)], 16, &mut seeded, device);
+            let x: Tensor<2> = seeded.tensor([6, 48], &host);
+            let values: Tensor<2> = seeded.tensor([heads.row_len(), 48], &host);
+            let table: Tensor<2> = seeded.tensor([64, 16], &host);
+
+            let product = reference::linear(x.clone(), &Weight::dense(values.clone()), None);
+            let (host_table, metadata) = (RopeTable(table.clone()), case.metadata(&host));
+            let rows = reference::rope_and_store_kv(product, None, Some(&host_table), &metadata.positions, options);
+            let mut host_layer = KvLayer::new(case.num_blocks, 16, heads, &host);
+            let store = QkvOptions { heads, rotary_dim: 0, norm_eps: None };
+            rope_and_store_kv(rows.clone(), None, None, &metadata, (&mut host_layer, store));
+            let expected = reference::paged_attention(rows.clone(), &host_layer, &metadata, attention);
+
+            let (weight, table) = (Weight::dense(moved(&values, device)), RopeTable(moved(&table, device)));
+            let projection = Projection { norm: None, weight: &weight, bias: None };
+            let qkv = QkvProjection { projection, head_norms: None, rope: Some(&table), options };
+            let mut layer = KvLayer::new(case.num_blocks, 16, heads, device);
+            let metadata = case.metadata(device);
+            let got = self_attention(moved(&x, device), qkv, &metadata, (&mut layer, attention));
+            assert_close(got, moved(&expected, device), 2e-5);
+            let stored = layer.keys().reshape([-1, 32]).select(0, metadata.slot_mapping.clone());
+            assert_close(moved(&stored, &host), rows.narrow(1, 64, 32), 2e-5);
         });
     }
 }

@@ -7,8 +7,8 @@ use super::tests::{for_both_dtypes, pair};
 use crate::e4m3::E4M3;
 use crate::testing::{AttentionCase, Seeded, assert_close, moved, reference_device};
 use crate::{
-    Activation, AttentionOptions, CapturedGraph, HeadLayout, KvLayer, QkvOptions, gated_activation, paged_attention,
-    reference, rope_and_store_kv,
+    Activation, AttentionOptions, CapturedGraph, HeadLayout, KvLayer, Projection, QkvOptions, QkvProjection, RopeTable,
+    RowNorm, Weight, gated_activation, linear, paged_attention, reference, rope_and_store_kv, self_attention,
 };
 
 /// Compute capabilities whose kernels differ.
@@ -277,5 +277,91 @@ fn what_the_cache_holds_beyond_a_context_does_not_show() {
             paged_attention(rows, &layer, &first, options)
         };
         assert_close(attend(broken), attend(layer), 0.0);
+    });
+}
+
+/// A layer's attention from its input, and the operations one after the other: results and caches have the same bits. The
+/// caches hold the same past.
+fn compare_with_single_operations(
+    seeded: &mut Seeded,
+    (device, dtype): (&Device, DType),
+    options: QkvOptions,
+    sequences: &[(usize, usize)],
+    sliding_window: Option<usize>,
+) {
+    let QkvOptions { heads, rotary_dim, norm_eps } = options;
+    let hidden = 576;
+    let case = AttentionCase::new(sequences, 16, seeded, device);
+    let (metadata, everything) = (case.metadata(device), case.whole_contexts());
+    let (_, weight) = pair(seeded, [heads.row_len(), hidden], (device, dtype));
+    let (_, x) = pair(seeded, [case.num_tokens(), hidden], (device, dtype));
+    let (_, past) = pair(seeded, [everything.num_tokens(), heads.row_len()], (device, dtype));
+    let mut floats = |shape| moved(&seeded.tensor(shape, &reference_device(device)), device);
+    let [query_norm, key_norm] = [0, 1].map(|_| floats([heads.head_dim]));
+    let (norm_weight, bias) = (floats([hidden]), floats([heads.row_len()]));
+    let table = RopeTable(moved(&seeded.tensor([3000, rotary_dim.max(1)], &reference_device(device)), device));
+    let norm = RowNorm { weight: &norm_weight, bias: None, eps: 1e-5 };
+    let weight = Weight::dense(weight * 0.05);
+    let qkv = QkvProjection {
+        projection: Projection { norm: Some(norm), weight: &weight, bias: Some(&bias) },
+        head_norms: norm_eps.map(|_| (&query_norm, &key_norm)),
+        rope: (rotary_dim != 0).then_some(&table),
+        options,
+    };
+    let attention = AttentionOptions { sliding_window, ..self::options(heads, 16) };
+    let store = QkvOptions { heads, rotary_dim: 0, norm_eps: None };
+    for cache in [dtype, E4M3] {
+        let [mut layer, mut expected_layer] = [0, 1].map(|_| {
+            let mut layer = KvLayer::with_dtype(case.num_blocks, 16, heads, (device, cache));
+            rope_and_store_kv(past.clone(), None, None, &everything.metadata(device), (&mut layer, store));
+            layer
+        });
+        let got = self_attention(x.clone(), qkv, &metadata, (&mut layer, attention));
+        let rows = linear(norm.of(x.clone()), &weight, Some(&bias));
+        let rows = rope_and_store_kv(rows, qkv.head_norms, qkv.rope, &metadata, (&mut expected_layer, options));
+        assert_close(got, paged_attention(rows, &expected_layer, &metadata, attention), 0.0);
+        assert_close(layer.keys(), expected_layer.keys(), 0.0);
+        assert_close(layer.values(), expected_layer.values(), 0.0);
+    }
+}
+
+#[test]
+fn attention_with_its_projection_has_the_bits_of_the_single_operations() {
+    for_both_dtypes(|device, dtype, _| {
+        let mut seeded = Seeded::new(30);
+        for (num_heads, num_kv_heads, head_dim, rotary_dim, head_norm) in [
+            (9, 3, 64, 64, false),
+            (32, 8, 128, 128, false),
+            (3, 3, 10, 10, false),
+            (12, 12, 64, 0, false),
+            (4, 2, 16, 8, false),
+            (20, 1, 80, 32, true),
+            (16, 8, 128, 128, true),
+        ] {
+            let heads = HeadLayout { num_heads, num_kv_heads, head_dim };
+            let options = QkvOptions { heads, rotary_dim, norm_eps: head_norm.then_some(1e-6) };
+            for sequences in
+                [vec![(1, 33)], vec![(5, 5), (1, 33), (3, 20)], vec![(7, 8), (9, 50)], vec![(1, 1), (1, 2500)]]
+            {
+                compare_with_single_operations(&mut seeded, (device, dtype), options, &sequences, None);
+            }
+            compare_with_single_operations(&mut seeded, (device, dtype), options, &[(1, 900), (1, 40)], Some(300));
+        }
+    });
+}
+
+#[test]
+fn attention_with_its_projection_has_these_bits_with_more_parts_than_the_gpu_runs_at_a_time() {
+    for_both_dtypes(|device, dtype, _| {
+        let mut seeded = Seeded::new(31);
+        // Some contexts have one part and others have several.
+        let sequences: Vec<(usize, usize)> = (0..70).map(|index| (1, 1 + index * 37 % 2000)).collect();
+        for (num_heads, num_kv_heads, head_dim, head_norm) in [(16, 8, 128, true), (9, 3, 64, false), (40, 2, 64, true)]
+        {
+            let heads = HeadLayout { num_heads, num_kv_heads, head_dim };
+            let options = QkvOptions { heads, rotary_dim: head_dim, norm_eps: head_norm.then_some(1e-6) };
+            compare_with_single_operations(&mut seeded, (device, dtype), options, &sequences, None);
+            compare_with_single_operations(&mut seeded, (device, dtype), options, &sequences, Some(100));
+        }
     });
 }

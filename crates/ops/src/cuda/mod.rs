@@ -46,7 +46,7 @@ pub(crate) use linear_few_rows::FEW_ROWS;
 pub(crate) use memory::{free_memory, total_memory};
 pub(crate) use paged_attention::paged_attention;
 pub(crate) use probe::{has_bfloat16, open, settle, use_kernels_of};
-pub(crate) use projection::{project, project_qkv};
+pub(crate) use projection::{project, self_attention};
 pub(crate) use read_back::read_back;
 pub(crate) use rms_norm::{add_rms_norm, rms_norm};
 pub(crate) use rope_and_store_kv::rope_and_store_kv;
@@ -70,7 +70,14 @@ pub(crate) struct Source {
 const COMMON: &str = include_str!("../../../../kernels/common.cuh");
 /// What comes before the tensor-core kernels of attention.
 const ATTENTION: &str = include_str!("../../../../kernels/attention.cuh");
-
+/// What comes before kernels that normalise and rotate heads.
+const HEADS: &str = include_str!("../../../../kernels/heads.cuh");
+/// Both, and what decode attention needs besides.
+const DECODE: &str = concat!(
+    include_str!("../../../../kernels/attention.cuh"),
+    include_str!("../../../../kernels/heads.cuh"),
+    include_str!("../../../../kernels/decode_parts.cuh")
+);
 /// What comes before the tensor-core kernels of products.
 const PRODUCTS: &str = include_str!("../../../../kernels/products.cuh");
 
@@ -104,11 +111,11 @@ sources! {
     LINEAR_FEW_ROWS = "linear_few_rows" needs PRODUCTS,
     LINEAR_TILES = "linear_tiles" needs PRODUCTS,
     PAGED_ATTENTION = "paged_attention",
-    PAGED_ATTENTION_DECODE = "paged_attention_decode" needs ATTENTION,
+    PAGED_ATTENTION_DECODE = "paged_attention_decode" needs DECODE,
     PAGED_ATTENTION_TILES = "paged_attention_tiles" needs ATTENTION,
     PAGED_ATTENTION_WGMMA = "paged_attention_wgmma" needs ATTENTION,
     RMS_NORM = "rms_norm",
-    ROPE_AND_STORE_KV = "rope_and_store_kv",
+    ROPE_AND_STORE_KV = "rope_and_store_kv" needs HEADS,
     SAMPLE = "sample",
 }
 

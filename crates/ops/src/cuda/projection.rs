@@ -4,11 +4,14 @@ use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::linear_few_rows::{After, FewRows, Norm, Rotation, fits};
-use super::matrix::{Matrix, dense, owned};
-use super::{activation, gated_activation, linear, rope_and_store_kv};
-use crate::backend::{Activated, ProjectionInputs};
+use super::matrix::{Matrix, dense};
+use super::paged_attention::attend_fresh;
+use super::{activation, gated_activation, linear, paged_attention, rope_and_store_kv};
+use crate::attention::AttentionOptions;
+use crate::backend::{Activated, BatchTensors, ProjectionInputs};
 use crate::cube::{QkvInputs, QkvTarget};
 use crate::e4m3::E4M3;
+use crate::rope_and_store_kv::QkvOptions;
 
 /// The operands, with tensors as the kernels take them.
 struct Operands {
@@ -34,37 +37,34 @@ pub(crate) fn project(inputs: ProjectionInputs<CubeBackend>) -> CubeTensor {
     FewRows { x, norm, weight, bias, after }.run()
 }
 
-pub(crate) fn project_qkv(
+/// Rows of queries, keys and values.
+enum Rows {
+    /// Normalised, rotated and stored.
+    Ready(CubeTensor),
+    /// As the product has them.
+    Fresh(CubeTensor),
+}
+
+pub(crate) fn self_attention(
     inputs: ProjectionInputs<CubeBackend>,
     target: QkvTarget,
+    (batch, options): (&BatchTensors<CubeBackend>, AttentionOptions),
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
-    let operands = Operands::of(inputs);
-    let (heads, options) = (target.options.heads, target.options);
-    // The kernel rotates whole heads, and does not wait for the rest of a head to normalise it.
-    let rotates = options.norm_eps.is_none()
-        && heads.head_dim.is_multiple_of(2)
-        && (options.rotary_dim == 0 || options.rotary_dim == heads.head_dim)
-        && [operands.x.tensor.dtype, E4M3].contains(&target.key_cache.dtype);
-    if !fits(&operands.x, &operands.weight) {
-        return rope_and_store_kv(QkvInputs { qkv: operands.separately(), target });
-    }
-    let Operands { x, norm, weight, bias, .. } = operands;
-    if !rotates {
-        let qkv = FewRows { x, norm, weight, bias, after: After::Store(None) }.run();
-        return rope_and_store_kv(QkvInputs { qkv, target });
-    }
-    let (keys, values) = (owned(target.key_cache), owned(target.value_cache));
-    let rotation = Rotation {
-        table: dense(target.table),
-        positions: dense(target.positions),
-        slots: dense(target.slot_mapping),
-        keys: keys.clone(),
-        values: values.clone(),
-        heads,
-        rotary_dim: options.rotary_dim,
+    let target = target.for_kernels();
+    let attention = |qkv, keys: &CubeTensor, values: &CubeTensor| {
+        batch.attention_inputs(qkv, (keys.clone(), values.clone()), options)
     };
-    let qkv = FewRows { x, norm, weight, bias, after: After::Rotate(rotation) }.run();
-    (qkv, keys, values)
+    let (qkv, keys, values) = match Operands::of(inputs).project_qkv(&target) {
+        Rows::Ready(qkv) => (qkv, target.key_cache, target.value_cache),
+        Rows::Fresh(qkv) => {
+            let inputs = attention(qkv.clone(), &target.key_cache, &target.value_cache);
+            if let Some(out) = attend_fresh(inputs, &target) {
+                return (out, target.key_cache, target.value_cache);
+            }
+            rope_and_store_kv(QkvInputs { qkv, target })
+        }
+    };
+    (paged_attention(attention(qkv, &keys, &values)), keys, values)
 }
 
 impl Operands {
@@ -83,6 +83,33 @@ impl Operands {
             residual: inputs.residual.given(),
             activated: inputs.activated,
         }
+    }
+
+    /// The product with what few rows can have in the same kernel.
+    fn project_qkv(self, target: &QkvTarget) -> Rows {
+        if !fits(&self.x, &self.weight) {
+            return Rows::Fresh(self.separately());
+        }
+        let QkvOptions { heads, rotary_dim, norm_eps } = target.options;
+        // The kernel rotates whole heads, and does not wait for the rest of a head to normalise it.
+        let rotates = norm_eps.is_none()
+            && heads.head_dim.is_multiple_of(2)
+            && (rotary_dim == 0 || rotary_dim == heads.head_dim)
+            && [self.x.tensor.dtype, E4M3].contains(&target.key_cache.dtype);
+        let Self { x, norm, weight, bias, .. } = self;
+        if !rotates {
+            return Rows::Fresh(FewRows { x, norm, weight, bias, after: After::Store(None) }.run());
+        }
+        let rotation = Rotation {
+            table: target.table.clone(),
+            positions: target.positions.clone(),
+            slots: target.slot_mapping.clone(),
+            keys: target.key_cache.clone(),
+            values: target.value_cache.clone(),
+            heads,
+            rotary_dim,
+        };
+        Rows::Ready(FewRows { x, norm, weight, bias, after: After::Rotate(rotation) }.run())
     }
 
     fn separately(self) -> CubeTensor {

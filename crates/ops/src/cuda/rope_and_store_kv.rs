@@ -9,79 +9,122 @@ use super::gpu::Gpu;
 use super::launch::{Argument, Grid, Launch};
 use super::matrix::{Matrix, dense, on_16_bytes, owned, widest};
 use super::{ROPE_AND_STORE_KV, element};
-use crate::cube::QkvInputs;
+use crate::cube::{QkvInputs, QkvTarget};
 use crate::e4m3::E4M3;
 use crate::rope_and_store_kv::QkvOptions;
 
 const THREADS: usize = 128;
 
-/// `Shape` of the source.
+/// `Rows` of the source.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-struct Shape {
+struct Rows {
     num_heads: i32,
     num_kv_heads: i32,
     head_dim: i32,
-    rotary_dim: i32,
+    unused: i32,
     row_stride: i64,
-    table_stride: i64,
     slot_stride: i64,
     head_stride: i64,
-    eps: f32,
+}
+
+/// `Rotation` of `heads.cuh`.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct Rotation {
+    table_stride: i64,
+    rotary_dim: i32,
     normalise: i32,
     lanes: i32,
     wide: i32,
+    in_halves: i32,
+    eps: f32,
+}
+
+impl Rotation {
+    /// For these rows, and what happens to them.
+    pub(super) fn of(qkv: &Matrix, target: &QkvTarget) -> Self {
+        let QkvOptions { heads, rotary_dim, norm_eps } = target.options;
+        let (dtype, cache_dtype) = (qkv.tensor.dtype, target.key_cache.dtype);
+        let [slot_stride, head_stride] = cache_strides(&target.key_cache, &target.value_cache);
+        let strides = [qkv.stride, slot_stride, head_stride, heads.head_dim, rotary_dim / 2];
+        let QkvTarget { query_norm, key_norm, table, key_cache, value_cache, .. } = target;
+        let operands = [&qkv.tensor, key_cache, value_cache, query_norm, key_norm, table];
+        let wide = widest(dtype) == widest(cache_dtype)
+            && strides.iter().all(|stride| stride.is_multiple_of(widest(dtype)))
+            && operands.into_iter().all(on_16_bytes);
+        let elements_per_lane = if wide { widest(dtype) } else { 1 };
+        // The rotated halves go together; what is not rotated goes after them.
+        let longest = (rotary_dim / 2).max(heads.head_dim - rotary_dim);
+        let lanes = longest.div_ceil(elements_per_lane).next_power_of_two().min(32);
+        Self {
+            table_stride: rotary_dim as i64,
+            rotary_dim: rotary_dim as i32,
+            normalise: norm_eps.is_some().into(),
+            lanes: lanes as i32,
+            wide: wide.into(),
+            in_halves: (wide && rotary_dim == heads.head_dim && 2 * lanes * elements_per_lane == rotary_dim).into(),
+            eps: norm_eps.unwrap_or(0.0),
+        }
+    }
+
+    /// Whether lanes take as many elements of either rotated half as an access moves, and no others.
+    pub(super) fn is_in_halves(&self) -> bool {
+        self.in_halves != 0
+    }
+
+    pub(super) fn argument(&self) -> Argument {
+        Argument::structure(self)
+    }
+}
+
+impl QkvTarget {
+    /// As kernels take it: without gaps, and with a cache that may be written. Without a rotation something of rank 1
+    /// stands in for the table, and is not read.
+    pub(super) fn for_kernels(self) -> Self {
+        Self {
+            query_norm: dense(self.query_norm),
+            key_norm: dense(self.key_norm),
+            table: dense(self.table),
+            positions: dense(self.positions),
+            slot_mapping: dense(self.slot_mapping),
+            key_cache: owned(self.key_cache),
+            value_cache: owned(self.value_cache),
+            options: self.options,
+        }
+    }
 }
 
 pub(crate) fn rope_and_store_kv(inputs: QkvInputs) -> (CubeTensor, CubeTensor, CubeTensor) {
-    let QkvInputs { qkv, target: inputs } = inputs;
-    let QkvOptions { heads, rotary_dim, norm_eps } = inputs.options;
-    let qkv = Matrix::of(owned(qkv));
-    let (key_cache, value_cache) = (owned(inputs.key_cache), owned(inputs.value_cache));
-    let (query_norm, key_norm) = (dense(inputs.query_norm), dense(inputs.key_norm));
-    // Without a rotation something of rank 1 stands in for the table, and is not read.
-    let table = dense(inputs.table);
-    let [slot_stride, head_stride] = cache_strides(&key_cache, &value_cache);
-    let (dtype, cache_dtype) = (qkv.tensor.dtype, key_cache.dtype);
-
-    let strides = [qkv.stride, slot_stride, head_stride, heads.head_dim, rotary_dim / 2];
-    let operands = [&qkv.tensor, &key_cache, &value_cache, &query_norm, &key_norm, &table];
-    let wide = widest(dtype) == widest(cache_dtype)
-        && strides.iter().all(|stride| stride.is_multiple_of(widest(dtype)))
-        && operands.into_iter().all(on_16_bytes);
-    let elements_per_lane = if wide { widest(dtype) } else { 1 };
-    // The rotated halves go together; what is not rotated goes after them.
-    let longest = (rotary_dim / 2).max(heads.head_dim - rotary_dim);
-    let lanes = longest.div_ceil(elements_per_lane).next_power_of_two().min(32);
-    let shape = Shape {
+    let (qkv, target) = (Matrix::of(owned(inputs.qkv)), inputs.target.for_kernels());
+    let heads = target.options.heads;
+    let [slot_stride, head_stride] = cache_strides(&target.key_cache, &target.value_cache);
+    let rotation = Rotation::of(&qkv, &target);
+    let rows = Rows {
         num_heads: heads.num_heads as i32,
         num_kv_heads: heads.num_kv_heads as i32,
         head_dim: heads.head_dim as i32,
-        rotary_dim: rotary_dim as i32,
+        unused: 0,
         row_stride: qkv.stride as i64,
-        table_stride: rotary_dim as i64,
         slot_stride: slot_stride as i64,
         head_stride: head_stride as i64,
-        eps: norm_eps.unwrap_or(0.0),
-        normalise: norm_eps.is_some().into(),
-        lanes: lanes as i32,
-        wide: wide.into(),
     };
-    let kernel = Kernel::new(&ROPE_AND_STORE_KV, "rope_and_store_kv").word("ELEMENT", element(dtype));
-    let kernel = Gpu::current().with_cache(kernel, cache_dtype);
-    let blocks = (heads.num_heads + 2 * heads.num_kv_heads).div_ceil(THREADS / lanes);
+    let kernel = Kernel::new(&ROPE_AND_STORE_KV, "rope_and_store_kv").word("ELEMENT", element(qkv.tensor.dtype));
+    let kernel = Gpu::current().with_cache(kernel, target.key_cache.dtype);
+    let blocks = (heads.num_heads + 2 * heads.num_kv_heads).div_ceil(THREADS / rotation.lanes as usize);
     Launch::new(kernel, Grid::new([qkv.rows, blocks, 1], THREADS))
         .write(&qkv.tensor)
-        .read(&query_norm)
-        .read(&key_norm)
-        .read(&table)
-        .read(&dense(inputs.positions))
-        .read(&dense(inputs.slot_mapping))
-        .write(&key_cache)
-        .write(&value_cache)
-        .value(Argument::structure(&shape))
+        .read(&target.query_norm)
+        .read(&target.key_norm)
+        .read(&target.table)
+        .read(&target.positions)
+        .read(&target.slot_mapping)
+        .write(&target.key_cache)
+        .write(&target.value_cache)
+        .value(Argument::structure(&rows))
+        .value(rotation.argument())
         .submit(&qkv.tensor);
-    (qkv.tensor, key_cache, value_cache)
+    (qkv.tensor, target.key_cache, target.value_cache)
 }
 
 /// Elements from one slot to the next and from one head to the next, of a cache whose heads have no gaps.

@@ -7,13 +7,11 @@ use super::driver::Kernel;
 use super::gpu::limited::with_batch_invariance;
 use super::launch::{Grid, Launch};
 use super::{FEW_ROWS, GATHER_ROWS, RMS_NORM, SOURCES};
-use crate::e4m3::E4M3;
 use crate::testing::{AttentionCase, Seeded, assert_close, for_each_device, moved, reference_device};
 use crate::{
-    Activation, Backend, CapturedGraph, HeadLayout, KvLayer, Projection, QkvOptions, QkvProjection, RopeTable, RowNorm,
-    RowParams, SamplePlan, Then, Weight, activation, add_rms_norm, backend_of, carry_tokens, gated_activation,
-    gather_rows, layer_norm, linear, linear_add, project, project_qkv, reference, rms_norm, rope_and_store_kv, sample,
-    section,
+    Activation, Backend, CapturedGraph, HeadLayout, KvLayer, Projection, QkvOptions, RopeTable, RowNorm, RowParams,
+    SamplePlan, Then, Weight, activation, add_rms_norm, backend_of, carry_tokens, gated_activation, gather_rows,
+    layer_norm, linear, linear_add, project, reference, rms_norm, rope_and_store_kv, sample, section,
 };
 
 /// Runs a test on the CUDA device, if there is one, in both 16-bit dtypes, with the error of one rounding.
@@ -176,54 +174,6 @@ fn sums_with_a_residual_equal_the_reference() {
                 let (bias, device_bias) = bias.unzip();
                 let got = linear_add(device_x.clone(), &device_weight, device_bias, device_residual.clone());
                 assert_close(got, reference::linear(x.clone(), &weight, bias) + residual.clone(), 2.0 * rounding);
-            }
-        }
-    });
-}
-
-#[test]
-fn projected_queries_keys_and_values_have_the_bits_of_the_single_operations() {
-    for_both_dtypes(|device, dtype, _| {
-        let mut seeded = Seeded::new(30);
-        for (num_heads, num_kv_heads, head_dim, rotary_dim, head_norm) in [
-            (9, 3, 64, 64, false),
-            (32, 8, 128, 128, false),
-            (3, 3, 10, 10, false),
-            (12, 12, 64, 0, false),
-            (4, 2, 16, 8, false),
-            (16, 8, 128, 128, true),
-        ] {
-            let heads = HeadLayout { num_heads, num_kv_heads, head_dim };
-            let options = QkvOptions { heads, rotary_dim, norm_eps: head_norm.then_some(1e-6) };
-            let hidden = 576;
-            let (_, weight) = pair(&mut seeded, [heads.row_len(), hidden], (device, dtype));
-            let (_, norm_weight) = floats(&mut seeded, [hidden], device);
-            let (_, bias) = floats(&mut seeded, [heads.row_len()], device);
-            let (_, table) = floats(&mut seeded, [64, rotary_dim.max(1)], device);
-            let head_norms: Vec<_> = (0..2).map(|_| floats(&mut seeded, [head_dim], device).1).collect();
-            let (weight, table) = (Weight::dense(weight), RopeTable(table));
-            let norm = RowNorm { weight: &norm_weight, bias: None, eps: 1e-5 };
-            for sequences in [vec![(1, 33)], vec![(5, 5), (1, 33), (3, 20)], vec![(7, 8), (9, 50)]] {
-                let case = AttentionCase::new(&sequences, 16, &mut seeded, device);
-                let metadata = case.metadata(device);
-                let (_, x) = pair(&mut seeded, [case.num_tokens(), hidden], (device, dtype));
-                let qkv = QkvProjection {
-                    projection: Projection { norm: Some(norm), weight: &weight, bias: Some(&bias) },
-                    head_norms: head_norm.then_some((&head_norms[0], &head_norms[1])),
-                    rope: (rotary_dim != 0).then_some(&table),
-                    options,
-                };
-                for cache in [dtype, E4M3] {
-                    let cache = || KvLayer::with_dtype(case.num_blocks, 16, heads, (device, cache));
-                    let (mut layer, mut expected_layer) = (cache(), cache());
-                    let got = project_qkv(x.clone(), qkv, &metadata, &mut layer);
-                    let product = linear(norm.of(x.clone()), &weight, Some(&bias));
-                    let target = (&mut expected_layer, options);
-                    let expected = rope_and_store_kv(product, qkv.head_norms, qkv.rope, &metadata, target);
-                    assert_close(got, expected, 0.0);
-                    assert_close(layer.keys(), expected_layer.keys(), 0.0);
-                    assert_close(layer.values(), expected_layer.values(), 0.0);
-                }
             }
         }
     });

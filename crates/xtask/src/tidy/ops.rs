@@ -6,15 +6,14 @@ use super::tree::{File, Tree};
 
 const TABLE: &str = "crates/ops/src/backend.rs";
 
-/// Operations that share the files of another one: variants of it, or, as projections are, its products put together with
-/// what comes before and after them.
+/// Operations that share the files of another one: variants of it, or it put together with what comes before and after it.
 const VARIANTS: [(&str, &str); 6] = [
     ("add_rms_norm", "rms_norm"),
     ("gated_activation", "activation"),
     ("linear_packed", "linear"),
     ("gather_packed_rows", "gather_rows"),
     ("project", "linear"),
-    ("project_qkv", "linear"),
+    ("self_attention", "paged_attention"),
 ];
 
 /// A place where an operation has a file: what it is, the folder and the ending.

@@ -7,9 +7,11 @@ use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::{Attention, row_bytes};
+use crate::cube::QkvTarget;
 use crate::cuda::driver::{COUNTERS, Kernel};
 use crate::cuda::launch::{Argument, Grid, Launch};
 use crate::cuda::matrix::empty;
+use crate::cuda::rope_and_store_kv::Rotation;
 use crate::cuda::{PAGED_ATTENTION_DECODE, element};
 
 /// Constants of `paged_attention_decode.cu`.
@@ -20,6 +22,12 @@ const PART: usize = 512;
 const PARTS: usize = 16;
 const STAGES_MAX: usize = 3;
 const LANES: usize = 32;
+
+/// What is still to happen to rows of queries, keys and values.
+pub(super) struct Fresh<'a> {
+    pub target: &'a QkvTarget,
+    pub rotation: Rotation,
+}
 
 /// How a call is compiled and launched.
 pub(super) struct Decode {
@@ -51,14 +59,12 @@ impl Decode {
         Some(Self { warps, stages, shared_bytes, blocks_per_multiprocessor })
     }
 
-    pub(super) fn launch(&self, attention: &Attention, out: &CubeTensor) {
+    /// Attends; `fresh` says how the rows become queries, keys and values, where that has not happened to them.
+    pub(super) fn launch(&self, attention: &Attention, out: &CubeTensor, fresh: Option<&Fresh>) {
         let heads = attention.options.heads;
-        let sequences = attention.num_sequences();
-        let parts_max = parts_max(attention);
-        let per_part = heads.num_kv_heads * attention.group().div_ceil(HEADS);
+        let (sequences, parts_max, per_part) = counts(attention);
         let blocks = sequences * parts_max * per_part;
-        let at_once = attention.gpu.multiprocessors * self.blocks_per_multiprocessor;
-        let is_dense = blocks > at_once || sequences * per_part > COUNTERS;
+        let is_dense = self.shares_blocks(attention);
         let mut shape = attention.shape();
         shape.parts_max = parts_max as i32;
         shape.dense = is_dense.into();
@@ -67,25 +73,38 @@ impl Decode {
             if parts_max > 1 { sequences * heads.num_heads * parts_max * (heads.head_dim + 2) } else { 1 };
         let partial = empty(out, [partial_len], DType::F32);
         let grid = Grid {
-            blocks: [if is_dense { blocks.min(at_once) } else { blocks }, 1, 1],
+            blocks: [if is_dense { blocks.min(self.at_once(attention)) } else { blocks }, 1, 1],
             threads: self.warps * LANES,
             shared_bytes: self.shared_bytes + if is_dense { list_bytes(sequences) } else { 0 },
         };
-        Launch::new(self.kernel(attention, "attend_decode"), grid)
-            .read(&attention.qkv.tensor)
-            .read(&attention.keys)
-            .read(&attention.values)
+        let kernel = |entry| self.kernel(attention, entry).number("FRESH", fresh.is_some().into());
+        let launch = Launch::new(kernel("attend_decode"), grid).read(&attention.qkv.tensor);
+        let launch = match fresh {
+            Some(_) => launch.write(&attention.keys).write(&attention.values),
+            None => launch.read(&attention.keys).read(&attention.values),
+        };
+        let launch = launch
             .read(&attention.query_starts)
             .read(&attention.context_lens)
             .read(&attention.tables.tensor)
             .write(out)
             .write(&partial)
             .value(Argument::Counters)
-            .value(shape.argument())
-            .submit(out);
+            .value(shape.argument());
+        match fresh {
+            Some(Fresh { target, rotation }) => launch
+                .read(&target.query_norm)
+                .read(&target.key_norm)
+                .read(&target.table)
+                .read(&target.positions)
+                .read(&target.slot_mapping)
+                .value(rotation.argument()),
+            None => launch,
+        }
+        .submit(out);
         if is_dense && parts_max > 1 {
             let grid = Grid::new([sequences * per_part, 1, 1], self.warps * LANES);
-            Launch::new(self.kernel(attention, "merge_decode"), grid)
+            Launch::new(kernel("merge_decode"), grid)
                 .read(&attention.query_starts)
                 .read(&attention.context_lens)
                 .write(out)
@@ -93,6 +112,17 @@ impl Decode {
                 .value(shape.argument())
                 .submit(out);
         }
+    }
+
+    /// Blocks that the GPU runs at a time.
+    fn at_once(&self, attention: &Attention) -> usize {
+        attention.gpu.multiprocessors * self.blocks_per_multiprocessor
+    }
+
+    /// Whether there may be more parts than blocks, so that a block takes several.
+    pub(super) fn shares_blocks(&self, attention: &Attention) -> bool {
+        let (sequences, parts_max, per_part) = counts(attention);
+        sequences * parts_max * per_part > self.at_once(attention) || sequences * per_part > COUNTERS
     }
 
     fn kernel(&self, attention: &Attention, entry: &'static str) -> Kernel {
@@ -105,6 +135,12 @@ impl Decode {
             .number("BLOCK_SIZE", attention.options.block_size)
             .number("STAGES", self.stages)
     }
+}
+
+/// Sequences, parts of each at most, and blocks that attend to one part.
+fn counts(attention: &Attention) -> (usize, usize, usize) {
+    let per_part = attention.options.heads.num_kv_heads * attention.group().div_ceil(HEADS);
+    (attention.num_sequences(), parts_max(attention), per_part)
 }
 
 /// Parts of a context at most: one more than fill it where a window can begin inside a part.

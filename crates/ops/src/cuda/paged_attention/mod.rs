@@ -19,12 +19,12 @@ use bytemuck::{Pod, Zeroable};
 use super::gpu::{Gpu, is_batch_invariant};
 use super::launch::Argument;
 use super::matrix::{Matrix, dense, on_16_bytes, widest};
-use super::rope_and_store_kv::cache_strides;
+use super::rope_and_store_kv::{Rotation, cache_strides};
 use crate::attention::{AttentionOptions, QueryLens};
-use crate::cube::AttentionInputs;
+use crate::cube::{AttentionInputs, QkvTarget};
 use crate::e4m3::E4M3;
 use any_dtype::attend_any_dtype;
-use decode::Decode;
+use decode::{Decode, Fresh};
 use prefill::Prefill;
 
 /// Columns of a head that a tensor-core kernel's registers hold.
@@ -78,12 +78,32 @@ pub(crate) fn paged_attention(inputs: AttentionInputs) -> CubeTensor {
             }
             let may_decode = attention.query_lens == QueryLens::Single || attention.num_sequences() > 1;
             if may_decode && !attention.is_batch_invariant {
-                decode.launch(&attention, &out);
+                decode.launch(&attention, &out, None);
             }
         }
         None => attend_any_dtype(&attention, &out),
     }
     out
+}
+
+/// Attention to rows as the projection left them, if one kernel does that and what [`rope_and_store_kv`] does: where every
+/// token is the only one of its sequence and goes to [`decode`].
+///
+/// [`rope_and_store_kv`]: super::rope_and_store_kv
+pub(super) fn attend_fresh(inputs: AttentionInputs, target: &QkvTarget) -> Option<CubeTensor> {
+    let attention = Attention::new(inputs);
+    let rotation = Rotation::of(&attention.qkv, target);
+    let decodes = attention.query_lens == QueryLens::Single && attention.qkv.rows == attention.num_sequences();
+    if !decodes || attention.is_batch_invariant || !rotation.is_in_halves() {
+        return None;
+    }
+    let (decode, _) = attention.tensor_core_kernels()?;
+    if decode.shares_blocks(&attention) {
+        return None; // waiting for the rows would then take longer than a kernel before
+    }
+    let out = attention.qkv.like(attention.options.heads.output_len());
+    decode.launch(&attention, &out, Some(&Fresh { target, rotation }));
+    Some(out)
 }
 
 impl Attention {
