@@ -11,8 +11,8 @@ use firebrick_engine::{Engine, EngineConfig};
 use firebrick_executor::{CacheOptions, LocalExecutor, available_host_memory};
 use firebrick_model::{KvCache, LoadOptions, Progress};
 use firebrick_ops::{
-    Backend, activation_dtype, backend_of, computes_in, device_memory, holds_fp8_cache, holds_packed_weights,
-    open_device, use_batch_invariant_kernels, use_cuda_kernels_of,
+    Backend, activation_dtype, backend_of, computes_in, device_memory, free_device_memory, holds_fp8_cache,
+    holds_packed_weights, open_device, use_batch_invariant_kernels, use_cuda_kernels_of,
 };
 use firebrick_text::{ChatTemplate, GgufVocabulary, SpecialTokens, Tokenizer};
 
@@ -103,6 +103,9 @@ pub fn load_engine(
     let started = Instant::now();
     let config = checkpoint.config();
     let (backend, device) = choose_device(options)?;
+    if backend == Backend::Cuda {
+        device.memory_cleanup(); // the runtime keeps what an engine before this one has left
+    }
     let dtype = choose_dtype(options.dtype, config.dtype, &device)?;
     let mut max_model_len = choose_model_len(options.max_model_len, config)?;
     let mut plan = memory_plan(checkpoint, options, (backend, &device), dtype, max_model_len)?;
@@ -247,6 +250,13 @@ fn memory_plan(
     let config = checkpoint.config();
     let measured = || device_memory(device).or_else(available_host_memory).unwrap_or(u64::MAX >> 8);
     let memory = options.memory_bytes.unwrap_or_else(measured);
+    let plan_options = PlanOptions::new(config, backend.name(), memory);
+    let memory_utilization = match free_device_memory(device) {
+        Some(free) if options.memory_bytes.is_none() && options.num_kv_caches_made == 0 => {
+            share_left(options.gpu_memory_utilization, (memory, free), plan_options.runtime_bytes)
+        }
+        _ => options.gpu_memory_utilization,
+    };
     let plan_options = PlanOptions {
         dtype,
         packed_weight_bytes: checkpoint.packed_bytes(dtype).filter(|_| keeps_packed(options, device)),
@@ -255,12 +265,27 @@ fn memory_plan(
         max_model_len,
         max_num_seqs: options.max_num_seqs as usize,
         max_num_batched_tokens: options.max_num_batched_tokens as usize,
-        memory_utilization: options.gpu_memory_utilization,
+        memory_utilization,
         others_bytes: options.others_bytes,
         num_kv_caches: options.num_kv_caches.saturating_sub(options.num_kv_caches_made).max(1).into(),
-        ..PlanOptions::new(config, backend.name(), memory)
+        ..plan_options
     };
     Ok(MemoryPlan::new(config, checkpoint.num_parameters(), plan_options))
+}
+
+/// The share of the memory that is wanted, or what other programs leave of it: this one has opened the device already, which
+/// takes `runtime_bytes`.
+fn share_left(wanted: f32, (total, free): (u64, u64), runtime_bytes: u64) -> f32 {
+    let left = ((free + runtime_bytes) as f64 / total.max(1) as f64) as f32;
+    if left < wanted {
+        let held = total.saturating_sub(free + runtime_bytes) >> 20;
+        tracing::warn!(
+            "other programs hold {held} MiB of the GPU's memory: this one uses {:.0} % of it instead of {:.0} %",
+            left * 100.0,
+            wanted * 100.0
+        );
+    }
+    wanted.min(left)
 }
 
 /// What the device computes in with weights of `dtype`, or what was asked for.
@@ -391,6 +416,14 @@ mod tests {
                 "{refusal}"
             );
         }
+    }
+
+    #[test]
+    fn what_other_programs_hold_of_a_gpu_is_left_to_them() {
+        let total = 80 << 30;
+        assert_eq!(share_left(0.9, (total, total - (1 << 29)), 1 << 29), 0.9, "nobody else is there");
+        assert_eq!(share_left(0.9, (total, 60 << 30), 0), 0.75);
+        assert_eq!(share_left(0.5, (total, 60 << 30), 0), 0.5);
     }
 
     #[test]
