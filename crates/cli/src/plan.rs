@@ -1,8 +1,10 @@
 //! `firebrick plan`: what a model needs and how much of it a device holds, from the files' headers alone.
 
+use std::path::Path;
+
 use clap::Args;
 use firebrick::KvCacheDtype;
-use firebrick_checkpoint::{Checkpoint, Dtype, GPUS, Gpu, KvDtype, MemoryPlan, PlanOptions};
+use firebrick_checkpoint::{Checkpoint, CheckpointError, Dtype, GPUS, Gpu, KvDtype, MemoryPlan, PlanOptions};
 use firebrick_executor::available_host_memory;
 use serde_json::json;
 
@@ -84,7 +86,7 @@ pub fn plan(args: PlanArgs) -> Result<(), Failure> {
     let bars = Bars::new();
     logging::start_quiet(&bars)?;
     let source = loading::find(&args.model.required()?, &args.model.source_options(), &bars)?;
-    let checkpoint = Checkpoint::open(&source.path).map_err(firebrick::Error::from)?;
+    let checkpoint = open(&source.path).map_err(firebrick::Error::from)?;
     let options = options(&args, gpu, &checkpoint)?;
     let packed_bytes = checkpoint.packed_bytes(options.dtype).filter(|_| args.dtype.0.is_none());
     let plan = MemoryPlan::new(checkpoint.config(), checkpoint.num_parameters(), options);
@@ -104,6 +106,17 @@ pub fn plan(args: PlanArgs) -> Result<(), Failure> {
         }
     }
     check.map_err(|refusal| Failure::Run(refusal.to_string()))
+}
+
+/// A folder may have a config.json and no weights yet.
+fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
+    let has_weights = |folder: &Path| {
+        let files = folder.read_dir().into_iter().flatten().flatten();
+        files
+            .map(|file| file.path())
+            .any(|file| file.extension().is_some_and(|end| end == "safetensors" || end == "gguf"))
+    };
+    if path.is_dir() && !has_weights(path) { Checkpoint::open_with_dummy_weights(path) } else { Checkpoint::open(path) }
 }
 
 fn find_gpu(name: &str) -> Result<&'static Gpu, Failure> {
