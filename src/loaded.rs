@@ -9,10 +9,11 @@ use firebrick_checkpoint::{
 };
 use firebrick_engine::{Engine, EngineConfig};
 use firebrick_executor::{CacheOptions, LocalExecutor, available_host_memory};
-use firebrick_model::{KvCache, LoadOptions, Progress};
+use firebrick_model::{KernelOptions, KvCache, LoadOptions, Progress, burns_part, step_kernels};
 use firebrick_ops::{
-    Backend, activation_dtype, backend_of, computes_in, device_memory, free_device_memory, holds_fp8_cache,
-    holds_packed_weights, open_device, use_batch_invariant_kernels, use_cuda_kernels_of,
+    Backend, activation_dtype, backend_of, check_kernels, computes_in, device_memory, free_device_memory,
+    has_kernel_compiler, holds_fp8_cache, holds_packed_weights, open_device, use_batch_invariant_kernels,
+    use_cuda_kernels_of, use_kernels_in,
 };
 use firebrick_text::{ChatTemplate, GgufVocabulary, SpecialTokens, Tokenizer};
 
@@ -114,6 +115,9 @@ pub fn load_engine(
         max_model_len = longest;
         plan = memory_plan(checkpoint, options, (backend, &device), dtype, max_model_len)?;
     }
+    if backend == Backend::Cuda {
+        check_cuda_kernels(config, &plan.options, options)?;
+    }
     let num_blocks = match options.num_gpu_blocks_override {
         Some(blocks) => blocks,
         None => num_blocks(&plan, options, backend)?.min(num_blocks_max(
@@ -176,7 +180,32 @@ fn check_tokenizer(tokenizer: &Tokenizer, config: &ModelConfig, options: &Option
     }
 }
 
+/// On a machine without a compiler, every kernel must have been compiled before.
+fn check_cuda_kernels(config: &ModelConfig, plan: &PlanOptions, options: &Options) -> Result<(), Error> {
+    if has_kernel_compiler() {
+        return Ok(());
+    }
+    let kernel_options = KernelOptions {
+        dtype: plan.dtype,
+        kv_dtype: plan.kv_dtype,
+        block_size: plan.block_size,
+        deterministic: options.deterministic,
+    };
+    check_kernels(&step_kernels(config, kernel_options))?;
+    match burns_part(config) {
+        None => Ok(()),
+        Some(part) => Err(Error::Option(format!(
+            "a {} model cannot be run here: {part} is computed by kernels of Burn, which cannot be compiled ahead, and the \
+             CUDA toolkit (NVRTC and its headers), which compiles them at the start, is not there; install it and set CUDA_PATH",
+            config.architecture.name()
+        ))),
+    }
+}
+
 fn choose_device(options: &Options) -> Result<(Backend, Device), Error> {
+    if let Some(folder) = &options.kernels {
+        use_kernels_in(folder);
+    }
     let (backend, device) = match options.device {
         DeviceChoice::Backend(backend) => (backend, open_device(backend)?),
         DeviceChoice::Auto => match open_device(Backend::Cuda) {

@@ -70,6 +70,9 @@ pub struct Options {
     pub deterministic: bool,
     /// Run the kernels for cards of this compute capability (10 · major + minor), on CUDA; `None`: the card's own.
     pub cuda_arch_path: Option<u32>,
+    /// A folder of kernels that were compiled ahead, for CUDA; the first one that is given counts for the whole process.
+    /// What is not there is compiled where there is a compiler.
+    pub kernels: Option<PathBuf>,
     /// How the weights must be quantised: `gguf`, `awq`, `gptq`, `compressed-tensors` or `fp8`, or `none` where they may not
     /// be. `None`: whatever the files hold.
     pub quantization: Option<String>,
@@ -109,6 +112,7 @@ impl Default for Options {
             graphs: true,
             deterministic: false,
             cuda_arch_path: None,
+            kernels: None,
             quantization: None,
             dummy_weights: false,
             policy: SchedulingPolicy::Fcfs,

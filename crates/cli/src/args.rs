@@ -13,7 +13,10 @@ use std::ffi::OsString;
 
 use clap::{Parser, Subcommand};
 
-pub use model::{DeviceArg, DeviceArgs, DtypeArg, ModelArgs, SchedulingArgs, dtype, kv_cache_dtype};
+pub use model::{
+    DeviceArg, DeviceArgs, DtypeArg, ModelArgs, SchedulingArgs, cuda_arch, dtype, kernels_beside_program,
+    kv_cache_dtype,
+};
 pub use operations::OperationsArgs;
 pub use remote::RemoteArgs;
 pub use sampling::SamplingArgs;
@@ -72,6 +75,8 @@ pub enum Command {
     Learn(Box<crate::learn::LearnArgs>),
     /// List, download and delete models
     Models(crate::models::ModelsArgs),
+    /// Compile the CUDA kernels of models ahead
+    Kernels(crate::kernels::KernelsArgs),
     /// Repeat the decisions of a recorded server and compare
     Replay(crate::replay::ReplayArgs),
 }

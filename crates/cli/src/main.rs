@@ -6,6 +6,7 @@ mod compare;
 mod daily_file;
 mod failure;
 mod interrupt;
+mod kernels;
 mod learn;
 mod loading;
 mod logging;
@@ -48,6 +49,7 @@ fn dispatch((command, notices): (Command, Vec<String>)) -> Result<ExitCode, Fail
         Command::Compare(args) => compare::compare(*args)?,
         Command::Learn(args) => learn::learn(*args)?,
         Command::Models(args) => models::models(args)?,
+        Command::Kernels(args) => kernels::kernels(args)?,
         Command::Replay(args) => replay::replay(&args)?,
     }
     Ok(ExitCode::SUCCESS)

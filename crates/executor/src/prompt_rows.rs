@@ -7,7 +7,9 @@ use std::ops::Range;
 use burn::tensor::{DType, Int, Tensor};
 use firebrick_engine::{ExecuteError, PromptResult, PromptRows, PromptWanted, TokenId, TokenLogprobs};
 use firebrick_model::layers::LmHead;
-use firebrick_ops::{RowParams, SamplePlan, Sampled, SampledRow, TokenEdit, int_tensor, sample};
+use firebrick_ops::{
+    Backend, RowParams, SamplePlan, Sampled, SampledRow, TokenEdit, backend_of, has_kernel_compiler, int_tensor, sample,
+};
 
 /// Rows of logits that exist at the same time: a prompt's logits are as large as the vocabulary, times its length.
 const LOGIT_ROWS_MAX: u32 = 64;
@@ -17,8 +19,19 @@ const CERTAIN: f32 = 1e30;
 
 /// The results of one [`PromptRows`] under way.
 pub(crate) enum PromptReading {
-    Logprobs { next: Vec<TokenId>, count: usize, pieces: Vec<Sampled> },
-    HiddenSum { sum: Box<Tensor<1>>, count: u32 },
+    Logprobs {
+        next: Vec<TokenId>,
+        count: usize,
+        pieces: Vec<Sampled>,
+    },
+    HiddenSum {
+        sum: Box<Tensor<1>>,
+        count: u32,
+    },
+    /// The host sums.
+    HiddenStates {
+        states: Box<Tensor<2>>,
+    },
 }
 
 impl PromptReading {
@@ -35,7 +48,12 @@ impl PromptReading {
                 Self::Logprobs { next: next.clone(), count: *count as usize, pieces: pieces.map(piece).collect() }
             }
             PromptWanted::HiddenSum => {
-                let states = head.states(hidden, &index(start..end, hidden)).cast(DType::F32);
+                let states = head.states(hidden, &index(start..end, hidden));
+                // Burn's kernels are compiled where they run.
+                if backend_of(&states.device()) == Backend::Cuda && !has_kernel_compiler() {
+                    return Self::HiddenStates { states: Box::new(states) };
+                }
+                let states = states.cast(DType::F32);
                 let [_, size] = states.dims();
                 Self::HiddenSum { sum: Box::new(states.sum_dim(0).reshape([size])), count: end - start }
             }
@@ -58,8 +76,23 @@ impl PromptReading {
                 let sum = data.try_to_vec::<f32>().map_err(|error| ExecuteError(format!("{error:?}")))?;
                 Ok(PromptResult::HiddenSum { sum, count })
             }
+            Self::HiddenStates { states } => {
+                let [count, size] = states.dims();
+                let data = states.into_data_async().await.map_err(|error| ExecuteError(format!("{error:?}")))?;
+                let values = data.convert::<f32>();
+                let values = values.as_slice::<f32>().map_err(|error| ExecuteError(format!("{error:?}")))?;
+                Ok(PromptResult::HiddenSum { sum: sum_of_rows(values, size), count: count as u32 })
+            }
         }
     }
+}
+
+fn sum_of_rows(values: &[f32], size: usize) -> Vec<f32> {
+    let mut sum = vec![0.0; size];
+    for row in values.chunks_exact(size.max(1)) {
+        sum.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+    }
+    sum
 }
 
 fn index(rows: Range<u32>, hidden: &Tensor<2>) -> Tensor<1, Int> {
@@ -86,4 +119,14 @@ fn logprobs(row: SampledRow, count: usize) -> TokenLogprobs {
     let Some(mut logprobs) = finite else { return TokenLogprobs { chosen: f32::NAN, rank: 0, top: Vec::new() } };
     logprobs.top.truncate(count);
     TokenLogprobs { chosen: logprobs.chosen, rank: logprobs.rank, top: logprobs.top }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_summed_by_column() {
+        assert_eq!(sum_of_rows(&[1.0, 2.0, 3.0, 10.0, 20.0, 30.0], 3), [11.0, 22.0, 33.0]);
+    }
 }

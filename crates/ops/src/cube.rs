@@ -2,7 +2,7 @@
 
 use burn::backend::tensor::{FloatTensor, IntTensor};
 #[cfg(feature = "cuda")]
-use burn::tensor::DType;
+use burn::tensor::{DType, Shape};
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 #[cfg(feature = "cuda")]
@@ -238,6 +238,14 @@ impl ReadBack for CubeBackend {
 impl Upload for CubeBackend {
     fn upload(like: FloatTensor<Self>, pieces: Vec<Bytes>, shape: [usize; 2], dtype: DType) -> FloatTensor<Self> {
         cuda::upload(&like, pieces, shape, dtype)
+    }
+
+    fn cleared(like: FloatTensor<Self>, shape: Shape, dtype: DType) -> FloatTensor<Self> {
+        cuda::clear(&like, shape, dtype)
+    }
+
+    fn cleared_bytes(like: FloatTensor<Self>, shape: Shape) -> IntTensor<Self> {
+        cuda::clear(&like, shape, DType::U8)
     }
 }
 

@@ -4,6 +4,9 @@ use burn::backend::DispatchDevice;
 use burn::tensor::{DType, Device, Int, Shape, Tensor, TensorData};
 use thiserror::Error;
 
+#[cfg(feature = "cuda")]
+use crate::upload::{cleared, cleared_bytes};
+
 /// A way to run the operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
@@ -50,6 +53,9 @@ pub enum DeviceError {
         /// What is missing.
         reason: String,
     },
+    /// Kernels are missing, or cannot be compiled.
+    #[error("{0}")]
+    Kernels(String),
 }
 
 /// Opens the first device of a backend, after checking that there is one: a missing driver is an error, not a panic.
@@ -212,6 +218,10 @@ pub(crate) fn zero_bytes<const D: usize>(shape: [usize; D], device: &Device) -> 
         let zeros = TensorData::new(vec![0u8; shape.iter().product()], shape);
         return Tensor::from_data(zeros, (device, dtype));
     }
+    #[cfg(feature = "cuda")]
+    if backend_of(device) == Backend::Cuda {
+        return device.memory_persistent_allocations(shape, |shape| cleared_bytes(shape, device));
+    }
     device.memory_persistent_allocations(shape, |shape| Tensor::zeros(shape, (device, dtype)))
 }
 
@@ -220,6 +230,10 @@ pub(crate) fn zero_bytes<const D: usize>(shape: [usize; D], device: &Device) -> 
 pub(crate) fn zero_tensor<const D: usize>(shape: [usize; D], (device, dtype): (&Device, DType)) -> Tensor<D> {
     if backend_of(device) == Backend::Cpu && dtype == DType::F32 {
         return float_tensor(vec![0.0; shape.iter().product()], shape, device);
+    }
+    #[cfg(feature = "cuda")]
+    if backend_of(device) == Backend::Cuda {
+        return device.memory_persistent_allocations(shape, |shape| cleared(shape, (device, dtype)));
     }
     device.memory_persistent_allocations(shape, |shape| Tensor::zeros(shape, (device, dtype)))
 }

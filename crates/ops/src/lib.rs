@@ -7,6 +7,7 @@
 mod activation;
 mod attention;
 mod backend;
+mod built_kernels;
 mod carry_tokens;
 #[cfg(feature = "cpu")]
 mod cpu;
@@ -39,6 +40,10 @@ mod work_stream;
 pub use activation::{Activation, activation, gated_activation};
 pub use attention::{AttentionMetadata, AttentionOptions, KvLayer, QkvProjection, paged_attention, self_attention};
 pub use backend::FusedOps;
+pub use built_kernels::{
+    KernelTask, NormKind, ProjectionShape, StepKernels, Use, check_kernels, has_kernel_compiler, kernel_tasks,
+    use_kernels_in,
+};
 pub use carry_tokens::carry_tokens;
 pub use device::{
     Backend, DeviceError, activation_dtype, backend_of, computes_in, device_memory, float_tensor, free_device_memory,

@@ -1,7 +1,10 @@
-//! Weights on their way from files to a CUDA device, at the speed of the bus.
+//! Weights on their way from files to a CUDA device, at the speed of the bus; and memory there that begins as zeros.
 
-use burn::backend::{Backend, Dispatch, backend_extension, tensor::FloatTensor};
-use burn::tensor::{DType, Device, Tensor};
+use burn::backend::{
+    Backend, Dispatch, backend_extension,
+    tensor::{FloatTensor, IntTensor},
+};
+use burn::tensor::{DType, Device, Int, Shape, Tensor};
 use bytes::Bytes;
 
 use crate::{backend_of, tensor_bytes_max};
@@ -11,6 +14,24 @@ use crate::{backend_of, tensor_bytes_max};
 pub trait Upload: Backend {
     /// A new tensor on the device of `like`; see [`upload`].
     fn upload(like: FloatTensor<Self>, pieces: Vec<Bytes>, shape: [usize; 2], dtype: DType) -> FloatTensor<Self>;
+
+    /// A new tensor of zeros, without gaps, on the device of `like`, for which no kernel is compiled.
+    fn cleared(like: FloatTensor<Self>, shape: Shape, dtype: DType) -> FloatTensor<Self>;
+
+    /// The same, of bytes.
+    fn cleared_bytes(like: FloatTensor<Self>, shape: Shape) -> IntTensor<Self>;
+}
+
+/// A tensor of zeros on a CUDA device.
+pub(crate) fn cleared<const D: usize>(shape: [usize; D], (device, dtype): (&Device, DType)) -> Tensor<D> {
+    let like = Tensor::<1>::empty([1], device).into_dispatch();
+    Tensor::from_dispatch(Dispatch::cleared(like, Shape::from(shape), dtype))
+}
+
+/// The same, of bytes.
+pub(crate) fn cleared_bytes<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D, Int> {
+    let like = Tensor::<1>::empty([1], device).into_dispatch();
+    Tensor::from_dispatch(Dispatch::cleared_bytes(like, Shape::from(shape)))
 }
 
 /// A matrix in memory of its own whose row-major bytes are those of the pieces, one after the other; `None` where the

@@ -132,6 +132,11 @@ pub struct DeviceArgs {
     #[arg(long, value_name = "ARCH", value_parser = cuda_arch, hide_short_help = true)]
     pub cuda_arch_path: Option<u32>,
 
+    /// A folder of CUDA kernels that `firebrick kernels build` has made; others are compiled at the start, where NVRTC is
+    /// there to do that [default: the folder `kernels` beside this program, if there is one]
+    #[arg(long, value_name = "FOLDER", env = "FIREBRICK_KERNELS")]
+    pub kernels: Option<PathBuf>,
+
     /// Form of keys and values: auto (as the device computes), fp8 or fp8_e4m3 (8 bits: more tokens fit; not on wgpu)
     #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = kv_cache_dtype)]
     pub kv_cache_dtype: KvCacheDtype,
@@ -226,8 +231,13 @@ pub struct SchedulingArgs {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DtypeArg(pub Option<Dtype>);
 
-/// Reads `--cuda-arch-path`: the compute capability in `sm_80`, as 80.
-fn cuda_arch(text: &str) -> Result<u32, String> {
+/// The folder in which kernels are looked for without being told.
+pub fn kernels_beside_program() -> Option<PathBuf> {
+    Some(env::current_exe().ok()?.parent()?.join("kernels"))
+}
+
+/// Reads an architecture: the compute capability in `sm_80`, as 80.
+pub fn cuda_arch(text: &str) -> Result<u32, String> {
     const ARCHITECTURES: [u32; 6] = [70, 75, 80, 86, 89, 90];
     let capability = text.strip_prefix("sm_").and_then(|number| number.trim_end_matches('a').parse().ok());
     capability
@@ -253,6 +263,17 @@ pub fn kv_cache_dtype(text: &str) -> Result<KvCacheDtype, String> {
 }
 
 impl DeviceArgs {
+    fn kernels(&self) -> Result<Option<PathBuf>, Failure> {
+        match &self.kernels {
+            Some(folder) if !folder.is_dir() => Err(Failure::Usage(format!(
+                "--kernels is {0}, where there is no folder; `firebrick kernels build MODEL --output {0}` makes one",
+                folder.display()
+            ))),
+            Some(folder) => Ok(Some(folder.clone())),
+            None => Ok(kernels_beside_program().filter(|folder| folder.is_dir())),
+        }
+    }
+
     /// The library's options, with its own limits for scheduling.
     pub fn options(&self) -> Result<Options, Failure> {
         if self.tensor_parallel_size != 1 {
@@ -273,6 +294,7 @@ impl DeviceArgs {
             fit_model_len: self.max_model_len == Some(ModelLen::Auto),
             block_size: self.block_size,
             cuda_arch_path: self.cuda_arch_path,
+            kernels: self.kernels()?,
             quantization: self.quantization.clone().filter(|method| !method.eq_ignore_ascii_case("auto")),
             dummy_weights: self.load_format == "dummy",
             gpu_memory_utilization: self.gpu_memory_utilization,

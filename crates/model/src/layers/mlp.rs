@@ -25,12 +25,12 @@ impl Mlp {
         let parts = [(format!("{name}.gate_proj"), inner), (format!("{name}.up_proj"), inner)];
         let up = Linear::load(loader, &parts, hidden, biased)?;
         let down = Linear::load(loader, &[(format!("{name}.down_proj"), hidden)], inner, biased)?;
-        Ok(Self { up, down, kind: kind(config.activation), gated: true })
+        Ok(Self { up, down, kind: activation_of(config.activation), gated: true })
     }
 
     /// A plain MLP of two given layers.
     pub(crate) fn plain(loader: &Loader, up: Linear, down: Linear) -> Self {
-        Self { up, down, kind: kind(loader.config().activation), gated: false }
+        Self { up, down, kind: activation_of(loader.config().activation), gated: false }
     }
 
     /// `mlp(norm(x))`, `[T, hidden]` to the same.
@@ -50,7 +50,8 @@ impl Mlp {
     }
 }
 
-fn kind(configured: Kind) -> Activation {
+/// The operations' name for an activation.
+pub(crate) fn activation_of(configured: Kind) -> Activation {
     match configured {
         Kind::Silu => Activation::Silu,
         Kind::GeluTanh => Activation::GeluTanh,

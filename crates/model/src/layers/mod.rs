@@ -10,4 +10,5 @@ pub use attention::Attention;
 pub use embedding::{LmHead, TokenEmbedding};
 pub use linear::Linear;
 pub use mlp::Mlp;
+pub(crate) use mlp::activation_of;
 pub use norm::Norm;

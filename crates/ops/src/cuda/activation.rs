@@ -1,8 +1,9 @@
 //! Elementwise activations, plain and gated.
 
+use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::driver::Kernel;
+use super::kernel::Kernel;
 use super::launch::{Grid, Launch};
 use super::matrix::{Matrix, widest};
 use super::{ACTIVATION, element};
@@ -24,7 +25,7 @@ pub(crate) fn gated_activation(gate_up: CubeTensor, kind: Activation) -> CubeTen
 
 fn launch(entry: &'static str, x: Matrix, columns: usize, kind: Activation) -> CubeTensor {
     let out = x.like(columns);
-    let kernel = Kernel::new(&ACTIVATION, entry).word("ELEMENT", element(x.tensor.dtype)).word("KIND", name(kind));
+    let kernel = kernel(entry, x.tensor.dtype, kind);
     let groups = columns.div_ceil(widest(x.tensor.dtype));
     let threads = groups.next_multiple_of(32).clamp(32, THREADS);
     Launch::new(kernel, Grid::new([x.rows, groups.div_ceil(threads), 1], threads))
@@ -34,6 +35,10 @@ fn launch(entry: &'static str, x: Matrix, columns: usize, kind: Activation) -> C
         .value(columns)
         .submit(&out);
     out
+}
+
+pub(super) fn kernel(entry: &'static str, dtype: DType, kind: Activation) -> Kernel {
+    Kernel::new(&ACTIVATION, entry).word("ELEMENT", element(dtype)).word("KIND", name(kind))
 }
 
 /// The name of a kind in the source.

@@ -3,7 +3,7 @@
 use burn_cubecl::tensor::CubeTensor;
 
 use super::GATHER_ROWS;
-use super::driver::Kernel;
+use super::kernel::Kernel;
 use super::launch::{Grid, Launch};
 use super::matrix::dense;
 

@@ -2,90 +2,21 @@
 
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
-use std::hash::{Hash, Hasher};
 
 use cudarc::driver::sys::{self, CUdeviceptr, CUfunction, CUfunction_attribute, CUmodule, CUresult, CUstream};
 
 use super::cublaslt::Blas;
 use super::gpu::Gpu;
+use super::kernel::{Kernel, Module};
 use super::launch::Grid;
-use super::module_cache::{Target, compile, stored};
+use super::module_cache::{Target, can_compile, compile, not_built, stored};
 use super::upload::Staging;
-use super::{COMMON, Source};
 
 /// Dynamic shared memory that a kernel may use without asking.
 const SHARED_BYTES_DEFAULT: usize = 48 * 1024;
 
 /// Numbers with which blocks of a launch count each other.
 pub(super) const COUNTERS: usize = 4096;
-
-/// The value of a macro that a source is compiled with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Definition {
-    Word(&'static str),
-    Number(usize),
-}
-
-/// One variant of a source.
-#[derive(Clone)]
-struct Module {
-    source: &'static Source,
-    definitions: Vec<(&'static str, Definition)>,
-}
-
-impl PartialEq for Module {
-    fn eq(&self, other: &Self) -> bool {
-        self.source.name == other.source.name && self.definitions == other.definitions
-    }
-}
-
-impl Eq for Module {}
-
-impl Hash for Module {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.source.name.hash(state);
-        self.definitions.hash(state);
-    }
-}
-
-impl Module {
-    /// The text that is compiled.
-    fn text(&self) -> String {
-        let mut text = String::new();
-        for (name, value) in &self.definitions {
-            match value {
-                Definition::Word(word) => text.push_str(&format!("#define {name} {word}\n")),
-                Definition::Number(number) => text.push_str(&format!("#define {name} {number}\n")),
-            }
-        }
-        text + COMMON + self.source.needs + self.source.text
-    }
-}
-
-/// One entry of one variant of a source.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub(super) struct Kernel {
-    module: Module,
-    entry: &'static str,
-}
-
-impl Kernel {
-    pub(super) fn new(source: &'static Source, entry: &'static str) -> Self {
-        Self { module: Module { source, definitions: Vec::new() }, entry }
-    }
-
-    /// Compiled with `name` defined as a word.
-    pub(super) fn word(mut self, name: &'static str, value: &'static str) -> Self {
-        self.module.definitions.push((name, Definition::Word(value)));
-        self
-    }
-
-    /// Compiled with `name` defined as a number.
-    pub(super) fn number(mut self, name: &'static str, value: usize) -> Self {
-        self.module.definitions.push((name, Definition::Number(value)));
-        self
-    }
-}
 
 /// A loaded kernel.
 #[derive(Clone, Copy)]
@@ -188,9 +119,8 @@ impl Driver {
         // arguments, which are those of this entry, before it returns.
         let result =
             unsafe { sys::cuLaunchKernelEx(&config, function.raw, addresses.as_mut_ptr(), std::ptr::null_mut()) };
-        check("cuLaunchKernelEx", result).map_err(|error| {
-            format!("kernel {} of {}.cu with {grid:?}: {error}", kernel.entry, kernel.module.source.name)
-        })
+        check("cuLaunchKernelEx", result)
+            .map_err(|error| format!("kernel {} of {}.cu with {grid:?}: {error}", kernel.entry, kernel.module.name()))
     }
 
     fn function(&mut self, kernel: &Kernel, shared_bytes: usize) -> Result<Function, String> {
@@ -223,8 +153,8 @@ impl Driver {
         let mut raw = std::ptr::null_mut();
         // SAFETY: the module is loaded and never unloaded; the name ends with a zero byte.
         check("cuModuleGetFunction", unsafe { sys::cuModuleGetFunction(&mut raw, module, name.as_ptr()) })
-            .map_err(|error| format!("entry {} of {}.cu: {error}", kernel.entry, kernel.module.source.name))?;
-        let starts_early = self.target.major >= 9 && kernel.module.source.text.contains(WAITS);
+            .map_err(|error| format!("entry {} of {}.cu: {error}", kernel.entry, kernel.module.name()))?;
+        let starts_early = self.target.major >= 9 && kernel.module.contains(WAITS);
         if self.target.major >= 9 {
             let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_PREFERRED_SHARED_MEMORY_CARVEOUT;
             // SAFETY: the function was just loaded and stays so.
@@ -238,13 +168,16 @@ impl Driver {
 
     /// Loads what is compiled on disk, or compiles when there is nothing or the driver refuses it.
     fn load_module(&self, module: &Module) -> Result<CUmodule, String> {
-        let (name, text) = (module.source.name, module.text());
-        if let Some(image) = stored(name, &text, self.target)
+        let name = module.name();
+        if let Some(image) = stored(module, self.target)
             && let Ok(module) = load_image(&image)
         {
             return Ok(module);
         }
-        load_image(&compile(name, &text, self.target)?).map_err(|error| format!("{name}.cu compiled, but {error}"))
+        if !can_compile() {
+            return Err(not_built(module, self.target));
+        }
+        load_image(&compile(module, self.target)?).map_err(|error| format!("{name}.cu compiled, but {error}"))
     }
 }
 

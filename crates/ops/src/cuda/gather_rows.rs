@@ -3,9 +3,12 @@
 use burn_cubecl::tensor::CubeTensor;
 
 use super::GATHER_ROWS;
-use super::driver::Kernel;
+use super::kernel::Kernel;
 use super::launch::{Grid, Launch};
 use super::matrix::{Matrix, dense, empty, on_16_bytes};
+
+/// Bytes that a thread moves at a time.
+pub(super) const UNITS: [usize; 3] = [16, 4, 2];
 
 pub(crate) fn gather_rows(table: CubeTensor, ids: CubeTensor) -> CubeTensor {
     let (table, ids) = (Matrix::of(table), dense(ids));
@@ -16,11 +19,11 @@ pub(crate) fn gather_rows(table: CubeTensor, ids: CubeTensor) -> CubeTensor {
         let whole = row_bytes.is_multiple_of(*unit) && stride_bytes.is_multiple_of(*unit);
         whole && (*unit <= dtype.size() || on_16_bytes(&table.tensor))
     };
-    let unit = [16, 4].into_iter().find(fits).unwrap_or(2);
+    let [widest, wide, narrow] = UNITS;
+    let unit = [widest, wide].into_iter().find(fits).unwrap_or(narrow);
     let units = row_bytes / unit;
     let threads = units.next_multiple_of(32).clamp(32, 512);
-    let kernel = Kernel::new(&GATHER_ROWS, "gather_rows").number("UNIT", unit);
-    Launch::new(kernel, Grid::new([count, 1, 1], threads))
+    Launch::new(kernel(unit), Grid::new([count, 1, 1], threads))
         .read(&table.tensor)
         .value(stride_bytes / unit)
         .read(&ids)
@@ -28,4 +31,8 @@ pub(crate) fn gather_rows(table: CubeTensor, ids: CubeTensor) -> CubeTensor {
         .value(units)
         .submit(&out);
     out
+}
+
+pub(super) fn kernel(unit: usize) -> Kernel {
+    Kernel::new(&GATHER_ROWS, "gather_rows").number("UNIT", unit)
 }

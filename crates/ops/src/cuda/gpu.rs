@@ -7,8 +7,8 @@ use burn::tensor::DType;
 use cudarc::driver::result as driver;
 use cudarc::driver::sys::CUdevice_attribute;
 
-use super::driver::Kernel;
 use super::element;
+use super::kernel::Kernel;
 use crate::e4m3::E4M3;
 
 /// Shared memory of a block that the driver keeps for itself.
@@ -59,6 +59,27 @@ impl Gpu {
             shared_bytes_of_multiprocessor: self.shared_bytes_of_multiprocessor.min(of_multiprocessor),
             ..self
         }
+    }
+
+    /// The smallest and the largest card of a compute capability: they differ in multiprocessors, of which a kernel that was
+    /// made for any number of them may be the same.
+    pub(super) fn of_architecture(capability: u32) -> [Self; 2] {
+        let (shared_bytes, smallest, largest) = match capability {
+            ..75 => (96 << 10, 80, 84),
+            75..80 => (64 << 10, 14, 72),
+            80 => (164 << 10, 56, 128),
+            81..89 => (100 << 10, 8, 84),
+            89 => (100 << 10, 8, 142),
+            90 => (228 << 10, 66, 132),
+            100..110 => (228 << 10, 100, 160),
+            _ => (100 << 10, 8, 188),
+        };
+        [smallest, largest].map(|multiprocessors| Self {
+            capability,
+            multiprocessors,
+            shared_bytes_max: if capability < 80 { shared_bytes } else { shared_bytes - SHARED_BYTES_RESERVED },
+            shared_bytes_of_multiprocessor: shared_bytes,
+        })
     }
 
     fn ask() -> Self {

@@ -13,7 +13,8 @@ use cubecl_runtime::server::{BufferBinding, ServerError, ServerStorage};
 use cubecl_server::stream::{ExecuteScope, ScopedOutcome, WriteScoped, failed_writing};
 use cudarc::driver::sys::CUstream;
 
-use super::driver::{Driver, Kernel};
+use super::driver::Driver;
+use super::kernel::Kernel;
 use super::stream;
 use super::tensor_map::TensorMap;
 

@@ -1,8 +1,9 @@
 //! Layer normalisation: a block per row.
 
+use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::driver::Kernel;
+use super::kernel::Kernel;
 use super::launch::Launch;
 use super::matrix::{Matrix, dense};
 use super::rms_norm::grid_of_rows;
@@ -11,8 +12,7 @@ use super::{LAYER_NORM, element};
 pub(crate) fn layer_norm(x: CubeTensor, weight: CubeTensor, bias: CubeTensor, eps: f32) -> CubeTensor {
     let (x, weight, bias) = (Matrix::of(x), dense(weight), dense(bias));
     let out = x.like(x.columns);
-    let kernel = Kernel::new(&LAYER_NORM, "layer_norm").word("ELEMENT", element(x.tensor.dtype));
-    Launch::new(kernel, grid_of_rows(&x))
+    Launch::new(kernel(x.tensor.dtype), grid_of_rows(&x))
         .read(&x.tensor)
         .value(x.stride)
         .read(&weight)
@@ -22,4 +22,8 @@ pub(crate) fn layer_norm(x: CubeTensor, weight: CubeTensor, bias: CubeTensor, ep
         .value(eps)
         .submit(&out);
     out
+}
+
+pub(super) fn kernel(dtype: DType) -> Kernel {
+    Kernel::new(&LAYER_NORM, "layer_norm").word("ELEMENT", element(dtype))
 }

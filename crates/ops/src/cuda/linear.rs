@@ -9,8 +9,8 @@ use burn_cubecl::tensor::CubeTensor;
 use bytemuck::{Pod, Zeroable};
 
 use super::cublaslt::{Multiplied, Product};
-use super::driver::Kernel;
 use super::gpu::is_batch_invariant;
+use super::kernel::Kernel;
 use super::launch::{Argument, Grid, Operands, Session, submit};
 use super::linear_few_rows::{After, FEW_ROWS, FewRows, fits, suits};
 use super::linear_tiles::linear_tiles;
@@ -148,8 +148,7 @@ impl Linear {
     }
 
     fn kernel(&self, entry: &'static str) -> Kernel {
-        let kernel = Kernel::new(&LINEAR, entry).word("ELEMENT", element(self.x_dtype));
-        kernel.word("WEIGHT", element(self.weight_dtype))
+        kernel(entry, self.x_dtype, self.weight_dtype)
     }
 
     fn with_shape(&self) -> Vec<Argument> {
@@ -164,4 +163,8 @@ impl Linear {
         };
         self.arguments.iter().cloned().chain([Argument::structure(&shape)]).collect()
     }
+}
+
+pub(super) fn kernel(entry: &'static str, x: DType, weight: DType) -> Kernel {
+    Kernel::new(&LINEAR, entry).word("ELEMENT", element(x)).word("WEIGHT", element(weight))
 }

@@ -6,14 +6,15 @@ use burn_cubecl::tensor::CubeTensor;
 use bytemuck::{Pod, Zeroable};
 
 use super::activation::name;
-use super::driver::Kernel;
 use super::gpu::{Gpu, is_batch_invariant};
+use super::kernel::Kernel;
 use super::launch::{Argument, Grid, Launch};
 use super::matrix::{Matrix, on_16_bytes, widest};
 use super::rope_and_store_kv::cache_strides;
 use super::{LINEAR_FEW_ROWS, element, rms_norm};
 use crate::HeadLayout;
 use crate::activation::Activation;
+use crate::built_kernels::NormKind;
 
 /// Rows of `x` up to which a row's result has the same bits whatever their number is.
 pub(crate) const FEW_ROWS: usize = 16;
@@ -105,13 +106,116 @@ struct Division {
     shared_bytes: usize,
 }
 
+/// What is done with the sums, as far as it decides how a call is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Follow {
+    Store,
+    Activate(Activation),
+    Gate(Activation),
+    Rotate { head_dim: usize },
+}
+
+/// What decides how a call is compiled, beside the GPU.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Form {
+    pub dtype: DType,
+    /// That of the cache where keys and values are stored, else that of the weights.
+    pub cache: DType,
+    pub norm: Option<NormKind>,
+    pub follow: Follow,
+    pub rows: usize,
+    pub outputs: usize,
+    pub inputs: usize,
+}
+
+impl Form {
+    /// The variant for this GPU.
+    pub(super) fn variant(&self, gpu: &Gpu) -> Kernel {
+        self.kernel(self.division(gpu), gpu)
+    }
+
+    fn kernel(&self, division: Division, gpu: &Gpu) -> Kernel {
+        let norm = match self.norm {
+            None => "NO_NORM",
+            Some(NormKind::Rms) => "RMS_NORM",
+            Some(NormKind::Layer) => "LAYER_NORM",
+        };
+        let (follow, kind) = match self.follow {
+            Follow::Store => ("STORE", Activation::Relu),
+            Follow::Activate(kind) => ("ACTIVATE", kind),
+            Follow::Gate(kind) => ("GATE", kind),
+            Follow::Rotate { .. } => ("ROTATE", Activation::Relu),
+        };
+        let kernel = Kernel::new(&LINEAR_FEW_ROWS, "linear_few_rows").word("ELEMENT", element(self.dtype));
+        gpu.with_cache(kernel, self.cache)
+            .word("NORM", norm)
+            .word("AFTER", follow)
+            .word("KIND", name(kind))
+            .number("TILES", division.tiles)
+            .number("PASSES", division.passes)
+            .number("STAGES", division.stages)
+    }
+
+    /// The distance of the two outputs of a pair, and the number of pairs.
+    fn pairs(&self) -> [usize; 2] {
+        match self.follow {
+            Follow::Gate(_) => [self.outputs / 2, self.outputs / 2],
+            Follow::Rotate { head_dim } => [head_dim / 2, self.outputs / 2],
+            // Any outputs: a tile of the matrix units has 16 of them.
+            _ => [8, self.outputs.div_ceil(16) * 8],
+        }
+    }
+
+    /// A block for each multiprocessor or fewer, which take more outputs at a time if there are enough of them, with as
+    /// many copies in flight as shared memory has room for.
+    fn division(&self, gpu: &Gpu) -> Division {
+        let multiprocessors = gpu.multiprocessors;
+        let tiles = self.rows.div_ceil(8);
+        let [_, pairs] = self.pairs();
+        let wanted = if pairs.div_ceil(8) <= multiprocessors { 1 } else { 2 };
+        let stages_wanted = if wanted * tiles > 2 { 5 } else { *STAGES.end() };
+        let candidates = (1..=wanted).rev().flat_map(|passes| {
+            STAGES.rev().filter(|&stages| stages <= stages_wanted).map(move |stages| (passes, stages))
+        });
+        let division = |(passes, stages)| Division {
+            tiles,
+            passes,
+            stages,
+            blocks: pairs.div_ceil(8 * passes).min(multiprocessors),
+            shared_bytes: self.shared_bytes(tiles, passes, stages),
+        };
+        let mut candidates = candidates.map(division);
+        let smallest = division((1, *STAGES.start()));
+        candidates.find(|division| division.shared_bytes <= room(gpu)).unwrap_or(smallest)
+    }
+
+    /// The shared memory that the source divides: rings, partial sums, the norm's vectors, the normalised row.
+    fn shared_bytes(&self, tiles: usize, passes: usize, stages: usize) -> usize {
+        let norm = self.norm.map_or(0, |norm| {
+            let vectors = if norm == NormKind::Layer { 2 } else { 1 };
+            vectors * self.inputs * size_of::<f32>() + self.inputs.next_multiple_of(CHUNK) * 2
+        });
+        let rows_in_ring = if self.norm.is_some() { 0 } else { self.rows };
+        shared_bytes(rows_in_ring, (tiles, passes, stages)) + norm
+    }
+}
+
+/// Numbers of rows for which the kernel may be chosen, for weights of this size on this GPU.
+pub(super) fn rows_taken(weight: usize, gpu: &Gpu, is_batch_invariant: bool) -> impl Iterator<Item = usize> {
+    let gpu = *gpu;
+    (1..=MORE_ROWS).filter(move |&rows| is_few(rows, weight, &gpu, is_batch_invariant))
+}
+
+fn is_few(rows: usize, weight: usize, gpu: &Gpu, is_batch_invariant: bool) -> bool {
+    (1..=FEW_ROWS).contains(&rows)
+        || (is_batch_invariant || weight <= SMALL_WEIGHT)
+            && rows <= MORE_ROWS
+            && smallest_shared_bytes(rows) <= room(gpu)
+}
+
 /// Whether the kernel is to multiply these: few rows that [suit it](suits).
 pub(super) fn fits(x: &Matrix, weight: &Matrix) -> bool {
-    let is_few = (1..=FEW_ROWS).contains(&x.rows)
-        || (is_batch_invariant() || weight.rows * weight.columns <= SMALL_WEIGHT)
-            && x.rows <= MORE_ROWS
-            && smallest_shared_bytes(x.rows) <= room();
-    is_few && suits(x, weight)
+    is_few(x.rows, weight.rows * weight.columns, &Gpu::current(), is_batch_invariant()) && suits(x, weight)
 }
 
 /// Whether the kernel can read these: 16-bit elements, rows on 16-byte boundaries, a GPU that is new enough.
@@ -128,7 +232,12 @@ pub(super) fn suits(x: &Matrix, weight: &Matrix) -> bool {
         && matches!(dtype, DType::F16 | DType::BF16)
         && is_wide(x)
         && is_wide(weight)
-        && Gpu::current().capability >= CAPABILITY_MIN
+        && runs_on(&Gpu::current())
+}
+
+/// Whether the GPU is new enough.
+pub(super) fn runs_on(gpu: &Gpu) -> bool {
+    gpu.capability >= CAPABILITY_MIN
 }
 
 /// Shared memory for the rings and the sums.
@@ -142,8 +251,8 @@ fn smallest_shared_bytes(rows: usize) -> usize {
 }
 
 /// Shared memory that a block may have.
-fn room() -> usize {
-    Gpu::current().shared_bytes_of_block(1).saturating_sub(STATIC_SHARED_BYTES)
+fn room(gpu: &Gpu) -> usize {
+    gpu.shared_bytes_of_block(1).saturating_sub(STATIC_SHARED_BYTES)
 }
 
 impl FewRows {
@@ -165,7 +274,8 @@ impl FewRows {
     }
 
     fn launch(&self, out: &CubeTensor) {
-        let division = self.division();
+        let (form, gpu) = (self.form(), Gpu::current());
+        let division = form.division(&gpu);
         let grid = Grid { blocks: [division.blocks, 1, 1], threads: THREADS, shared_bytes: division.shared_bytes };
         let residual = match &self.after {
             After::Store(residual) => residual.as_ref().map(|residual| &residual.tensor),
@@ -179,7 +289,7 @@ impl FewRows {
             Some(tensor) => launch.read(tensor),
             None => launch.value(Argument::Null),
         };
-        let mut launch = Launch::new(self.kernel(division), grid).read(&self.x.tensor).read(&self.weight.tensor);
+        let mut launch = Launch::new(form.kernel(division, &gpu), grid).read(&self.x.tensor).read(&self.weight.tensor);
         launch = read(launch, residual);
         launch = read(launch, self.norm.as_ref().map(|norm| &norm.weight));
         launch = read(launch, self.norm.as_ref().and_then(|norm| norm.bias.as_ref()));
@@ -196,82 +306,20 @@ impl FewRows {
         launch.write(out).value(self.shape()).submit(out);
     }
 
-    fn kernel(&self, division: Division) -> Kernel {
-        let norm = match &self.norm {
-            None => "NO_NORM",
-            Some(Norm { bias: None, .. }) => "RMS_NORM",
-            Some(Norm { bias: Some(_), .. }) => "LAYER_NORM",
-        };
-        let (after, kind) = match &self.after {
-            After::Store(_) => ("STORE", Activation::Relu),
-            After::Activate(kind) => ("ACTIVATE", *kind),
-            After::Gate(kind) => ("GATE", *kind),
-            After::Rotate(_) => ("ROTATE", Activation::Relu),
-        };
+    fn form(&self) -> Form {
         let dtype = self.x.tensor.dtype;
-        let cache = match &self.after {
-            After::Rotate(rotation) => rotation.keys.dtype,
-            _ => dtype,
+        let (cache, follow) = match &self.after {
+            After::Store(_) => (dtype, Follow::Store),
+            After::Activate(kind) => (dtype, Follow::Activate(*kind)),
+            After::Gate(kind) => (dtype, Follow::Gate(*kind)),
+            After::Rotate(rotation) => (rotation.keys.dtype, Follow::Rotate { head_dim: rotation.heads.head_dim }),
         };
-        let kernel = Kernel::new(&LINEAR_FEW_ROWS, "linear_few_rows").word("ELEMENT", element(dtype));
-        Gpu::current()
-            .with_cache(kernel, cache)
-            .word("NORM", norm)
-            .word("AFTER", after)
-            .word("KIND", name(kind))
-            .number("TILES", division.tiles)
-            .number("PASSES", division.passes)
-            .number("STAGES", division.stages)
-    }
-
-    /// The distance of the two outputs of a pair, and the number of pairs.
-    fn pairs(&self) -> [usize; 2] {
-        let outputs = self.weight.rows;
-        match &self.after {
-            After::Gate(_) => [outputs / 2, outputs / 2],
-            After::Rotate(rotation) => [rotation.heads.head_dim / 2, outputs / 2],
-            // Any outputs: a tile of the matrix units has 16 of them.
-            _ => [8, outputs.div_ceil(16) * 8],
-        }
-    }
-
-    /// A block for each multiprocessor or fewer, which take more outputs at a time if there are enough of them, with as
-    /// many copies in flight as shared memory has room for.
-    fn division(&self) -> Division {
-        let hardware = &self.x.tensor.client.properties().hardware;
-        let multiprocessors = hardware.num_streaming_multiprocessors.unwrap_or(1) as usize;
-        let tiles = self.x.rows.div_ceil(8);
-        let [_, pairs] = self.pairs();
-        let wanted = if pairs.div_ceil(8) <= multiprocessors { 1 } else { 2 };
-        let stages_wanted = if wanted * tiles > 2 { 5 } else { *STAGES.end() };
-        let candidates = (1..=wanted).rev().flat_map(|passes| {
-            STAGES.rev().filter(|&stages| stages <= stages_wanted).map(move |stages| (passes, stages))
-        });
-        let division = |(passes, stages)| Division {
-            tiles,
-            passes,
-            stages,
-            blocks: pairs.div_ceil(8 * passes).min(multiprocessors),
-            shared_bytes: self.shared_bytes(tiles, passes, stages),
-        };
-        let mut candidates = candidates.map(division);
-        let smallest = division((1, *STAGES.start()));
-        candidates.find(|division| division.shared_bytes <= room()).unwrap_or(smallest)
-    }
-
-    /// The shared memory that the source divides: rings, partial sums, the norm's vectors, the normalised row.
-    fn shared_bytes(&self, tiles: usize, passes: usize, stages: usize) -> usize {
-        let inputs = self.weight.columns;
-        let norm = self.norm.as_ref().map_or(0, |norm| {
-            let vectors = 1 + usize::from(norm.bias.is_some());
-            vectors * inputs * size_of::<f32>() + inputs.next_multiple_of(CHUNK) * 2
-        });
-        let rows_in_ring = if self.norm.is_some() { 0 } else { self.x.rows };
-        shared_bytes(rows_in_ring, (tiles, passes, stages)) + norm
+        let norm = self.norm.as_ref().map(|norm| if norm.bias.is_none() { NormKind::Rms } else { NormKind::Layer });
+        Form { dtype, cache, norm, follow, rows: self.x.rows, outputs: self.weight.rows, inputs: self.weight.columns }
     }
 
     fn shape(&self) -> Argument {
-        let [half, pairs] = self.pairs();
+        let [half, pairs] = self.form().pairs();
         let mut shape = Shape {
             rows: self.x.rows as i32,
             outputs: self.weight.rows as i32,

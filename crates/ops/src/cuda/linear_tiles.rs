@@ -1,9 +1,10 @@
 //! Products of many rows with the bits that each row has among few: for results that do not depend on the batch.
 
+use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::driver::Kernel;
 use super::gpu::Gpu;
+use super::kernel::Kernel;
 use super::launch::{Argument, Grid, Launch};
 use super::linear::Shape;
 use super::matrix::Matrix;
@@ -14,6 +15,7 @@ const STAGES: usize = 4;
 /// Multiples of 32 outputs and of 32 rows that a block takes, largest first, with the most chunks of inputs that it takes
 /// between barriers: the smaller the tile, the more.
 const TILES: [([usize; 2], usize); 6] = [([4, 8], 1), ([4, 4], 2), ([2, 4], 4), ([1, 4], 4), ([1, 2], 4), ([1, 1], 4)];
+const SMALLEST: ([usize; 2], usize) = ([1, 1], 1);
 
 /// `x · weightᵀ + bias + residual`, of operands that [`linear_few_rows`](super::linear_few_rows) could multiply if they were
 /// fewer.
@@ -30,11 +32,7 @@ pub(super) fn linear_tiles(
         threads: THREADS,
         shared_bytes: shared_bytes([outputs, rows], span),
     };
-    let kernel = Kernel::new(&LINEAR_TILES, "linear_tiles")
-        .word("ELEMENT", element(x.tensor.dtype))
-        .number("MT", outputs)
-        .number("NT", rows)
-        .number("SPAN", span);
+    let kernel = kernel(x.tensor.dtype, ([outputs, rows], span));
     let shape = Shape {
         rows: x.rows as i32,
         outputs: weight.rows as i32,
@@ -58,16 +56,33 @@ pub(super) fn linear_tiles(
 /// between barriers. The bits of the result depend on neither.
 fn tile(rows: usize, outputs: usize) -> ([usize; 2], usize) {
     let gpu = Gpu::current();
-    let room = gpu.shared_bytes_of_block(1);
-    let fitting = |(tile, span): ([usize; 2], usize)| {
-        let spans = [span, span / 2, 1];
-        spans.into_iter().find(|&span| span > 0 && shared_bytes(tile, span) <= room).map(|span| (tile, span))
-    };
     let blocks = |[m, n]: [usize; 2]| outputs.div_ceil(32 * m) * rows.div_ceil(32 * n);
     // No larger than the rows: what is beyond them is computed for nothing.
-    let wanted = TILES.into_iter().filter_map(fitting).filter(|([_, n], _)| *n == 1 || 16 * n < rows);
+    let wanted = fitting(&gpu).filter(|([_, n], _)| *n == 1 || 16 * n < rows);
     let enough = wanted.clone().find(|&(tile, _)| 4 * blocks(tile) >= 3 * gpu.multiprocessors);
-    enough.or_else(|| wanted.max_by_key(|&(tile, _)| blocks(tile))).unwrap_or(([1, 1], 1))
+    enough.or_else(|| wanted.max_by_key(|&(tile, _)| blocks(tile))).unwrap_or(SMALLEST)
+}
+
+/// The tiles for which the GPU has the shared memory, with as many chunks between barriers as it has room for.
+fn fitting(gpu: &Gpu) -> impl Iterator<Item = ([usize; 2], usize)> + Clone + use<> {
+    let room = gpu.shared_bytes_of_block(1);
+    TILES.into_iter().filter_map(move |(tile, span)| {
+        let spans = [span, span / 2, 1];
+        spans.into_iter().find(|&span| span > 0 && shared_bytes(tile, span) <= room).map(|span| (tile, span))
+    })
+}
+
+fn kernel(dtype: DType, ([outputs, rows], span): ([usize; 2], usize)) -> Kernel {
+    Kernel::new(&LINEAR_TILES, "linear_tiles")
+        .word("ELEMENT", element(dtype))
+        .number("MT", outputs)
+        .number("NT", rows)
+        .number("SPAN", span)
+}
+
+/// Every kernel that products of this dtype may take.
+pub(super) fn kernels(dtype: DType, gpu: &Gpu) -> Vec<Kernel> {
+    fitting(gpu).chain([SMALLEST]).map(|tile| kernel(dtype, tile)).collect()
 }
 
 /// The ring and the sums of finished passes.

@@ -10,11 +10,13 @@
 mod activation;
 #[cfg(test)]
 mod attention_tests;
+mod built_kernels;
 mod carry_tokens;
 mod cublaslt;
 mod driver;
 mod gather_rows;
 mod gpu;
+mod kernel;
 mod launch;
 mod layer_norm;
 mod linear;
@@ -37,13 +39,15 @@ mod tests;
 mod upload;
 
 pub(crate) use activation::{activation, gated_activation};
+pub(crate) use built_kernels::{Task, check_built, has_compiler, tasks};
 pub(crate) use carry_tokens::carry_tokens;
 pub(crate) use gather_rows::gather_rows;
 pub(crate) use gpu::use_batch_invariant_kernels;
 pub(crate) use layer_norm::layer_norm;
 pub(crate) use linear::linear;
 pub(crate) use linear_few_rows::FEW_ROWS;
-pub(crate) use memory::{free_memory, total_memory};
+pub(crate) use memory::{clear, free_memory, total_memory};
+pub(crate) use module_cache::use_kernels_in;
 pub(crate) use paged_attention::paged_attention;
 pub(crate) use probe::{has_bfloat16, open, settle, use_kernels_of};
 pub(crate) use projection::{project, self_attention};
@@ -58,6 +62,7 @@ use burn::tensor::DType;
 use crate::e4m3::E4M3;
 
 /// The text of one kernel source.
+#[derive(Debug)]
 pub(crate) struct Source {
     /// File name without its extension.
     name: &'static str,

@@ -12,7 +12,7 @@ use cudarc::driver::sys::CUdevice_attribute;
 
 use super::gpu::{Gpu, limit_capability};
 use super::launch::CudaServer;
-use super::module_cache::{compiler_version, supported_targets};
+use super::module_cache::{built_ahead, can_compile, compiler_version, supported_targets};
 
 /// The oldest GPU that the kernels are written for.
 const CAPABILITY_MIN: u32 = 70;
@@ -20,13 +20,8 @@ const CAPABILITY_MIN: u32 = 70;
 /// The first CUDA device, or what is missing.
 pub(crate) fn open() -> Result<Device, String> {
     // SAFETY: the calls only try to load a library by name.
-    let (has_driver, has_compiler, has_blas) = unsafe {
-        (
-            cudarc::driver::sys::is_culib_present(),
-            cudarc::nvrtc::sys::is_culib_present(),
-            cudarc::cublaslt::sys::is_culib_present(),
-        )
-    };
+    let (has_driver, has_blas) =
+        unsafe { (cudarc::driver::sys::is_culib_present(), cudarc::cublaslt::sys::is_culib_present()) };
     if !has_driver {
         return Err("no NVIDIA driver is installed (libcuda cannot be loaded)".into());
     }
@@ -37,13 +32,18 @@ pub(crate) fn open() -> Result<Device, String> {
         Err(error) => return Err(format!("the NVIDIA driver does not count its GPUs: {:?}", error.0)),
     }
     let libraries = "it is part of the CUDA toolkit; put its library folder on LD_LIBRARY_PATH";
-    if !has_compiler {
-        return Err(format!("the kernel compiler NVRTC (libnvrtc) cannot be loaded; {libraries}"));
+    if !can_compile() && built_ahead().is_none() {
+        return Err(format!(
+            "the kernel compiler NVRTC (libnvrtc) cannot be loaded; {libraries}, or name a folder with kernels that \
+             `firebrick kernels build` has made (--kernels)"
+        ));
     }
     if !has_blas {
         return Err(format!("the matrix library cuBLASLt (libcublasLt) cannot be loaded; {libraries}"));
     }
-    check_headers()?;
+    if built_ahead().is_none() {
+        check_headers()?;
+    }
     check_capability()?;
     IS_OPEN.store(true, Ordering::Relaxed);
     Ok(Device::cuda(0))
@@ -69,6 +69,11 @@ pub(crate) fn use_kernels_of(capability: u32) -> Result<(), String> {
     if capability > own {
         return Err(format!("GPU 0 has compute capability {of_gpu} and cannot run kernels for {wanted}"));
     }
+    if !can_compile() {
+        return Err(format!(
+            "kernels for {wanted} run on this card only where NVRTC (libnvrtc) compiles them; install it"
+        ));
+    }
     let supported = supported_targets();
     if !supported.contains(&capability) {
         return Err(format!("NVRTC does not compile for compute capability {wanted}, only for {supported:?}"));
@@ -82,8 +87,8 @@ pub(crate) fn has_bfloat16() -> bool {
     Gpu::current().capability >= 80
 }
 
-/// Burn compiles its own kernels at run time and stops the process when it finds no toolkit for them.
-fn check_headers() -> Result<(), String> {
+/// Burn compiles its own kernels, where a model needs any, and stops the process when it finds no toolkit for them.
+pub(crate) fn check_headers() -> Result<(), String> {
     let folders = match std::env::var_os("CUDA_PATH") {
         Some(folder) => vec![PathBuf::from(folder)],
         None => ["/usr/local/cuda", "/opt/cuda", "/usr"].map(PathBuf::from).to_vec(),
@@ -114,6 +119,9 @@ fn check_capability() -> Result<(), String> {
     let (major, minor) = (capability / 10, capability % 10);
     if capability < CAPABILITY_MIN {
         return Err(format!("GPU 0 has compute capability {major}.{minor}; 7.0 (Volta) or newer is needed"));
+    }
+    if !can_compile() {
+        return Ok(());
     }
     let supported = supported_targets();
     if !supported.contains(&capability) {

@@ -1,5 +1,6 @@
 //! Products with what stands before and after them: one kernel for few rows, the single operations for many.
 
+use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
@@ -67,6 +68,16 @@ pub(crate) fn self_attention(
     (paged_attention(attention(qkv, &keys, &values)), keys, values)
 }
 
+/// Whether the kernel of few rows does the rotation as well: of whole heads, and it does not wait for the rest of a head to
+/// normalise it.
+pub(super) fn rotates(options: &QkvOptions, dtype: DType, cache: DType) -> bool {
+    let head_dim = options.heads.head_dim;
+    options.norm_eps.is_none()
+        && head_dim.is_multiple_of(2)
+        && (options.rotary_dim == 0 || options.rotary_dim == head_dim)
+        && [dtype, E4M3].contains(&cache)
+}
+
 impl Operands {
     fn of(inputs: ProjectionInputs<CubeBackend>) -> Self {
         let norm_bias = inputs.norm_bias.given().map(dense);
@@ -90,12 +101,8 @@ impl Operands {
         if !fits(&self.x, &self.weight) {
             return Rows::Fresh(self.separately());
         }
-        let QkvOptions { heads, rotary_dim, norm_eps } = target.options;
-        // The kernel rotates whole heads, and does not wait for the rest of a head to normalise it.
-        let rotates = norm_eps.is_none()
-            && heads.head_dim.is_multiple_of(2)
-            && (rotary_dim == 0 || rotary_dim == heads.head_dim)
-            && [self.x.tensor.dtype, E4M3].contains(&target.key_cache.dtype);
+        let QkvOptions { heads, rotary_dim, .. } = target.options;
+        let rotates = rotates(&target.options, self.x.tensor.dtype, target.key_cache.dtype);
         let Self { x, norm, weight, bias, .. } = self;
         if !rotates {
             return Rows::Fresh(FewRows { x, norm, weight, bias, after: After::Store(None) }.run());

@@ -1,8 +1,9 @@
 //! Root-mean-square normalisation, alone and after adding a residual: a block per row.
 
+use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::driver::Kernel;
+use super::kernel::Kernel;
 use super::launch::{Grid, Launch};
 use super::matrix::{Matrix, dense};
 use super::{RMS_NORM, element};
@@ -18,8 +19,7 @@ pub(super) fn grid_of_rows(x: &Matrix) -> Grid {
 pub(crate) fn rms_norm(x: CubeTensor, weight: CubeTensor, eps: f32) -> CubeTensor {
     let (x, weight) = (Matrix::of(x), dense(weight));
     let out = x.like(x.columns);
-    let kernel = Kernel::new(&RMS_NORM, "rms_norm").word("ELEMENT", element(x.tensor.dtype));
-    Launch::new(kernel, grid_of_rows(&x))
+    Launch::new(kernel("rms_norm", x.tensor.dtype), grid_of_rows(&x))
         .read(&x.tensor)
         .value(x.stride)
         .read(&weight)
@@ -39,8 +39,7 @@ pub(crate) fn add_rms_norm(
     let (x, residual, weight) = (Matrix::of(x), Matrix::of(residual), dense(weight));
     assert_eq!(x.tensor.dtype, residual.tensor.dtype, "add_rms_norm: dtypes");
     let (out, total) = (x.like(x.columns), x.like(x.columns));
-    let kernel = Kernel::new(&RMS_NORM, "add_rms_norm").word("ELEMENT", element(x.tensor.dtype));
-    Launch::new(kernel, grid_of_rows(&x))
+    Launch::new(kernel("add_rms_norm", x.tensor.dtype), grid_of_rows(&x))
         .read(&x.tensor)
         .value(x.stride)
         .read(&residual.tensor)
@@ -52,4 +51,8 @@ pub(crate) fn add_rms_norm(
         .value(eps)
         .submit(&out);
     (out, total)
+}
+
+pub(super) fn kernel(entry: &'static str, dtype: DType) -> Kernel {
+    Kernel::new(&RMS_NORM, entry).word("ELEMENT", element(dtype))
 }

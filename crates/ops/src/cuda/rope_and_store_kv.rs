@@ -4,8 +4,8 @@ use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 use bytemuck::{Pod, Zeroable};
 
-use super::driver::Kernel;
 use super::gpu::Gpu;
+use super::kernel::Kernel;
 use super::launch::{Argument, Grid, Launch};
 use super::matrix::{Matrix, dense, on_16_bytes, owned, widest};
 use super::{ROPE_AND_STORE_KV, element};
@@ -53,17 +53,14 @@ impl Rotation {
         let wide = widest(dtype) == widest(cache_dtype)
             && strides.iter().all(|stride| stride.is_multiple_of(widest(dtype)))
             && operands.into_iter().all(on_16_bytes);
-        let elements_per_lane = if wide { widest(dtype) } else { 1 };
-        // The rotated halves go together; what is not rotated goes after them.
-        let longest = (rotary_dim / 2).max(heads.head_dim - rotary_dim);
-        let lanes = longest.div_ceil(elements_per_lane).next_power_of_two().min(32);
+        let lanes = lanes(&target.options, if wide { widest(dtype) } else { 1 });
         Self {
             table_stride: rotary_dim as i64,
             rotary_dim: rotary_dim as i32,
             normalise: norm_eps.is_some().into(),
             lanes: lanes as i32,
             wide: wide.into(),
-            in_halves: (wide && rotary_dim == heads.head_dim && 2 * lanes * elements_per_lane == rotary_dim).into(),
+            in_halves: (wide && can_be_in_halves(&target.options, dtype, cache_dtype)).into(),
             eps: norm_eps.unwrap_or(0.0),
         }
     }
@@ -109,8 +106,7 @@ pub(crate) fn rope_and_store_kv(inputs: QkvInputs) -> (CubeTensor, CubeTensor, C
         slot_stride: slot_stride as i64,
         head_stride: head_stride as i64,
     };
-    let kernel = Kernel::new(&ROPE_AND_STORE_KV, "rope_and_store_kv").word("ELEMENT", element(qkv.tensor.dtype));
-    let kernel = Gpu::current().with_cache(kernel, target.key_cache.dtype);
+    let kernel = kernel(qkv.tensor.dtype, target.key_cache.dtype, &Gpu::current());
     let blocks = (heads.num_heads + 2 * heads.num_kv_heads).div_ceil(THREADS / rotation.lanes as usize);
     Launch::new(kernel, Grid::new([qkv.rows, blocks, 1], THREADS))
         .write(&qkv.tensor)
@@ -125,6 +121,26 @@ pub(crate) fn rope_and_store_kv(inputs: QkvInputs) -> (CubeTensor, CubeTensor, C
         .value(rotation.argument())
         .submit(&qkv.tensor);
     (qkv.tensor, target.key_cache, target.value_cache)
+}
+
+/// The variant for these elements.
+pub(super) fn kernel(dtype: DType, cache: DType, gpu: &Gpu) -> Kernel {
+    let kernel = Kernel::new(&ROPE_AND_STORE_KV, "rope_and_store_kv").word("ELEMENT", element(dtype));
+    gpu.with_cache(kernel, cache)
+}
+
+/// Lanes that take a head, each so many elements at a time. The rotated halves go together; what is not rotated goes after
+/// them.
+fn lanes(options: &QkvOptions, elements: usize) -> usize {
+    let longest = (options.rotary_dim / 2).max(options.heads.head_dim - options.rotary_dim);
+    longest.div_ceil(elements).next_power_of_two().min(32)
+}
+
+/// Whether [`lanes`] take all of a head as [halves](Rotation::is_in_halves), where addresses allow the widest access.
+pub(super) fn can_be_in_halves(options: &QkvOptions, dtype: DType, cache: DType) -> bool {
+    let QkvOptions { heads, rotary_dim, .. } = *options;
+    let elements = widest(dtype);
+    elements == widest(cache) && rotary_dim == heads.head_dim && 2 * lanes(options, elements) * elements == rotary_dim
 }
 
 /// Elements from one slot to the next and from one head to the next, of a cache whose heads have no gaps.

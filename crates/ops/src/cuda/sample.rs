@@ -3,7 +3,7 @@
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::driver::Kernel;
+use super::kernel::Kernel;
 use super::launch::{Grid, Launch};
 use super::matrix::{Matrix, dense, empty, widest};
 use super::{SAMPLE, element};
@@ -25,8 +25,7 @@ pub(crate) fn sample(logits: CubeTensor, plan: CubeTensor, options: SampleOption
     // A bit for each token that a block takes.
     let mask_bytes = |tokens: usize| if options.has_edits { tokens.div_ceil(32) * size_of::<u32>() } else { 0 };
     let launch = |entry, blocks, threads, shared_bytes| {
-        let kernel = Kernel::new(&SAMPLE, entry).word("ELEMENT", element(logits.tensor.dtype));
-        let launch = Launch::new(kernel, Grid { blocks, threads, shared_bytes });
+        let launch = Launch::new(kernel(entry, logits.tensor.dtype), Grid { blocks, threads, shared_bytes });
         launch.read(&logits.tensor).value(logits.stride).write(&plan).write(&out).value(tokens)
     };
     launch("sample", [parts, options.rows, 1], THREADS, mask_bytes(per_part)).value(per_part).submit(&out);
@@ -45,4 +44,8 @@ fn parts(logits: &Matrix, rows: usize) -> usize {
         logits.tensor.client.properties().hardware.num_streaming_multiprocessors.unwrap_or(1) as usize;
     let held = BLOCKS_PER_MULTIPROCESSOR * multiprocessors / rows.max(1);
     held.clamp(1, logits.columns.div_ceil(THREADS * widest(logits.tensor.dtype)))
+}
+
+pub(super) fn kernel(entry: &'static str, dtype: DType) -> Kernel {
+    Kernel::new(&SAMPLE, entry).word("ELEMENT", element(dtype))
 }

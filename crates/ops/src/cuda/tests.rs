@@ -3,8 +3,8 @@
 use burn::tensor::{DType, Device, Int, Shape, Tensor};
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 
-use super::driver::Kernel;
 use super::gpu::limited::with_batch_invariance;
+use super::kernel::Kernel;
 use super::launch::{Grid, Launch};
 use super::{FEW_ROWS, GATHER_ROWS, RMS_NORM, SOURCES};
 use crate::testing::{AttentionCase, Seeded, assert_close, for_each_device, moved, reference_device};

@@ -8,9 +8,9 @@ use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 use bytemuck::{Pod, Zeroable};
 
-use super::Attention;
+use super::{Attention, Form};
 use crate::attention::AttentionOptions;
-use crate::cuda::driver::Kernel;
+use crate::cuda::kernel::Kernel;
 use crate::cuda::launch::{Argument, Grid, Launch};
 use crate::cuda::matrix::{empty, on_16_bytes, widest};
 use crate::cuda::rope_and_store_kv::cache_strides;
@@ -58,6 +58,20 @@ pub(super) fn attend_any_dtype(attention: &Attention, out: &CubeTensor) {
     } else {
         whole.attend_whole(out);
     }
+}
+
+/// Every kernel of a form: whether a cache is read in the widest accesses depends on where it lies.
+pub(super) fn kernels(form: &Form) -> Vec<Kernel> {
+    [true, false].map(|wide| kernel(form, wide, "attend_whole")).to_vec()
+}
+
+fn kernel(form: &Form, wide: bool, entry: &'static str) -> Kernel {
+    let kernel = Kernel::new(&PAGED_ATTENTION, entry).word("ELEMENT", element(form.dtype));
+    form.gpu
+        .with_cache(kernel, form.cache)
+        .number("HEAD_DIM", form.heads.head_dim)
+        .number("GROUP", form.group().min(GROUP_MAX))
+        .number("WIDE", wide.into())
 }
 
 impl<'a> Whole<'a> {
@@ -123,13 +137,7 @@ impl<'a> Whole<'a> {
     }
 
     fn kernel(&self, entry: &'static str) -> Kernel {
-        let kernel = Kernel::new(&PAGED_ATTENTION, entry).word("ELEMENT", element(self.attention.qkv.tensor.dtype));
-        self.attention
-            .gpu
-            .with_cache(kernel, self.attention.keys.dtype)
-            .number("HEAD_DIM", self.attention.options.heads.head_dim)
-            .number("GROUP", self.group)
-            .number("WIDE", self.wide.into())
+        kernel(&self.attention.form(), self.wide, entry)
     }
 
     fn grid(&self, chunks: usize) -> Grid {

@@ -6,9 +6,10 @@
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::{Attention, row_bytes};
+use super::{Attention, Form, row_bytes};
 use crate::cube::QkvTarget;
-use crate::cuda::driver::{COUNTERS, Kernel};
+use crate::cuda::driver::COUNTERS;
+use crate::cuda::kernel::Kernel;
 use crate::cuda::launch::{Argument, Grid, Launch};
 use crate::cuda::matrix::empty;
 use crate::cuda::rope_and_store_kv::Rotation;
@@ -40,15 +41,15 @@ pub(super) struct Decode {
 
 impl Decode {
     /// `None` when not even one tile per warp fits into shared memory.
-    pub(super) fn new(attention: &Attention) -> Option<Self> {
-        let head_dim = attention.options.heads.head_dim;
-        let (taken, warps) = (attention.group().min(HEADS), if head_dim <= 64 { 8 } else { 4 });
-        let tile_bytes = 2 * TILE * row_bytes(head_dim, attention.keys.dtype);
+    pub(super) fn new(form: &Form, num_sequences: usize) -> Option<Self> {
+        let head_dim = form.heads.head_dim;
+        let (taken, warps) = (form.group().min(HEADS), if head_dim <= 64 { 8 } else { 4 });
+        let tile_bytes = 2 * TILE * row_bytes(head_dim, form.cache);
         let merging_bytes = merging_bytes(head_dim, (taken, warps));
         let shared_bytes = |stages: usize| (warps * stages * tile_bytes + merging_bytes).next_multiple_of(16);
-        let list_bytes = list_bytes(attention.num_sequences());
+        let list_bytes = list_bytes(num_sequences);
         let fitting = |blocks: usize| {
-            let room = attention.gpu.shared_bytes_of_block(blocks).checked_sub(list_bytes)?;
+            let room = form.gpu.shared_bytes_of_block(blocks).checked_sub(list_bytes)?;
             (1..=STAGES_MAX).rev().find(|&stages| shared_bytes(stages) <= room)
         };
         let (blocks_per_multiprocessor, stages) = match fitting(2) {
@@ -77,7 +78,7 @@ impl Decode {
             threads: self.warps * LANES,
             shared_bytes: self.shared_bytes + if is_dense { list_bytes(sequences) } else { 0 },
         };
-        let kernel = |entry| self.kernel(attention, entry).number("FRESH", fresh.is_some().into());
+        let kernel = |entry| self.kernel(&attention.form(), entry).number("FRESH", fresh.is_some().into());
         let launch = Launch::new(kernel("attend_decode"), grid).read(&attention.qkv.tensor);
         let launch = match fresh {
             Some(_) => launch.write(&attention.keys).write(&attention.values),
@@ -125,14 +126,13 @@ impl Decode {
         sequences * parts_max * per_part > self.at_once(attention) || sequences * per_part > COUNTERS
     }
 
-    fn kernel(&self, attention: &Attention, entry: &'static str) -> Kernel {
-        let kernel = Kernel::new(&PAGED_ATTENTION_DECODE, entry).word("ELEMENT", element(attention.qkv.tensor.dtype));
-        attention
-            .gpu
-            .with_cache(kernel, attention.keys.dtype)
-            .number("HEAD_DIM", attention.options.heads.head_dim)
-            .number("GROUP", attention.group())
-            .number("BLOCK_SIZE", attention.options.block_size)
+    pub(super) fn kernel(&self, form: &Form, entry: &'static str) -> Kernel {
+        let kernel = Kernel::new(&PAGED_ATTENTION_DECODE, entry).word("ELEMENT", element(form.dtype));
+        form.gpu
+            .with_cache(kernel, form.cache)
+            .number("HEAD_DIM", form.heads.head_dim)
+            .number("GROUP", form.group())
+            .number("BLOCK_SIZE", form.block_size)
             .number("STAGES", self.stages)
     }
 }

@@ -17,18 +17,62 @@ use burn_cubecl::tensor::CubeTensor;
 use bytemuck::{Pod, Zeroable};
 
 use super::gpu::{Gpu, is_batch_invariant};
+use super::kernel::Kernel;
 use super::launch::Argument;
 use super::matrix::{Matrix, dense, on_16_bytes, widest};
-use super::rope_and_store_kv::{Rotation, cache_strides};
+use super::rope_and_store_kv::{Rotation, cache_strides, can_be_in_halves};
+use crate::HeadLayout;
 use crate::attention::{AttentionOptions, QueryLens};
 use crate::cube::{AttentionInputs, QkvTarget};
 use crate::e4m3::E4M3;
+use crate::rope_and_store_kv::QkvOptions;
 use any_dtype::attend_any_dtype;
 use decode::{Decode, Fresh};
 use prefill::Prefill;
 
 /// Columns of a head that a tensor-core kernel's registers hold.
 const HEAD_DIM_MAX: usize = 256;
+
+/// What decides how the kernels are compiled, beside the GPU's size.
+#[derive(Clone, Copy)]
+pub(super) struct Form {
+    pub dtype: DType,
+    pub cache: DType,
+    pub heads: HeadLayout,
+    pub block_size: usize,
+    pub gpu: Gpu,
+}
+
+impl Form {
+    /// Query heads that share a KV head.
+    fn group(&self) -> usize {
+        self.heads.num_heads / self.heads.num_kv_heads
+    }
+
+    /// Whether tensor cores take these elements and heads.
+    fn multiplies(&self) -> bool {
+        let by_card = match self.dtype {
+            DType::F16 => self.gpu.capability >= 75,
+            DType::BF16 => self.gpu.capability >= 80,
+            _ => false,
+        };
+        let head_dim = self.heads.head_dim;
+        by_card && [self.dtype, E4M3].contains(&self.cache) && head_dim.is_multiple_of(16) && head_dim <= HEAD_DIM_MAX
+    }
+
+    /// Every kernel that batches of up to so many sequences may take; `options` says what happens to their rows before.
+    pub(super) fn kernels(self, num_sequences_max: usize, options: &QkvOptions) -> Vec<Kernel> {
+        let any_dtype = any_dtype::kernels(&self);
+        let Some(prefill) = Prefill::new(&self).filter(|_| self.multiplies()) else { return any_dtype };
+        let decodes: Vec<_> = (1..=num_sequences_max).map(|sequences| Decode::new(&self, sequences)).collect();
+        let fallback = if decodes.iter().any(Option::is_none) { any_dtype } else { Vec::new() };
+        let forms_of_rows = if can_be_in_halves(options, self.dtype, self.cache) { 0..2 } else { 0..1 };
+        let decodes = decodes.iter().flatten().flat_map(|decode| {
+            forms_of_rows.clone().map(|fresh| decode.kernel(&self, "attend_decode").number("FRESH", fresh))
+        });
+        decodes.chain([prefill.kernel(&self)]).chain(fallback).collect()
+    }
+}
 
 /// The operands as the kernels take them.
 struct Attention {
@@ -130,7 +174,7 @@ impl Attention {
 
     /// Query heads that share a KV head.
     fn group(&self) -> usize {
-        self.options.heads.num_heads / self.options.heads.num_kv_heads
+        self.form().group()
     }
 
     /// Positions of the longest context that the block tables have room for.
@@ -140,19 +184,16 @@ impl Attention {
 
     /// The kernels for 16-bit elements, where the tensors and the card allow them.
     fn tensor_core_kernels(&self) -> Option<(Decode, Prefill)> {
-        let dtype = self.qkv.tensor.dtype;
-        let multiplies = match dtype {
-            DType::F16 => self.gpu.capability >= 75,
-            DType::BF16 => self.gpu.capability >= 80,
-            _ => false,
-        };
-        let head_dim = self.options.heads.head_dim;
-        let multiplies = multiplies && [dtype, E4M3].contains(&self.keys.dtype);
-        let fits = head_dim.is_multiple_of(16) && head_dim <= HEAD_DIM_MAX;
-        if !multiplies || !fits || !self.is_aligned() {
+        let form = self.form();
+        if !form.multiplies() || !self.is_aligned() {
             return None;
         }
-        Some((Decode::new(self)?, Prefill::new(self)?))
+        Some((Decode::new(&form, self.num_sequences())?, Prefill::new(&form)?))
+    }
+
+    fn form(&self) -> Form {
+        let AttentionOptions { heads, block_size, .. } = self.options;
+        Form { dtype: self.qkv.tensor.dtype, cache: self.keys.dtype, heads, block_size, gpu: self.gpu }
     }
 
     /// Whether every row of queries, keys and values can be read in 16 bytes.

@@ -6,12 +6,12 @@
 
 use burn_cubecl::tensor::CubeTensor;
 
-use super::{Attention, row_bytes};
-use crate::cuda::driver::Kernel;
+use super::{Attention, Form, row_bytes};
+use crate::cuda::kernel::Kernel;
 use crate::cuda::launch::{Argument, Grid, Launch};
 use crate::cuda::rope_and_store_kv::cache_strides;
 use crate::cuda::tensor_map::TensorMap;
-use crate::cuda::{PAGED_ATTENTION_TILES, PAGED_ATTENTION_WGMMA, Source, element};
+use crate::cuda::{PAGED_ATTENTION_TILES, PAGED_ATTENTION_WGMMA, element};
 
 /// Rows, positions of a tile and threads in `paged_attention_tiles.cu`.
 const TILES_POSITIONS: usize = 64;
@@ -30,11 +30,11 @@ pub(super) struct Prefill {
 
 impl Prefill {
     /// `None` when no kernel fits into shared memory.
-    pub(super) fn new(attention: &Attention) -> Option<Self> {
-        let uses_wgmma = fits_wgmma(attention);
-        let head_dim = attention.options.heads.head_dim;
-        let shared_bytes = if uses_wgmma { wgmma_shared_bytes(head_dim) } else { tiles_shared_bytes(attention) };
-        (shared_bytes <= attention.gpu.shared_bytes_of_block(1)).then_some(Self { uses_wgmma, shared_bytes })
+    pub(super) fn new(form: &Form) -> Option<Self> {
+        let uses_wgmma = fits_wgmma(form);
+        let head_dim = form.heads.head_dim;
+        let shared_bytes = if uses_wgmma { wgmma_shared_bytes(head_dim) } else { tiles_shared_bytes(form) };
+        (shared_bytes <= form.gpu.shared_bytes_of_block(1)).then_some(Self { uses_wgmma, shared_bytes })
     }
 
     pub(super) fn launch(&self, attention: &Attention, out: &CubeTensor) {
@@ -43,6 +43,17 @@ impl Prefill {
         } else {
             self.launch_tiles(attention, out);
         }
+    }
+
+    pub(super) fn kernel(&self, form: &Form) -> Kernel {
+        let compiled = |kernel: Kernel| {
+            let kernel = kernel.word("ELEMENT", element(form.dtype)).number("HEAD_DIM", form.heads.head_dim);
+            kernel.number("GROUP", form.group())
+        };
+        if self.uses_wgmma {
+            return compiled(Kernel::new(&PAGED_ATTENTION_WGMMA, "attend_wgmma"));
+        }
+        form.gpu.with_cache(compiled(Kernel::new(&PAGED_ATTENTION_TILES, "attend_tiles")), form.cache)
     }
 
     fn launch_tiles(&self, attention: &Attention, out: &CubeTensor) {
@@ -54,8 +65,7 @@ impl Prefill {
             threads: TILES_THREADS,
             shared_bytes: self.shared_bytes,
         };
-        let kernel = kernel(attention, &PAGED_ATTENTION_TILES, "attend_tiles");
-        Launch::new(attention.gpu.with_cache(kernel, attention.keys.dtype), grid)
+        Launch::new(self.kernel(&attention.form()), grid)
             .read(&attention.qkv.tensor)
             .read(&attention.keys)
             .read(&attention.values)
@@ -93,7 +103,7 @@ impl Prefill {
             .dimension(slots, slot_stride, positions);
         let mut shape = attention.shape();
         shape.dense = positions as i32;
-        Launch::new(kernel(attention, &PAGED_ATTENTION_WGMMA, "attend_wgmma"), grid)
+        Launch::new(self.kernel(&attention.form()), grid)
             .read_mapped(&attention.qkv.tensor, queries)
             .read_mapped(&attention.keys, cache.clone())
             .read_mapped(&attention.values, cache)
@@ -107,20 +117,13 @@ impl Prefill {
     }
 }
 
-fn kernel(attention: &Attention, source: &'static Source, entry: &'static str) -> Kernel {
-    Kernel::new(source, entry)
-        .word("ELEMENT", element(attention.qkv.tensor.dtype))
-        .number("HEAD_DIM", attention.options.heads.head_dim)
-        .number("GROUP", attention.group())
-}
-
 /// Keys and values that are factors as they are, whole panels of a head, and copies of whole swizzled rows of 8 positions.
-fn fits_wgmma(attention: &Attention) -> bool {
-    attention.gpu.capability == 90
-        && attention.keys.dtype == attention.qkv.tensor.dtype
-        && [64, 128, 256].contains(&attention.options.heads.head_dim)
-        && attention.options.block_size.is_multiple_of(8)
-        && attention.group() <= WGMMA_ROWS
+fn fits_wgmma(form: &Form) -> bool {
+    form.gpu.capability == 90
+        && form.cache == form.dtype
+        && [64, 128, 256].contains(&form.heads.head_dim)
+        && form.block_size.is_multiple_of(8)
+        && form.group() <= WGMMA_ROWS
 }
 
 fn wgmma_keys(head_dim: usize) -> usize {
@@ -138,10 +141,10 @@ fn tiles_rows(head_dim: usize) -> usize {
 }
 
 /// `Shared` of the source.
-fn tiles_shared_bytes(attention: &Attention) -> usize {
-    let head_dim = attention.options.heads.head_dim;
-    let query = tiles_rows(head_dim) * row_bytes(head_dim, attention.qkv.tensor.dtype);
-    let context = 2 * TILES_POSITIONS * row_bytes(head_dim, attention.keys.dtype);
+fn tiles_shared_bytes(form: &Form) -> usize {
+    let head_dim = form.heads.head_dim;
+    let query = tiles_rows(head_dim) * row_bytes(head_dim, form.dtype);
+    let context = 2 * TILES_POSITIONS * row_bytes(head_dim, form.cache);
     query + context + 2 * TILES_POSITIONS * size_of::<i32>()
 }
 
