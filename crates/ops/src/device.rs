@@ -60,6 +60,13 @@ pub enum DeviceError {
 
 /// Opens the first device of a backend, after checking that there is one: a missing driver is an error, not a panic.
 pub fn open_device(backend: Backend) -> Result<Device, DeviceError> {
+    let device = open(backend)?;
+    #[cfg(all(target_os = "linux", any(feature = "wgpu", feature = "cuda")))]
+    crate::device_thread::let_sleep(&device);
+    Ok(device)
+}
+
+fn open(backend: Backend) -> Result<Device, DeviceError> {
     match backend {
         #[cfg(feature = "cpu")]
         Backend::Cpu => Ok(Device::flex()),
@@ -191,6 +198,16 @@ pub(crate) fn with_device_alone<R: Send + 'static>(device: &Device, task: impl F
             drop(task);
             None
         }
+    }
+}
+
+/// Runs `task` on the thread that talks to the device; `None` when it panicked, or there is no GPU.
+#[cfg(all(target_os = "linux", any(feature = "wgpu", feature = "cuda")))]
+pub(crate) fn with_device_thread<R: Send + 'static>(device: &Device, task: impl FnOnce() -> R + Send) -> Option<R> {
+    match device.as_dispatch() {
+        DispatchDevice::Cube(device) => device.client().exclusive(task).ok(),
+        #[allow(unreachable_patterns)]
+        _ => None,
     }
 }
 

@@ -16,6 +16,8 @@ mod cube;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod device;
+#[cfg(all(target_os = "linux", any(feature = "wgpu", feature = "cuda")))]
+mod device_thread;
 pub mod e4m3;
 mod gather_rows;
 mod graph;
