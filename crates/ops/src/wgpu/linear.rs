@@ -9,6 +9,7 @@ use super::layer_norm;
 use super::matrix::Matrix;
 use super::rms_norm::threads_for;
 use super::shader_text;
+use super::template::Constants;
 use crate::Packing;
 use crate::backend::{Activated, ProjectionInputs, Surroundings};
 
@@ -18,7 +19,19 @@ static SHADER: Shader = Shader {
         shader_text!("common/grid.wgsl"),
         shader_text!("common/packed.wgsl"),
         shader_text!("common/apply.wgsl"),
+        shader_text!("common/product.wgsl"),
         shader_text!("linear.wgsl"),
+    ],
+};
+
+static SHADER_FEW_ROWS: Shader = Shader {
+    name: "linear_few_rows",
+    parts: &[
+        shader_text!("common/grid.wgsl"),
+        shader_text!("common/packed.wgsl"),
+        shader_text!("common/apply.wgsl"),
+        shader_text!("common/product.wgsl"),
+        shader_text!("linear_few_rows.wgsl"),
     ],
 };
 
@@ -27,13 +40,20 @@ const WORKGROUP: usize = 64;
 const LANES: usize = 16;
 /// Most rows that a workgroup takes together.
 const ROWS_MAX: usize = 8;
-/// Most quads of a lane whose reads are all under way at once, or in two rounds.
-const LANE_QUADS_FEW: usize = 24;
+/// Most inputs and products of a matrix whose few rows are read once into a workgroup's memory, and most rows that it then takes: more
+/// workgroups read the same weights, which takes less time than one that reads more rows.
+const FEW: Few = Few { inputs: 1536, products: 4095, rows: 2 };
+
+struct Few {
+    inputs: usize,
+    products: usize,
+    rows: usize,
+}
 
 /// Whether norm and activation of so many rows are part of the product: every workgroup normalises them, and every kind of
 /// product is a shader that compilers need time for.
 pub(crate) fn takes_norms([rows, inputs]: [usize; 2]) -> bool {
-    rows <= 4 || rows <= ROWS_MAX && inputs <= 2048
+    rows <= 4 || rows <= ROWS_MAX && inputs <= FEW.inputs
 }
 
 pub(crate) fn linear(
@@ -93,33 +113,23 @@ impl Product {
         tensors.extend(&residual);
         tensors.push(&out);
 
-        let division = Division::of(rows, inputs, outputs, is_gated);
+        let division = Division::of([rows, inputs, products], is_gated);
         let strips = outputs.div_ceil(WORKGROUP / LANES * division.columns());
         let mut constants = weight.constants();
         constants.extend(kinds(match activated {
             Activated::Not => None,
             Activated::All(kind) | Activated::Gated(kind) => Some(kind),
         }));
-        let norm_threads = threads_for(elements(inputs));
-        let norm_steps = elements(inputs).div_ceil(norm_threads);
         constants.extend([
             ("NORM", u32::from(norm_weight.is_some())),
-            ("NORM_THREADS", norm_threads),
-            ("NORM_STEPS", if norm_steps <= 4 { norm_steps } else { 0 }),
-            ("NORM_FOLDED", u32::from(norm_threads > WORKGROUP as u32)),
             ("ACTIVATED", u32::from(activated != Activated::Not)),
             ("GATED", u32::from(is_gated)),
             ("BIAS", u32::from(bias.is_some())),
             ("RESIDUAL", u32::from(residual.is_some())),
-            ("ROWS", division.rows as u32),
-            ("OUTPUTS", division.outputs as u32),
-            ("COLUMNS", division.columns() as u32),
-            ("UNROLL", division.unroll as u32),
-            ("ONE_ROUND", u32::from(division.unroll * LANES >= inputs.div_ceil(4))),
-            ("WORKGROUP", WORKGROUP as u32),
         ]);
+        constants.extend(division.constants(inputs));
         let launch = Launch {
-            shader: &SHADER,
+            shader: if division.is_few { &SHADER_FEW_ROWS } else { &SHADER },
             constants,
             tensors: &tensors,
             parameters: &[
@@ -140,6 +150,8 @@ impl Product {
 
 /// How the work is divided; the bits of the result do not depend on it.
 struct Division {
+    /// Rows are read once into a workgroup's memory.
+    is_few: bool,
     /// Rows of a workgroup.
     rows: usize,
     /// Sums of a thread.
@@ -151,40 +163,61 @@ struct Division {
 }
 
 impl Division {
-    fn of(rows: usize, inputs: usize, outputs: usize, is_gated: bool) -> Self {
-        let lane_quads = inputs.div_ceil(4 * LANES);
-        if rows <= ROWS_MAX && inputs.is_multiple_of(4) && lane_quads <= LANE_QUADS_FEW {
-            return Self::of_few((rows, lane_quads), outputs, is_gated);
+    fn of([rows, inputs, products]: [usize; 3], is_gated: bool) -> Self {
+        if rows <= ROWS_MAX && inputs.is_multiple_of(4) && inputs <= FEW.inputs && products <= FEW.products {
+            let outputs = if is_gated { 2 } else { 1 };
+            // As many rounds as registers need, all of the same length.
+            let lane_quads = inputs.div_ceil(4 * LANES);
+            let unroll = lane_quads.div_ceil(lane_quads.div_ceil(12.min(18 / outputs)));
+            return Self { is_few: true, rows: rows.clamp(1, FEW.rows), outputs, is_gated, unroll };
         }
         // One or two rows are bound by reading weights: many small workgroups. More rows reuse what is in registers;
         // 8 by 4 products are the most that pays on an H200 (4096 to 14336, 2048 rows: 10.9 ms; 4 by 4: 12.3 ms).
         let outputs = match rows {
             _ if is_gated => 2,
-            1 if outputs >= 4096 => 2,
+            1 if products >= 4096 => 2,
             1 | 2 => 1,
             _ => 4,
         };
         // Few numbers of rows, so that there are few shaders: rows past the end are computed and dropped.
         // Reads of single floats are many already, and some compilers take minutes over four times as many.
         let unroll = if inputs.is_multiple_of(4) { 4 } else { 1 };
-        Self { rows: rows.clamp(1, ROWS_MAX).next_power_of_two(), outputs, is_gated, unroll }
-    }
-
-    /// For few rows of few inputs, where reading takes less time than waiting for what is read: all reads at once, as far as
-    /// there are registers for them.
-    fn of_few((rows, lane_quads): (usize, usize), outputs: usize, is_gated: bool) -> Self {
-        let rows = rows.next_power_of_two();
-        let outputs = if is_gated || outputs >= 4096 { 2 } else { 1 };
-        let quads_max = match rows {
-            1 | 2 => 18 / outputs.max(rows),
-            _ => 9 / outputs,
-        };
-        let unroll = lane_quads.div_ceil(lane_quads.div_ceil(quads_max.min(12)));
-        Self { rows, outputs, is_gated, unroll }
+        Self { is_few: false, rows: rows.clamp(1, ROWS_MAX).next_power_of_two(), outputs, is_gated, unroll }
     }
 
     /// Outputs of a thread.
     fn columns(&self) -> usize {
         if self.is_gated { 1 } else { self.outputs }
+    }
+
+    /// What the shader of this division must know.
+    fn constants(&self, inputs: usize) -> Constants {
+        let mut constants = vec![
+            ("ROWS", self.rows as u32),
+            ("OUTPUTS", self.outputs as u32),
+            ("COLUMNS", self.columns() as u32),
+            ("UNROLL", self.unroll as u32),
+            ("WORKGROUP", WORKGROUP as u32),
+        ];
+        let norm_threads = threads_for(elements(inputs));
+        let norm_steps = elements(inputs).div_ceil(norm_threads);
+        let is_folded = norm_threads > WORKGROUP as u32;
+        if self.is_few {
+            let quads = inputs / 4;
+            constants.extend([
+                ("ROUNDS", quads.div_ceil(LANES * self.unroll) as u32),
+                ("STAGED_QUADS", quads as u32),
+                ("CHAINS", norm_threads / WORKGROUP as u32),
+                ("STEPS", norm_steps),
+                ("FOLDED", u32::from(is_folded)),
+            ]);
+        } else {
+            constants.extend([
+                ("NORM_THREADS", norm_threads),
+                ("NORM_STEPS", if norm_steps <= 4 { norm_steps } else { 0 }),
+                ("NORM_FOLDED", u32::from(is_folded)),
+            ]);
+        }
+        constants
     }
 }
