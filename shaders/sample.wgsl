@@ -2,8 +2,8 @@
 //
 // A workgroup takes one row; a thread every WORKGROUP-th token of it. Long rows are surveyed first (SURVEY): then a
 // workgroup takes one of `parts` of a row and leaves what it found, and the choice (SURVEYED) begins with what they left.
-// Memory: reads the row once; rows with filters once more per round of a draw and a judgement, mostly one or two, and four
-// times where both top_k and top_p are given.
+// Memory: reads the row once; rows with filters once more per round of a draw and a judgement, mostly one or two, and once
+// (four times for a large top_k) where both top_k and top_p are given; rows with log-probabilities twice more.
 // Limits: elements of the logits below 2^32.
 //
 // Draws and weights have the bits of `crates/ops/src/sample/random.rs`, unless the adapter contracts multiply-adds.
@@ -39,6 +39,8 @@ const EDIT_SEEN = 0x40000000u;
 const TOP_P_BITS = 24u;
 const DETAIL_WORDS = 42u;
 const LOGPROBS_MAX = 20u;
+// Most tokens that are taken one by one; the last of more is found by digits.
+const TAKEN_MAX = 64u;
 const GUMBEL_MAX = 22.9;
 // By how much a bound on a draw may be wrong.
 const BOUND_ERROR = 0.001;
@@ -178,6 +180,12 @@ fn raw_bits(token: u32) -> u32 {
     return logits[record[0] * parameters.tokens + token];
 }
 
+// The bits of four of a thread's tokens, read at once: a pass over a row waits for memory more than it computes.
+fn four_raw_bits(first: u32) -> vec4<u32> {
+    let tokens = min(vec4(first) + vec4(0u, 1u, 2u, 3u) * $WORKGROUPu, vec4(parameters.tokens - 1u));
+    return vec4(raw_bits(tokens.x), raw_bits(tokens.y), raw_bits(tokens.z), raw_bits(tokens.w));
+}
+
 // A token's tempered logit after its edit, if it has one.
 struct Candidate {
     possible: bool,
@@ -185,11 +193,16 @@ struct Candidate {
 }
 
 fn candidate(token: u32) -> Candidate {
+    return candidate_of(token, raw_bits(token));
+}
+
+// The same of a logit that has been read.
+fn candidate_of(token: u32, bits: u32) -> Candidate {
     let mask = record[10];
     if (mask != 0u && ((plan[mask + token / 32u] >> (token % 32u)) & 1u) == 0u) {
         return Candidate(false, 0.0);
     }
-    var logit = bitcast<f32>(raw_bits(token));
+    var logit = bitcast<f32>(bits);
     var low = 0u;
     var high = record[9];
     while (low < high) {
@@ -202,16 +215,16 @@ fn candidate(token: u32) -> Candidate {
     }
     let at = record[8] + low * EDIT_WORDS;
     if (low < record[9] && plan[at] == token) {
-        let bits = plan[at + 2u];
-        if ((bits & EDIT_SUPPRESSED) != 0u) {
+        let changes = plan[at + 2u];
+        if ((changes & EDIT_SUPPRESSED) != 0u) {
             return Candidate(false, 0.0);
         }
         logit += bitcast<f32>(plan[at + 1u]);
         let repetition = number(11u);
-        if ((bits & EDIT_SEEN) != 0u && repetition != 1.0) {
+        if ((changes & EDIT_SEEN) != 0u && repetition != 1.0) {
             logit = select(logit * repetition, logit / repetition, logit > 0.0);
         }
-        let count = bits & (EDIT_SEEN - 1u);
+        let count = changes & (EDIT_SEEN - 1u);
         if (count > 0u) {
             logit -= number(12u) * f32(count) + number(13u);
         }
@@ -262,12 +275,101 @@ fn first_pass(thread: u32, greedy: bool, begin: u32, end: u32) -> Pass {
 
 #if SURVEY
 #else
+// The best tokens of a thread's that have not been taken yet, in their order; 0 is none. A thread reads its tokens again only
+// when all that it held are taken.
+var<private> held0: vec2<u32>;
+var<private> held1: vec2<u32>;
+var<private> held2: vec2<u32>;
+var<private> held3: vec2<u32>;
+
+// Ranks among the logits as they came, or among the candidates.
+fn rank_at(is_raw: bool, token: u32, bits: u32) -> vec2<u32> {
+    if (is_raw) {
+        return rank_of(bitcast<f32>(bits), token);
+    }
+    let it = candidate_of(token, bits);
+    return select(vec2(0u), rank_of(it.value, token), it.possible);
+}
+
+fn offer(rank: vec2<u32>) {
+    if (!is_before(rank, held3)) {
+        return;
+    }
+    held3 = rank;
+    if (is_before(held3, held2)) {
+        let behind = held2;
+        held2 = held3;
+        held3 = behind;
+    }
+    if (is_before(held2, held1)) {
+        let behind = held1;
+        held1 = held2;
+        held2 = behind;
+    }
+    if (is_before(held1, held0)) {
+        let behind = held0;
+        held0 = held1;
+        held1 = behind;
+    }
+}
+
+// Holds the best of the thread's tokens behind `limit`.
+fn hold(thread: u32, is_raw: bool, limit: vec2<u32>) {
+    held0 = vec2(0u);
+    held1 = vec2(0u);
+    held2 = vec2(0u);
+    held3 = vec2(0u);
+    for (var first = thread; first < parameters.tokens; first += 4u * $WORKGROUPu) {
+        let bits = four_raw_bits(first);
+        for (var place = 0u; place < 4u; place++) {
+            let token = first + place * $WORKGROUPu;
+            if (token >= parameters.tokens) {
+                break;
+            }
+            let rank = rank_at(is_raw, token, bits[place]);
+            if (is_before(limit, rank)) {
+                offer(rank);
+            }
+        }
+    }
+}
+
+// The best token of the row that has not been taken yet, which is taken; 0 is none.
+fn take_best(thread: u32, is_raw: bool) -> vec2<u32> {
+    let best = first_of_workgroup(thread, held0);
+    if (best.x != 0u && held0.x == best.x && held0.y == best.y) {
+        held0 = held1;
+        held1 = held2;
+        held2 = held3;
+        held3 = vec2(0u);
+        if (held0.x == 0u) {
+            hold(thread, is_raw, best);
+        }
+    }
+    return best;
+}
+
 // How many candidates have each value of the digit that is looked at.
 var<workgroup> bins: array<atomic<u32>, 256>;
 
-// The ordered value that at least `count` tokens reach, the largest; `least` if fewer tokens than that reach it. Digit by
-// digit of eight bits, from the highest: only candidates with the digits found so far are counted.
+// The ordered value that at least `count` tokens reach, the largest; `least` if fewer tokens than that reach it.
 fn value_at(thread: u32, count: u32, least: u32) -> u32 {
+    if (count > TAKEN_MAX) {
+        return value_by_digits(thread, count, least);
+    }
+    hold(thread, false, vec2(0xffffffffu));
+    var last = vec2(0u);
+    for (var place = 0u; place < count; place++) {
+        last = take_best(thread, false);
+        if (last.x == 0u) {
+            return least;
+        }
+    }
+    return max(last.x, least);
+}
+
+// The same, digit by digit of eight bits, from the highest: only candidates with the digits found so far are counted.
+fn value_by_digits(thread: u32, count: u32, least: u32) -> u32 {
     var digits = 0u;
     var wanted = count; // of the candidates with these digits
     for (var shift = 32u; shift > 0u;) {
@@ -276,11 +378,18 @@ fn value_at(thread: u32, count: u32, least: u32) -> u32 {
             atomicStore(&bins[bin], 0u);
         }
         workgroupBarrier();
-        for (var token = thread; token < parameters.tokens; token += $WORKGROUPu) {
-            let it = candidate(token);
-            let rest = ordered(it.value) >> shift;
-            if (it.possible && (rest >> 8u) == digits) {
-                atomicAdd(&bins[rest & 255u], 1u);
+        for (var first = thread; first < parameters.tokens; first += 4u * $WORKGROUPu) {
+            let bits = four_raw_bits(first);
+            for (var place = 0u; place < 4u; place++) {
+                let token = first + place * $WORKGROUPu;
+                if (token >= parameters.tokens) {
+                    break;
+                }
+                let it = candidate_of(token, bits[place]);
+                let rest = ordered(it.value) >> shift;
+                if (it.possible && (rest >> 8u) == digits) {
+                    atomicAdd(&bins[rest & 255u], 1u);
+                }
             }
         }
         workgroupBarrier();
@@ -341,24 +450,31 @@ fn draw_by_rounds(thread: u32, first: u32, largest: f32) -> u32 {
         var before = vec2(0u);
         var counts = vec2(0u); // before the candidate, above `least`
         var best = vec2(0u);
-        for (var other = thread; other < parameters.tokens; other += $WORKGROUPu) {
-            let it = candidate(other);
-            let rank = rank_of(it.value, other);
-            if (!it.possible || rank.x < least) {
-                continue;
-            }
-            let own = vec2(weight(it.value - largest), 0u);
-            total = add(total, own);
-            if (rank.x > least) {
-                above = add(above, own);
-                counts.y += 1u;
-            }
-            if (is_before(rank, pivot)) {
-                before = add(before, own);
-                counts.x += 1u;
-                let draw = rank_of(it.value + gumbel(uniform_of(random_bits(other))), other);
-                if (is_before(draw, best)) {
-                    best = draw;
+        for (var first = thread; first < parameters.tokens; first += 4u * $WORKGROUPu) {
+            let bits = four_raw_bits(first);
+            for (var place = 0u; place < 4u; place++) {
+                let other = first + place * $WORKGROUPu;
+                if (other >= parameters.tokens) {
+                    break;
+                }
+                let it = candidate_of(other, bits[place]);
+                let rank = rank_of(it.value, other);
+                if (!it.possible || rank.x < least) {
+                    continue;
+                }
+                let own = vec2(weight(it.value - largest), 0u);
+                total = add(total, own);
+                if (rank.x > least) {
+                    above = add(above, own);
+                    counts.y += 1u;
+                }
+                if (is_before(rank, pivot)) {
+                    before = add(before, own);
+                    counts.x += 1u;
+                    let draw = rank_of(it.value + gumbel(uniform_of(random_bits(other))), other);
+                    if (is_before(draw, best)) {
+                        best = draw;
+                    }
                 }
             }
         }
@@ -386,22 +502,21 @@ fn draw_by_rounds(thread: u32, first: u32, largest: f32) -> u32 {
 
 // The row's log-probabilities under its logits as they came.
 fn report(thread: u32, row: u32, token: u32) {
-    var first = vec2(0u);
-    for (var other = thread; other < parameters.tokens; other += $WORKGROUPu) {
-        let rank = rank_of(bitcast<f32>(raw_bits(other)), other);
-        if (is_before(rank, first)) {
-            first = rank;
-        }
-    }
-    first = first_of_workgroup(thread, first);
-    let largest = unordered(first.x);
+    let wanted = min(workgroupUniformLoad(&record[14]), parameters.tokens);
+    hold(thread, true, vec2(0xffffffffu));
+    let largest = unordered(first_of_workgroup(thread, held0).x);
     let chosen = bitcast<f32>(raw_bits(token));
     var total = vec2(0u);
     var above = 0u;
-    for (var other = thread; other < parameters.tokens; other += $WORKGROUPu) {
-        let value = bitcast<f32>(raw_bits(other));
-        total = add(total, vec2(weight(value - largest), 0u));
-        above += u32(value > chosen);
+    for (var first = thread; first < parameters.tokens; first += 4u * $WORKGROUPu) {
+        let bits = four_raw_bits(first);
+        for (var place = 0u; place < 4u; place++) {
+            if (first + place * $WORKGROUPu < parameters.tokens) {
+                let value = bitcast<f32>(bits[place]);
+                total = add(total, vec2(weight(value - largest), 0u));
+                above += u32(value > chosen);
+            }
+        }
     }
     total = total_of_workgroup(thread, total);
     above = total_of_workgroup(thread, vec2(above, 0u)).x;
@@ -411,20 +526,11 @@ fn report(thread: u32, row: u32, token: u32) {
         out[detail] = bitcast<u32>(chosen - normaliser);
         out[detail + 1u] = above + 1u;
     }
-    let wanted = min(workgroupUniformLoad(&record[14]), parameters.tokens);
-    var limit = vec2(0xffffffffu);
     for (var place = 0u; place < wanted; place++) {
-        var next = vec2(0u);
-        for (var other = thread; other < parameters.tokens; other += $WORKGROUPu) {
-            let rank = rank_of(bitcast<f32>(raw_bits(other)), other);
-            if (is_before(limit, rank) && is_before(rank, next)) {
-                next = rank;
-            }
-        }
-        limit = first_of_workgroup(thread, next);
+        let best = take_best(thread, true);
         if (thread == 0u) {
-            out[detail + 2u + place] = ~limit.y;
-            out[detail + 2u + LOGPROBS_MAX + place] = bitcast<u32>(unordered(limit.x) - normaliser);
+            out[detail + 2u + place] = ~best.y;
+            out[detail + 2u + LOGPROBS_MAX + place] = bitcast<u32>(unordered(best.x) - normaliser);
         }
     }
 }

@@ -214,6 +214,25 @@ fn every_device_chooses_as_the_reference_does() {
 }
 
 #[test]
+fn the_best_tokens_may_lie_at_equal_distances() {
+    for_each_device(|device| {
+        let vocab_size = 8192;
+        let value = |token: usize| if token % 256 == 3 { 5.0 + (token * 7 % 31) as f32 * 0.01 } else { 0.0 };
+        let values: Vec<f32> = (0..vocab_size).map(value).collect();
+        let filtered = RowParams { top_k: Some(20), top_p: 0.99, logprobs: Some(20), ..row(1.0) };
+        let rows: Vec<RowParams> = (0..8).map(|position| RowParams { position, ..filtered.clone() }).collect();
+        let plan = SamplePlan::new(&rows, rows.len(), vocab_size);
+        let expected = reference(&values, vocab_size, &plan);
+        let words = int_tensor(plan.words.clone(), [plan.words.len()], device);
+        let data = sample(&float_tensor(values, [1, vocab_size], device), &words, plan.options).words.into_data();
+        let got = unpack(data.as_slice().expect("32-bit integers"), plan.options);
+        for ((got, expected), row) in got.iter().zip(&expected).zip(&rows) {
+            assert_equal_choice(got, expected, row);
+        }
+    });
+}
+
+#[test]
 fn a_row_is_chosen_as_if_it_were_alone() {
     for_each_device(|device| {
         let mut seeded = Seeded::new(5);
