@@ -7,8 +7,10 @@ use super::kernel::{Launch, Shader, contiguous, dims2};
 use super::shader_text;
 use crate::sample::SampleOptions;
 
-static SHADER: Shader =
-    Shader { name: "sample", parts: &[shader_text!("common/grid.wgsl"), shader_text!("sample.wgsl")] };
+static SHADER: Shader = Shader {
+    name: "sample",
+    parts: &[shader_text!("common/grid.wgsl"), shader_text!("common/random.wgsl"), shader_text!("sample.wgsl")],
+};
 
 const WORKGROUP: u32 = 256;
 /// Tokens of a part of a row. On an H200 one workgroup needed 81 µs to choose among 49,152.
