@@ -52,52 +52,57 @@ struct Feed {
     const int* table;
     int begin, end, origin; // of the part
     int tile, end_tile;
-    int slots; // lanes 0..16: of `tile`'s positions, the others of the tile after it, and so on by turns
-    bool is_second;
+    int blocks, index; // lane l: the block of the l-th tile of 32, of which `index` are used
     __device__ __forceinline__ bool is_empty() const { return tile >= end_tile; }
 };
-// Starts to look up the slots of a warp's tile and its next.
-__device__ __forceinline__ int slots_of(int tile, const int* table, int origin, int begin, int end) {
-    int lane = threadIdx.x % WARP;
-    int position = origin + (tile + lane / TILE * WARPS) * TILE + lane % TILE;
-    position = min(max(position, begin), end - 1);
-    return table[position / BLOCK_SIZE] * BLOCK_SIZE + position % BLOCK_SIZE;
+// Tiles do not cross blocks.
+constexpr bool TILES_FIT = BLOCK_SIZE % TILE == 0;
+// Starts to look up the blocks of the warp's next 32 tiles.
+__device__ __forceinline__ int blocks_of(int tile, int end_tile, const int* table, int origin) {
+    int at = origin + min(tile + (int)(threadIdx.x % WARP) * WARPS, end_tile - 1) * TILE;
+    return TILES_FIT ? table[at / BLOCK_SIZE] : 0;
 }
-__device__ __forceinline__ int first_slots_of(const Part& part, const int* tables, const Shape& shape) {
+__device__ __forceinline__ int first_blocks_of(const Part& part, const int* tables, const Shape& shape) {
     const int* table = tables + (long long)part.sequence * shape.blocks_per_row;
-    return slots_of(part.first_tile(), table, part.origin, part.begin, part.end);
+    return blocks_of(part.first_tile(), part.end_tile(), table, part.origin);
 }
 __device__ __forceinline__ Feed feed_of(const Part& part, const Work& work, const CACHE* keys, const CACHE* values,
-                                        const int* tables, int first_slots, const Shape& shape) {
+                                        const int* tables, int first_blocks, const Shape& shape) {
     Feed feed;
     feed.keys = keys + work.kv_head * shape.head_stride;
     feed.values = values + work.kv_head * shape.head_stride;
     feed.table = tables + (long long)part.sequence * shape.blocks_per_row;
     feed.begin = part.begin, feed.end = part.end, feed.origin = part.origin;
     feed.tile = part.first_tile(), feed.end_tile = part.end_tile();
-    feed.slots = first_slots, feed.is_second = false;
+    feed.blocks = first_blocks, feed.index = 0;
     return feed;
 }
 
-// Starts to copy the feed's next tile.
+// Starts to copy the feed's next tile. Rows before and after what the token sees are copies of the first and the last that it
+// sees: what else is in the cache may be no numbers.
 __device__ __forceinline__ void copy_tile(Stage& stage, Feed& feed, const Shape& shape) {
     constexpr bool FILLS_PASSES = TILE * CHUNKS % WARP == 0;
-    int lane = threadIdx.x % WARP;
+    int lane = threadIdx.x % WARP, start = feed.origin + feed.tile * TILE;
+    if (feed.index == WARP) {
+        feed.blocks = blocks_of(feed.tile, feed.end_tile, feed.table, feed.origin);
+        feed.index = 0;
+    }
+    int first_slot = __shfl_sync(ALL_LANES, feed.blocks, feed.index) * BLOCK_SIZE + start % BLOCK_SIZE;
+    int first_row = feed.begin - start, last_row = feed.end - 1 - start;
 #pragma unroll
     for (int pass = 0; pass < (TILE * CHUNKS + (int)WARP - 1) / (int)WARP; pass++) {
         int row = (pass * WARP + lane) / CHUNKS, chunk = (pass * WARP + lane) % CHUNKS;
-        int from = (FILLS_PASSES ? row : min(row, TILE - 1)) + (feed.is_second ? TILE : 0);
-        long long at = __shfl_sync(ALL_LANES, feed.slots, from) * shape.slot_stride + chunk * CHUNK;
         if (!FILLS_PASSES && row >= TILE) break;
+        int from = min(max(row, first_row), last_row);
+        int slot = first_slot + from;
+        if (!TILES_FIT) slot = feed.table[(start + from) / BLOCK_SIZE] * BLOCK_SIZE + (start + from) % BLOCK_SIZE;
+        long long at = slot * shape.slot_stride + chunk * CHUNK;
         copy_chunk(chunk_at<CHUNKS>(stage.keys, row, chunk), feed.keys + at, true);
         copy_chunk(chunk_at<CHUNKS>(stage.values, row, chunk), feed.values + at, true);
     }
     commit_copies();
     feed.tile += WARPS;
-    if (feed.is_second && !feed.is_empty()) {
-        feed.slots = slots_of(feed.tile, feed.table, feed.origin, feed.begin, feed.end);
-    }
-    feed.is_second = !feed.is_second;
+    feed.index++;
 }
 // A warp's ring: how many tiles it has begun to copy and has used.
 struct Ring {
@@ -461,7 +466,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
         return;
     }
     Work work = work_of(part, query_starts, shape);
-    Feed feed = feed_of(part, work, keys, values, tables, first_slots_of(part, tables, shape), shape);
+    Feed feed = feed_of(part, work, keys, values, tables, first_blocks_of(part, tables, shape), shape);
     Ring ring;
     bool has_last = part.index == part.count - 1; // the tile of the last position
     ring.fill(shared.ring[threadIdx.x / WARP], feed, shape, has_last);
@@ -482,9 +487,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     unsigned int query[STEPS][2], next_query[STEPS][2];
     read_query(query, queries, query_stride, work);
     ring.fill(shared.ring[threadIdx.x / WARP], feed, shape);
-    // Slots are looked up two parts ahead, tiles copied and queries read one part ahead.
-    int step = gridDim.x, next_slots = 0;
-    if (item + step < items) next_slots = first_slots_of(part_of_list(item + step, list, per_part, shape), tables, shape);
+    // Blocks are looked up two parts ahead, tiles copied and queries read one part ahead.
+    int step = gridDim.x, next_blocks = 0;
+    if (item + step < items) next_blocks = first_blocks_of(part_of_list(item + step, list, per_part, shape), tables, shape);
     while (true) {
         item += step;
         bool has_next = item < items;
@@ -495,10 +500,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
         if (has_next) {
             next_part = part_of_list(item, list, per_part, shape);
             next_work = work_of(next_part, query_starts, shape);
-            next = feed_of(next_part, next_work, keys, values, tables, next_slots, shape);
+            next = feed_of(next_part, next_work, keys, values, tables, next_blocks, shape);
             read_query(next_query, queries, query_stride, next_work);
         }
-        if (item + step < items) next_slots = first_slots_of(part_of_list(item + step, list, per_part, shape), tables, shape);
+        if (item + step < items) next_blocks = first_blocks_of(part_of_list(item + step, list, per_part, shape), tables, shape);
         attend_part(shared, ring, feed, next, query, part, shape);
         __syncthreads(); // the warps' sums are there
         finish_part(shared, part, work, out, partial, finished, per_part, shape);
