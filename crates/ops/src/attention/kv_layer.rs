@@ -61,7 +61,7 @@ impl KvLayer {
         self.block_size
     }
 
-    /// The keys as floats. Holding the result makes the next write copy; for tests.
+    /// The keys as floats. On GPUs the result shows what is written later; for tests.
     pub fn keys(&self) -> Tensor<3> {
         match self.shared() {
             KvTensors::Floats(keys, _) => Tensor::from_dispatch(keys),
@@ -69,7 +69,7 @@ impl KvLayer {
         }
     }
 
-    /// The values as floats. Holding the result makes the next write copy; for tests.
+    /// The values as floats. On GPUs the result shows what is written later; for tests.
     pub fn values(&self) -> Tensor<3> {
         match self.shared() {
             KvTensors::Floats(_, values) => Tensor::from_dispatch(values),

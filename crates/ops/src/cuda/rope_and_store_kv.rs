@@ -76,8 +76,9 @@ impl Rotation {
 }
 
 impl QkvTarget {
-    /// As kernels take it: without gaps, and with a cache that may be written. Without a rotation something of rank 1
-    /// stands in for the table, and is not read.
+    /// As kernels take it: without gaps. Without a rotation something of rank 1 stands in for the table, and is not read.
+    /// The cache is written where it is: it has one owner, and while the device's thread works on it, it would seem to have
+    /// more.
     pub(super) fn for_kernels(self) -> Self {
         Self {
             query_norm: dense(self.query_norm),
@@ -85,8 +86,8 @@ impl QkvTarget {
             table: dense(self.table),
             positions: dense(self.positions),
             slot_mapping: dense(self.slot_mapping),
-            key_cache: owned(self.key_cache),
-            value_cache: owned(self.value_cache),
+            key_cache: self.key_cache,
+            value_cache: self.value_cache,
             options: self.options,
         }
     }

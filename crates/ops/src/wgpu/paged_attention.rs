@@ -2,7 +2,7 @@
 
 use burn_cubecl::tensor::CubeTensor;
 
-use super::kernel::{Launch, Shader, contiguous, dims2, elements, empty2, exclusive, vector};
+use super::kernel::{Launch, Shader, contiguous, dims2, elements, empty2, vector};
 use super::shader_text;
 use crate::attention::AttentionOptions;
 use crate::cube::AttentionInputs;
@@ -71,7 +71,7 @@ pub(crate) fn rotating_attention(
     table: CubeTensor,
     options: QkvOptions,
 ) -> (CubeTensor, CubeTensor, CubeTensor) {
-    let (key_cache, value_cache) = (exclusive(operands.key_cache), exclusive(operands.value_cache));
+    let (key_cache, value_cache) = (contiguous(operands.key_cache), contiguous(operands.value_cache));
     let rotary_dim = options.rotary_dim;
     let rotation = Rotation { table: (rotary_dim > 0).then(|| contiguous(table)), rotary_dim };
     let (keys, values) = (key_cache.clone(), value_cache.clone());

@@ -22,7 +22,8 @@ pub(crate) fn rope_and_store_kv(inputs: QkvInputs) -> (CubeTensor, CubeTensor, C
     let options = inputs.options;
     let heads = options.heads;
     let qkv = exclusive(qkv);
-    let (keys, values) = (exclusive(inputs.key_cache), exclusive(inputs.value_cache));
+    // The cache is written where it is: it has one owner, though work under way may seem to be another.
+    let (keys, values) = (contiguous(inputs.key_cache), contiguous(inputs.value_cache));
     let (query_norm, key_norm) = (contiguous(inputs.query_norm), contiguous(inputs.key_norm));
     let (table, positions) = (contiguous(inputs.table), contiguous(inputs.positions));
     let slots = contiguous(inputs.slot_mapping);
