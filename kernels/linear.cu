@@ -1,8 +1,8 @@
 // linear: out = x * weight^T + bias + residual, for any number of rows and any mixture of dtypes, in ordinary arithmetic.
 //
-// Variants: ELEMENT:WEIGHT=f32:f32|f32:f16|f32:bf16|f16:f16|bf16:bf16
+// Variants: ELEMENT:WEIGHT=f32:f32|f32:f16|f32:bf16|f16:f16|bf16:bf16|f32:e4m3|f16:e4m3|bf16:e4m3
 //
-// `x` is [M, K], `weight` [N, K], both with rows apart by a stride; `bias` [N] and `residual` [M, N], or
+// `x` is [M, K], `weight` [N, K], both with rows apart by a stride; `scales` [N], `bias` [N] and `residual` [M, N], or
 // null; `out` [M, N]. A warp takes one
 // output and ROWS rows of x (blockIdx.y is the group of rows), a lane every 32nd group of V inputs: each weight is read
 // once for ROWS rows. The order of every sum depends on K alone, so that a row's result is the same to the last bit
@@ -28,8 +28,8 @@ template <int V>
 __device__ void dot_rows(const ELEMENT* x, const WEIGHT* row, int rows, const Shape& shape, float (&sum)[ROWS]) {
     for (int k = threadIdx.x % WARP * V; k < shape.inputs; k += WARP * V) {
         float factor[V];
-        if constexpr (V == 1) {
-            load<1>(row + k, factor);
+        if constexpr (V == 1 || sizeof(WEIGHT) == 1) {
+            load<V>(row + k, factor);
         } else {
             widen_16_bytes(stream_16_bytes(row + k), WEIGHT{}, factor);
         }
@@ -54,8 +54,8 @@ __device__ void dot_rows(const ELEMENT* x, const WEIGHT* row, int rows, const Sh
 }
 
 extern "C" __global__ void __launch_bounds__(WARPS* WARP)
-    any_rows(const ELEMENT* x, const WEIGHT* weight, const float* bias, const ELEMENT* residual, ELEMENT* out,
-             const __grid_constant__ Shape shape) {
+    any_rows(const ELEMENT* x, const WEIGHT* weight, const float* scales, const float* bias, const ELEMENT* residual,
+             ELEMENT* out, const __grid_constant__ Shape shape) {
     int output = blockIdx.x * WARPS + threadIdx.x / WARP;
     if (output >= shape.outputs) return;
     int first = blockIdx.y * ROWS;
@@ -74,6 +74,7 @@ extern "C" __global__ void __launch_bounds__(WARPS* WARP)
     for (int r = 0; r < ROWS; r++) {
         float total = sum_of_warp(sum[r]);
         if (r < rows && threadIdx.x % WARP == 0) {
+            if (scales != nullptr) total *= scales[output];
             if (bias != nullptr) total += bias[output];
             if (residual != nullptr) total += widen(residual[(first + r) * shape.residual_stride + output]);
             narrow(total, out[(long long)(first + r) * shape.outputs + output]);

@@ -1,6 +1,7 @@
-// linear_few_rows: out = after(norm(x) * weight^T + bias) for a few rows of x, through the matrix units; 16-bit elements.
+// linear_few_rows: out = after(norm(x) * weight^T + bias) for a few rows of x, through the matrix units; 16-bit elements,
+// weights also as codes of 8 bits with a scale for each output.
 //
-// Variants: ELEMENT=f16|bf16 NORM:AFTER:KIND:TILES:PASSES:STAGES=NO_NORM:STORE:RELU:1:1:6|NO_NORM:STORE:RELU:2:2:5|NO_NORM:STORE:RELU:4:1:5|NO_NORM:GATE:SILU:4:2:4|RMS_NORM:GATE:SILU:1:1:6|LAYER_NORM:ACTIVATE:RELU:1:1:6|RMS_NORM:ROTATE:SILU:1:2:6|NO_NORM:GATE:GELU_TANH:2:1:6|NO_NORM:ROTATE:SILU:2:2:5 CACHE=ELEMENT|e4m3
+// Variants: ELEMENT=f16|bf16 NORM:AFTER:KIND:TILES:PASSES:STAGES:WEIGHT=NO_NORM:STORE:RELU:1:1:6:ELEMENT|NO_NORM:STORE:RELU:2:2:5:ELEMENT|NO_NORM:STORE:RELU:4:1:5:ELEMENT|NO_NORM:GATE:SILU:4:2:4:ELEMENT|RMS_NORM:GATE:SILU:1:1:6:ELEMENT|LAYER_NORM:ACTIVATE:RELU:1:1:6:ELEMENT|RMS_NORM:ROTATE:SILU:1:2:6:ELEMENT|NO_NORM:GATE:GELU_TANH:2:1:6:ELEMENT|NO_NORM:ROTATE:SILU:2:2:5:ELEMENT|NO_NORM:STORE:RELU:1:2:6:e4m3|RMS_NORM:GATE:SILU:1:2:6:e4m3|LAYER_NORM:ACTIVATE:RELU:1:1:6:e4m3|NO_NORM:GATE:SILU:4:2:4:e4m3|RMS_NORM:ROTATE:SILU:2:2:5:e4m3 CACHE=ELEMENT|e4m3
 // Needs: products.cuh
 // Targets: sm_80 sm_86 sm_89 sm_90a
 //
@@ -12,20 +13,29 @@
 //          half of the outputs are gates; ROTATE: rotates queries and keys, and stores keys and values in the KV cache.
 //
 // A block of 8 warps takes PAIRS pairs of outputs at a time, those of a pair `half` apart, so that a gate is beside its
-// value and an element of a head beside the one that it is rotated with. Its warps take turns at chunks of 32 inputs and
-// are summed at the end, in order. A tile is mma.m16n8k16 with 16 outputs as m and 8 rows of x as n. A lane takes 16 bytes
-// of a weight row and of a row of x: the 8 inputs feed two multiplications, in the same order on both sides, which is all
-// that a sum over inputs needs. The order of every sum depends on K alone, so that a row's result is the same to the last
-// bit whatever M is.
+// value and an element of a head beside the one that it is rotated with. Its warps take turns at chunks of 32 inputs (64
+// where weights are codes) and are summed at the end, in order. A tile is mma.m16n8k16 with 16 outputs as m and 8 rows of x
+// as n. A lane takes 16 bytes of a weight row and as many numbers of a row of x: 8 inputs feed two multiplications, in the
+// same order on both sides, which is all that a sum over inputs needs. The order of every sum depends on K alone, so that
+// a row's result is the same to the last bit whatever M is.
 //
 // Memory: each weight is read once, through a ring of STAGES chunks per warp in shared memory; a lane copies what it will
 // read itself, so the ring needs no barrier. Reading begins before the kernel before this one has ended: weights are
-// nothing that it writes. A normalised row is kept in shared memory; others come through the ring.
+// nothing that it writes. A normalised row is kept in shared memory; others come through the ring. At least N K bytes per
+// element of the weights, and of a few rows, have to be moved: half as many with codes.
+//
+// Codes (e4m3) are widened in registers by moving their bits to where a 16-bit element has sign, exponent and fraction:
+// the numbers are those of the codes, below one too, times a power of two, without conversions or multiplications. With
+// bf16 that is 2^-120, of which x takes back 2^64, so that neither products nor sums leave the range of f32; the scale of
+// the output takes the rest. Codes of "not a number" would count as 480: weights that have any are not held as codes.
 
 enum Norm { NO_NORM, RMS_NORM, LAYER_NORM };
 enum After { STORE, ACTIVATE, GATE, ROTATE };
 
-constexpr int WARPS = 8, THREADS = WARPS * WARP, CHUNK = 32;
+constexpr bool CODES = sizeof(WEIGHT) == 1;
+constexpr int WARPS = 8, THREADS = WARPS * WARP;
+// 16-byte groups of x that a lane takes of a chunk, and the inputs of a chunk: a lane takes a quarter of them.
+constexpr int X_GROUPS = CODES ? 2 : 1, CHUNK = 32 * X_GROUPS, LANE_INPUTS = CHUNK / 4;
 constexpr int ROWS = 8 * TILES, PAIRS = 8 * PASSES, OUTPUTS = 2 * PAIRS;
 constexpr bool PAIRED = AFTER == GATE || AFTER == ROTATE;
 // Columns of a block's results, and how many of them a thread finishes.
@@ -36,6 +46,12 @@ constexpr int PARTIAL_STRIDE = OUTPUTS + 4;
 constexpr int PARTIAL_FLOATS = WARPS * ROWS * PARTIAL_STRIDE;
 constexpr int WEIGHT_BYTES = PASSES * 2 * WARP * 16;
 constexpr int NORM_VECTORS = NORM == LAYER_NORM ? 2 : NORM == RMS_NORM ? 1 : 0;
+// Codes as elements: how far exponent and fraction move to the right, what an element has of them, and what the sums have
+// to be multiplied by: with f16 2^8, with bf16 2^(120 - 64).
+constexpr bool IS_HALF = IS_F16<ELEMENT>;
+constexpr int CODE_SHIFT = IS_HALF ? 1 : 4;
+constexpr unsigned int CODE_SIGNS = 0x80008000u, CODE_MAGNITUDES = 0x7f007f00u >> CODE_SHIFT;
+constexpr float CODE_FACTOR = IS_HALF ? 256.0f : 72057594037927936.0f;
 
 struct Shape {
     int rows, outputs, inputs; // M, N, K
@@ -48,7 +64,9 @@ struct Shape {
 };
 
 struct Operands {
-    const ELEMENT *x, *weight, *residual;         // residual may be null
+    const ELEMENT *x, *residual;                  // residual may be null
+    const WEIGHT* weight;
+    const float* scales;                          // of the outputs, where weights are codes
     const float *norm_weight, *norm_bias, *bias;  // may be null
     const float* table;                           // of ROTATE, like the rest
     const int *positions, *slots;
@@ -74,14 +92,36 @@ __device__ __forceinline__ float rounded(float value) {
 // The first output of a pair; the other is `half` further on.
 __device__ __forceinline__ int first_output(int pair, int half) { return pair / half * 2 * half + pair % half; }
 
+// Where a lane's group of x is in a slot; two groups of a row change places in every other row, to spread over the banks.
+__device__ __forceinline__ int x_at(int tile, int group) {
+    int lane = threadIdx.x % WARP, row = tile * 8 + lane / 4;
+    return ((row * X_GROUPS + (CODES ? group ^ (row & 1) : 0)) * 4 + lane % 4) * 16;
+}
+
+// Codes 0 and 2, and codes 1 and 3, of four as elements.
+__device__ __forceinline__ unsigned int even_codes(unsigned int codes) {
+    return ((codes << 8) & CODE_SIGNS) | ((codes << (8 - CODE_SHIFT)) & CODE_MAGNITUDES);
+}
+__device__ __forceinline__ unsigned int odd_codes(unsigned int codes) {
+    return (codes & CODE_SIGNS) | ((codes >> CODE_SHIFT) & CODE_MAGNITUDES);
+}
+// A pair of x for a pair of codes.
+__device__ __forceinline__ unsigned int for_codes(unsigned int pair) {
+    if constexpr (!IS_HALF) {
+        // Times 2^64, plus -0.
+        asm("fma.rn.bf16x2 %0, %0, %1, %2;" : "+r"(pair) : "r"(0x5f805f80u), "r"(0x80008000u));
+    }
+    return pair;
+}
+
 // What a lane copies for its warp, chunk after chunk and tile after tile.
 struct Stream {
-    const ELEMENT* row[PASSES][2];
+    const WEIGHT* row[PASSES][2];
     bool present[PASSES][2];
     int tile, chunk, tiles, chunks;
     unsigned int slot, ring, slot_bytes;
 
-    __device__ __forceinline__ void start(unsigned int memory, int bytes, const ELEMENT* weight, const Shape& shape) {
+    __device__ __forceinline__ void start(unsigned int memory, int bytes, const WEIGHT* weight, const Shape& shape) {
         int warp = threadIdx.x / WARP;
         tiles = (shape.pairs + PAIRS - 1) / PAIRS;
         chunks = (shape.inputs + CHUNK - 1) / CHUNK;
@@ -96,7 +136,7 @@ struct Stream {
         return slot + slot_bytes == ring + STAGES * slot_bytes ? ring : slot + slot_bytes;
     }
 
-    __device__ __forceinline__ void start_tile(const ELEMENT* weight, const Shape& shape) {
+    __device__ __forceinline__ void start_tile(const WEIGHT* weight, const Shape& shape) {
         int group = threadIdx.x % WARP / 4;
 #pragma unroll
         for (int pass = 0; pass < PASSES; pass++) {
@@ -114,7 +154,7 @@ struct Stream {
     // Copies of the weights of the chunk under way into its slot.
     __device__ __forceinline__ void copy_weights(const Shape& shape) const {
         int lane = threadIdx.x % WARP;
-        int k = chunk * CHUNK + lane % 4 * 8;
+        int k = chunk * CHUNK + lane % 4 * LANE_INPUTS;
         bool inside = k < shape.inputs;
 #pragma unroll
         for (int pass = 0; pass < PASSES; pass++) {
@@ -128,17 +168,19 @@ struct Stream {
 
     __device__ __forceinline__ void copy_x(const ELEMENT* x, const Shape& shape) const {
         int lane = threadIdx.x % WARP;
-        int k = chunk * CHUNK + lane % 4 * 8;
+        int k = chunk * CHUNK + lane % 4 * LANE_INPUTS;
         bool inside = k < shape.inputs && tile < tiles;
 #pragma unroll
         for (int t = 0; t < TILES; t++) {
             int index = t * 8 + lane / 4;
             if (index >= shape.rows) break;
-            copy_16_bytes(slot + WEIGHT_BYTES + (t * WARP + lane) * 16, x + index * shape.x_stride + (inside ? k : 0), inside);
+            const ELEMENT* from = x + index * shape.x_stride + (inside ? k : 0);
+#pragma unroll
+            for (int g = 0; g < X_GROUPS; g++) copy_16_bytes(slot + WEIGHT_BYTES + x_at(t, g), from + g * 8, inside);
         }
     }
 
-    __device__ __forceinline__ void advance(const ELEMENT* weight, const Shape& shape) {
+    __device__ __forceinline__ void advance(const WEIGHT* weight, const Shape& shape) {
         slot = next(slot);
         chunk += WARPS;
         if (chunk >= chunks) {
@@ -191,7 +233,7 @@ __device__ __forceinline__ void keep_normalised(const ELEMENT* x, uint4* kept, c
 struct Result {
     int row, column, output, pair;
     bool present;
-    float bias[2], residual;
+    float bias[2], scale[2], residual;
     float cosine, sine;
     int slot, position;
 
@@ -207,6 +249,10 @@ struct Result {
         if (!present) return;
         bias[0] = operands.bias == nullptr ? 0.0f : operands.bias[output];
         if constexpr (PAIRED) bias[1] = operands.bias == nullptr ? 0.0f : operands.bias[output + shape.half];
+        if constexpr (CODES) {
+            scale[0] = operands.scales[output] * CODE_FACTOR;
+            if constexpr (PAIRED) scale[1] = operands.scales[output + shape.half] * CODE_FACTOR;
+        }
         if constexpr (AFTER == STORE) {
             if (operands.residual != nullptr) residual = widen(operands.residual[row * shape.residual_stride + output]);
         }
@@ -224,23 +270,24 @@ struct Result {
         sine = angle[shape.half];
     }
 
-    __device__ __forceinline__ float sum(const float* partial, int at, float bias) const {
+    // The first or the second sum of a pair.
+    __device__ __forceinline__ float sum(const float* partial, int second) const {
         float total = 0.0f;
 #pragma unroll
-        for (int w = 0; w < WARPS; w++) total += partial[(w * ROWS + row) * PARTIAL_STRIDE + at];
-        return total + bias;
+        for (int w = 0; w < WARPS; w++) total += partial[(w * ROWS + row) * PARTIAL_STRIDE + column + 8 * second];
+        return CODES ? fmaf(total, scale[second], bias[second]) : total + bias[second];
     }
 
     __device__ __forceinline__ void finish(const float* partial, const Operands& operands, const Shape& shape) const {
         if (!present) return;
-        float value = sum(partial, column, bias[0]);
+        float value = sum(partial, 0);
         if constexpr (AFTER == STORE) {
             if (operands.residual != nullptr) value = rounded(value) + residual;
             narrow(value, operands.out[(long long)row * shape.outputs + output]);
         } else if constexpr (AFTER == ACTIVATE) {
             narrow(activate<KIND>(rounded(value)), operands.out[(long long)row * shape.outputs + output]);
         } else {
-            float other = sum(partial, column + 8, bias[1]);
+            float other = sum(partial, 1);
             if constexpr (AFTER == GATE) {
                 narrow(activate<KIND>(rounded(value)) * rounded(other), operands.out[(long long)row * shape.half + output]);
             } else {
@@ -282,7 +329,7 @@ __device__ __forceinline__ void copy_vectors(float* vectors, const Operands& ope
 
 // What a lane multiplies of one chunk: 8 inputs of its outputs' weights and of its rows of x.
 struct Chunk {
-    uint4 weight[PASSES][2], x[TILES];
+    uint4 weight[PASSES][2], x[TILES][X_GROUPS];
 
     // `kept` is the chunk of the normalised row.
     __device__ __forceinline__ void read(unsigned int slot, unsigned int kept, int rows) {
@@ -294,21 +341,62 @@ struct Chunk {
         }
 #pragma unroll
         for (int t = 0; t < TILES; t++) {
-            x[t] = make_uint4(0, 0, 0, 0);
-            if (t * 8 + lane / 4 >= rows) continue;
-            x[t] = read_shared(NORM == NO_NORM ? slot + WEIGHT_BYTES + (t * WARP + lane) * 16 : kept + lane % 4 * 16);
+#pragma unroll
+            for (int g = 0; g < X_GROUPS; g++) {
+                x[t][g] = make_uint4(0, 0, 0, 0);
+                if (t * 8 + lane / 4 >= rows) continue;
+                unsigned int of_kept = kept + (lane % 4 * X_GROUPS + g) * 16;
+                x[t][g] = read_shared(NORM == NO_NORM ? slot + WEIGHT_BYTES + x_at(t, g) : of_kept);
+            }
         }
     }
 
-    __device__ __forceinline__ void add_products(float (&sum)[PASSES][TILES][4]) const {
+    // Groups of four codes against the same inputs of x, even ones apart from odd ones.
+    __device__ __forceinline__ void add_products_of_codes(float (&sum)[PASSES][TILES][4]) const {
+        unsigned int even[TILES][4], odd[TILES][4];
+#pragma unroll
+        for (int t = 0; t < TILES; t++) {
+#pragma unroll
+            for (int four = 0; four < 4; four++) {
+                uint4 of_x = x[t][four / 2];
+                unsigned int first = four % 2 ? of_x.z : of_x.x, second = four % 2 ? of_x.w : of_x.y;
+                even[t][four] = for_codes(__byte_perm(first, second, 0x5410));
+                odd[t][four] = for_codes(__byte_perm(first, second, 0x7632));
+            }
+        }
+#pragma unroll
+        for (int pass = 0; pass < PASSES; pass++) {
+            unsigned int u[4] = {weight[pass][0].x, weight[pass][0].y, weight[pass][0].z, weight[pass][0].w};
+            unsigned int w[4] = {weight[pass][1].x, weight[pass][1].y, weight[pass][1].z, weight[pass][1].w};
+#pragma unroll
+            for (int four = 0; four < 4; four++) {
+                unsigned int even_u = even_codes(u[four]), odd_u = odd_codes(u[four]);
+                unsigned int even_w = even_codes(w[four]), odd_w = odd_codes(w[four]);
+#pragma unroll
+                for (int t = 0; t < TILES; t++) {
+                    multiply(sum[pass][t], even_u, even_w, odd_u, odd_w, even[t][four], odd[t][four]);
+                }
+            }
+        }
+    }
+
+    __device__ __forceinline__ void add_products_of_elements(float (&sum)[PASSES][TILES][4]) const {
 #pragma unroll
         for (int pass = 0; pass < PASSES; pass++) {
 #pragma unroll
             for (int t = 0; t < TILES; t++) {
-                uint4 u = weight[pass][0], w = weight[pass][1], v = x[t];
+                uint4 u = weight[pass][0], w = weight[pass][1], v = x[t][0];
                 multiply(sum[pass][t], u.x, w.x, u.y, w.y, v.x, v.y);
                 multiply(sum[pass][t], u.z, w.z, u.w, w.w, v.z, v.w);
             }
+        }
+    }
+
+    __device__ __forceinline__ void add_products(float (&sum)[PASSES][TILES][4]) const {
+        if constexpr (CODES) {
+            add_products_of_codes(sum);
+        } else {
+            add_products_of_elements(sum);
         }
     }
 };
@@ -331,12 +419,14 @@ __device__ __forceinline__ void keep_sums(const float (&sum)[PASSES][TILES][4], 
 
 // Shared memory: the ring of every warp, partial sums, then what a norm needs: its vectors and the normalised row.
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
-    linear_few_rows(const ELEMENT* x, const ELEMENT* weight, const ELEMENT* residual, const float* norm_weight,
-                    const float* norm_bias, const float* bias, const float* table, const int* positions,
-                    const int* slots, CACHE* keys, CACHE* values, ELEMENT* out, const __grid_constant__ Shape shape) {
+    linear_few_rows(const ELEMENT* x, const WEIGHT* weight, const float* scales, const ELEMENT* residual,
+                    const float* norm_weight, const float* norm_bias, const float* bias, const float* table,
+                    const int* positions, const int* slots, CACHE* keys, CACHE* values, ELEMENT* out,
+                    const __grid_constant__ Shape shape) {
     extern __shared__ __align__(16) char memory[];
     start_next_kernel();
-    Operands operands = {x, weight, residual, norm_weight, norm_bias, bias, table, positions, slots, keys, values, out};
+    Operands operands = {x,    residual,  weight, scales, norm_weight, norm_bias, bias, table,
+                         positions, slots, keys,   values, out};
     int slot_bytes = WEIGHT_BYTES + (NORM == NO_NORM ? shape.rows * CHUNK * 2 : 0);
     float* partial_sums = reinterpret_cast<float*>(memory + WARPS * STAGES * slot_bytes);
     float* vectors = partial_sums + 2 * PARTIAL_FLOATS;

@@ -9,11 +9,11 @@ use firebrick_checkpoint::{
 };
 use firebrick_engine::{Engine, EngineConfig};
 use firebrick_executor::{CacheOptions, LocalExecutor, available_host_memory};
-use firebrick_model::{KernelOptions, KvCache, LoadOptions, Progress, burns_part, step_kernels};
+use firebrick_model::{Fp8, KernelOptions, KvCache, LoadOptions, Progress, burns_part, step_kernels};
 use firebrick_ops::{
     Backend, activation_dtype, backend_of, check_kernels, computes_in, device_memory, free_device_memory,
-    has_kernel_compiler, holds_fp8_cache, holds_packed_weights, open_device, use_batch_invariant_kernels,
-    use_cuda_kernels_of, use_kernels_in,
+    has_kernel_compiler, holds_fp8_cache, holds_fp8_weights, holds_packed_weights, open_device,
+    use_batch_invariant_kernels, use_cuda_kernels_of, use_kernels_in,
 };
 use firebrick_text::{ChatTemplate, GgufVocabulary, SpecialTokens, Tokenizer};
 
@@ -50,6 +50,8 @@ pub struct LoadReport {
     pub backend: Backend,
     /// Form of the weights on the device.
     pub dtype: Dtype,
+    /// Which linear layers' weights are in FP8 instead.
+    pub fp8: Fp8,
     /// Prompt and output together, at most.
     pub max_model_len: usize,
     /// Where the memory goes.
@@ -63,9 +65,10 @@ pub struct LoadReport {
 impl LoadReport {
     /// The form of the weights, for people.
     pub fn weights_form(&self) -> String {
-        match self.plan.options.packed_weight_bytes {
-            Some(_) => format!("{}, quantised weights as in the file", self.dtype),
-            None => self.dtype.to_string(),
+        match (self.fp8, self.plan.options.packed_weight_bytes) {
+            (Fp8::All, _) => format!("{}, linear layers in fp8", self.dtype),
+            (_, Some(_)) => format!("{}, quantised weights as in the file", self.dtype),
+            (_, None) => self.dtype.to_string(),
         }
     }
 }
@@ -126,7 +129,8 @@ pub fn load_engine(
             &device,
         )),
     };
-    let load = LoadOptions { dtype, packed: keeps_packed(options, &device), max_model_len };
+    let fp8 = choose_fp8(checkpoint, options, &device, dtype)?;
+    let load = LoadOptions { dtype, packed: keeps_packed(options, &device), fp8, max_model_len };
     let cache = CacheOptions {
         num_blocks,
         block_size: options.block_size,
@@ -136,7 +140,7 @@ pub fn load_engine(
     };
     let executor = LocalExecutor::load(checkpoint, load, cache, &device, progress)?;
     let engine = Engine::new(engine_config(options, config, max_model_len), executor)?;
-    let report = LoadReport { backend, dtype, max_model_len, plan, num_blocks, duration: started.elapsed() };
+    let report = LoadReport { backend, dtype, fp8, max_model_len, plan, num_blocks, duration: started.elapsed() };
     Ok((engine, report))
 }
 
@@ -158,13 +162,40 @@ pub fn fixed_bytes(path: &Path, options: &Options) -> Result<u64, Error> {
 fn check_quantization(checkpoint: &Checkpoint, options: &Options) -> Result<(), Error> {
     let Some(wanted) = options.quantization.as_deref() else { return Ok(()) };
     let found = checkpoint.quantization_method().unwrap_or("none");
-    if wanted.eq_ignore_ascii_case(found) {
+    if wanted.eq_ignore_ascii_case(found) || makes_fp8(checkpoint, options) {
         return Ok(());
     }
     Err(Error::Option(format!(
         "--quantization is {wanted}, but the model's weights are {}; leave it out: the files say how they are to be read",
         if found == "none" { "not quantised, and are not quantised here" } else { found }
     )))
+}
+
+/// Whether linear layers are to be rounded to FP8: those that the file holds in a form that CUDA computes with in 16 bits.
+fn makes_fp8(checkpoint: &Checkpoint, options: &Options) -> bool {
+    let is_wanted = options.quantization.as_deref().is_some_and(|wanted| wanted.eq_ignore_ascii_case("fp8"));
+    is_wanted && matches!(checkpoint.quantization_method(), None | Some("gguf"))
+}
+
+/// Which linear layers' weights are in FP8: on devices that are faster with it those that the file has so, and all if that is
+/// asked for. Not where no bit may depend on the batch: many rows are rounded to FP8 too, few are not.
+fn choose_fp8(checkpoint: &Checkpoint, options: &Options, device: &Device, dtype: Dtype) -> Result<Fp8, Error> {
+    let is_made = makes_fp8(checkpoint, options);
+    let obstacle = if !holds_fp8_weights(device) {
+        "this device does not compute with; it takes --device cuda and a card of compute capability 8.9 or later"
+    } else if dtype == Dtype::F32 {
+        "does not go with --dtype float32; use bfloat16 or float16"
+    } else if options.deterministic {
+        "does not go with --deterministic; leave one of them out"
+    } else if !has_kernel_compiler() {
+        "takes kernels that are compiled when they are needed; install the CUDA toolkit (NVRTC)"
+    } else {
+        return Ok(if is_made { Fp8::All } else { Fp8::Stored });
+    };
+    match is_made {
+        true => Err(Error::Option(format!("--quantization is fp8, which {obstacle}"))),
+        false => Ok(Fp8::Never),
+    }
 }
 
 /// A tokenizer of another model may have tokens that this one has not.
@@ -286,9 +317,14 @@ fn memory_plan(
         }
         _ => options.gpu_memory_utilization,
     };
+    let packed_weight_bytes = match choose_fp8(checkpoint, options, device, dtype)? {
+        Fp8::All => Some(checkpoint.made_fp8_bytes(dtype)),
+        Fp8::Stored => checkpoint.stored_fp8_bytes(dtype),
+        Fp8::Never => checkpoint.packed_bytes(dtype).filter(|_| keeps_packed(options, device)),
+    };
     let plan_options = PlanOptions {
         dtype,
-        packed_weight_bytes: checkpoint.packed_bytes(dtype).filter(|_| keeps_packed(options, device)),
+        packed_weight_bytes,
         kv_dtype: choose_kv_dtype(checkpoint, options, device, dtype)?,
         block_size: options.block_size as usize,
         max_model_len,
@@ -453,6 +489,25 @@ mod tests {
         assert_eq!(share_left(0.9, (total, total - (1 << 29)), 1 << 29), 0.9, "nobody else is there");
         assert_eq!(share_left(0.9, (total, 60 << 30), 0), 0.75);
         assert_eq!(share_left(0.5, (total, 60 << 30), 0), 0.5);
+    }
+
+    #[test]
+    fn rounding_to_fp8_is_refused_where_it_is_not_computed_with() {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+        let wanted = Options { quantization: Some("fp8".into()), ..Options::default() };
+        let cpu = open_device(Backend::Cpu).expect("the CPU is always there");
+        let choose = |folder: &str, options: &Options| {
+            let checkpoint = Checkpoint::open(&fixtures.join(folder)).expect("the fixture opens");
+            check_quantization(&checkpoint, options).map_err(|error| error.to_string())?;
+            choose_fp8(&checkpoint, options, &cpu, Dtype::BF16).map_err(|error| error.to_string())
+        };
+        let refusal = choose("models/llama", &wanted).expect_err("the CPU has no kernels for it");
+        assert!(refusal.contains("--quantization is fp8, which this device does not compute with"), "{refusal}");
+        assert!(refusal.contains("--device cuda"), "{refusal}");
+        // What is FP8 in the file is read everywhere.
+        assert_eq!(choose("quantised/fp8-blocks", &wanted), Ok(Fp8::Never));
+        assert_eq!(choose("quantised/fp8-rows", &Options::default()), Ok(Fp8::Never));
+        assert!(choose("quantised/awq", &wanted).expect_err("it is AWQ").contains("the model's weights are awq"));
     }
 
     #[test]

@@ -74,7 +74,8 @@ pub struct Options {
     /// What is not there is compiled where there is a compiler.
     pub kernels: Option<PathBuf>,
     /// How the weights must be quantised: `gguf`, `awq`, `gptq`, `compressed-tensors` or `fp8`, or `none` where they may not
-    /// be. `None`: whatever the files hold.
+    /// be. `None`: whatever the files hold. `fp8` with plain weights, or a GGUF file's, rounds those of linear layers to FP8
+    /// when they are loaded, on CUDA.
     pub quantization: Option<String>,
     /// Make weights up instead of reading them: for measuring.
     pub dummy_weights: bool,

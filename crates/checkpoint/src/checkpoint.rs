@@ -182,7 +182,7 @@ impl Checkpoint {
     }
 
     /// Whether a tensor has this shape, where it is there at all.
-    fn check_shape(&self, name: &str, expected: &[usize]) -> Result<(), CheckpointError> {
+    pub(crate) fn check_shape(&self, name: &str, expected: &[usize]) -> Result<(), CheckpointError> {
         match self.shape(name) {
             Some(found) if found != expected => {
                 let (name, found, expected) = (name.to_owned(), found.to_vec(), expected.to_vec());
@@ -234,7 +234,7 @@ impl Checkpoint {
         matrices.iter().any(|(_, form)| form.is_some()).then(|| matrices.iter().map(bytes).sum())
     }
 
-    fn kept_tensors(&self) -> impl Iterator<Item = &TensorEntry> {
+    pub(crate) fn kept_tensors(&self) -> impl Iterator<Item = &TensorEntry> {
         let tied = |name: &str| self.config.tie_word_embeddings && name == "lm_head.weight";
         self.tensors.iter().filter(move |(name, _)| !tied(name)).map(|(_, entry)| entry)
     }
@@ -277,7 +277,7 @@ impl std::fmt::Debug for Checkpoint {
     }
 }
 
-fn num_elements(entry: &TensorEntry) -> u64 {
+pub(crate) fn num_elements(entry: &TensorEntry) -> u64 {
     entry.shape.iter().map(|size| *size as u64).product()
 }
 

@@ -7,13 +7,23 @@ pub struct Gpu {
     pub name: &'static str,
     /// All of its memory.
     pub memory_bytes: u64,
-    /// It computes in bfloat16 (compute capability 8.0 and later).
-    pub has_bfloat16: bool,
+    /// Compute capability, 10 · major + minor.
+    capability: u32,
 }
 
 impl Gpu {
-    const fn new(name: &'static str, memory_mib: u64, has_bfloat16: bool) -> Self {
-        Self { name, memory_bytes: memory_mib << 20, has_bfloat16 }
+    const fn new(name: &'static str, memory_mib: u64, capability: u32) -> Self {
+        Self { name, memory_bytes: memory_mib << 20, capability }
+    }
+
+    /// It computes in bfloat16.
+    pub fn has_bfloat16(&self) -> bool {
+        self.capability >= 80
+    }
+
+    /// It multiplies numbers of 8 bits.
+    pub fn has_fp8(&self) -> bool {
+        self.capability >= 89
     }
 
     /// By name, whatever its case, spaces, dashes and a leading "NVIDIA" or "GeForce".
@@ -30,32 +40,32 @@ fn bare(name: &str) -> String {
 
 /// Every known GPU, smallest memory first.
 pub const GPUS: [Gpu; 26] = [
-    Gpu::new("RTX 2060", 6_144, false),
-    Gpu::new("RTX 2080", 8_192, false),
-    Gpu::new("RTX 3070", 8_192, true),
-    Gpu::new("RTX 4060", 8_188, true),
-    Gpu::new("RTX 2080 Ti", 11_264, false),
-    Gpu::new("RTX 3060", 12_288, true),
-    Gpu::new("RTX 4070", 12_282, true),
-    Gpu::new("T4", 15_360, false),
-    Gpu::new("V100-16GB", 16_384, false),
-    Gpu::new("RTX 4080", 16_376, true),
-    Gpu::new("A10", 23_028, true),
-    Gpu::new("A10G", 23_028, true),
-    Gpu::new("L4", 23_034, true),
-    Gpu::new("RTX 3090", 24_576, true),
-    Gpu::new("RTX 4090", 24_564, true),
-    Gpu::new("V100", 32_768, false),
-    Gpu::new("RTX 5090", 32_607, true),
-    Gpu::new("A100-40GB", 40_960, true),
-    Gpu::new("A40", 46_068, true),
-    Gpu::new("L40S", 46_068, true),
-    Gpu::new("RTX A6000", 49_140, true),
-    Gpu::new("A100", 81_920, true),
-    Gpu::new("A100-80GB", 81_920, true),
-    Gpu::new("H100", 81_559, true),
-    Gpu::new("H200", 143_771, true),
-    Gpu::new("B200", 183_359, true),
+    Gpu::new("RTX 2060", 6_144, 75),
+    Gpu::new("RTX 2080", 8_192, 75),
+    Gpu::new("RTX 3070", 8_192, 86),
+    Gpu::new("RTX 4060", 8_188, 89),
+    Gpu::new("RTX 2080 Ti", 11_264, 75),
+    Gpu::new("RTX 3060", 12_288, 86),
+    Gpu::new("RTX 4070", 12_282, 89),
+    Gpu::new("T4", 15_360, 75),
+    Gpu::new("V100-16GB", 16_384, 70),
+    Gpu::new("RTX 4080", 16_376, 89),
+    Gpu::new("A10", 23_028, 86),
+    Gpu::new("A10G", 23_028, 86),
+    Gpu::new("L4", 23_034, 89),
+    Gpu::new("RTX 3090", 24_576, 86),
+    Gpu::new("RTX 4090", 24_564, 89),
+    Gpu::new("V100", 32_768, 70),
+    Gpu::new("RTX 5090", 32_607, 120),
+    Gpu::new("A100-40GB", 40_960, 80),
+    Gpu::new("A40", 46_068, 86),
+    Gpu::new("L40S", 46_068, 89),
+    Gpu::new("RTX A6000", 49_140, 86),
+    Gpu::new("A100", 81_920, 80),
+    Gpu::new("A100-80GB", 81_920, 80),
+    Gpu::new("H100", 81_559, 90),
+    Gpu::new("H200", 143_771, 90),
+    Gpu::new("B200", 183_359, 100),
 ];
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ impl PlanOptions {
     /// The defaults on a known GPU: float16 instead of bfloat16 where the GPU has none.
     pub fn on_gpu(config: &ModelConfig, gpu: &Gpu) -> Self {
         let mut options = Self::new(config, gpu.name, gpu.memory_bytes);
-        if options.dtype == Dtype::BF16 && !gpu.has_bfloat16 {
+        if options.dtype == Dtype::BF16 && !gpu.has_bfloat16() {
             (options.dtype, options.kv_dtype) = (Dtype::F16, Dtype::F16.into());
         }
         options
@@ -174,11 +174,7 @@ impl fmt::Display for MemoryPlan {
         writeln!(f, "{} in {} on {devices}{} ({share})", self.model, options.dtype, options.device)?;
         let lines = [
             ("budget", self.budget_bytes, String::new()),
-            (
-                "weights",
-                self.weight_bytes,
-                options.packed_weight_bytes.map_or("", |_| "quantised as in the file").to_owned(),
-            ),
+            ("weights", self.weight_bytes, options.packed_weight_bytes.map_or("", |_| "some in fewer bits").to_owned()),
             ("activations", self.activation_bytes, format!("{} tokens a step", options.max_num_batched_tokens)),
             ("runtime", options.runtime_bytes, String::new()),
             ("KV cache", self.kv_bytes(), format!("{} blocks of {} tokens", self.num_blocks, options.block_size)),

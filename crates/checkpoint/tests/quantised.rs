@@ -3,7 +3,7 @@
 
 mod support;
 
-use firebrick_checkpoint::{Checkpoint, Codes, Dtype, PackedValues};
+use firebrick_checkpoint::{Checkpoint, Codes, Dtype, Fp8Values, PackedValues};
 use safetensors::Dtype as Stored;
 use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
@@ -17,29 +17,52 @@ fn every_format_opens_as_the_weights_that_it_stands_for() {
     for entry in std::fs::read_dir(root).expect("the fixtures are in the repository") {
         let folder = entry.expect("readable").path();
         let checkpoint = Checkpoint::open(&folder).unwrap_or_else(|error| panic!("{error}"));
-        let name = "model.layers.1.mlp.down_proj.weight";
-        assert!(checkpoint.contains(name) && checkpoint.stored_dtype(name).is_none(), "{folder:?}");
-        assert_eq!(checkpoint.shape(name), Some(&[32, 64][..]));
+        let weight = "model.layers.1.mlp.down_proj.weight";
+        assert!(checkpoint.contains(weight) && checkpoint.stored_dtype(weight).is_none(), "{folder:?}");
+        assert_eq!(checkpoint.shape(weight), Some(&[32, 64][..]));
         // 2 layers of 4,096 numbers of attention and 6,144 of the MLP, with norms; embedding, last norm and output.
         assert_eq!(checkpoint.num_parameters(), 2 * (6_144 + 6_144 + 64) + 2 * 128 * 32 + 32, "{folder:?}");
         let stored = std::fs::metadata(folder.join("model.safetensors")).expect("there").len();
         assert!(checkpoint.total_bytes() < stored && checkpoint.total_bytes() > stored * 3 / 5, "{folder:?}");
-        let wide = checkpoint.read_shaped(name, &[32, 64], Dtype::F32).expect("read");
-        let half = checkpoint.read(name, Dtype::F16).expect("read");
+        let wide = checkpoint.read_shaped(weight, &[32, 64], Dtype::F32).expect("read");
+        let half = checkpoint.read(weight, Dtype::F16).expect("read");
         assert_eq!((wide.bytes.len(), half.bytes.len()), (4 * 32 * 64, 2 * 32 * 64));
-        assert!(checkpoint.read_shaped(name, &[64, 32], Dtype::F32).is_err());
+        assert!(checkpoint.read_shaped(weight, &[64, 32], Dtype::F32).is_err());
         assert!(checkpoint.config().quantisation.is_some());
         // Groups of 32 or more inputs in order, and integers: what devices can keep as it is.
         let name = folder.file_name().expect("a name").to_string_lossy().into_owned();
         let packs = ["gptq-8", "awq", "w4a16-zero-points", "w8a8"].contains(&&*name);
-        let packed = checkpoint.read_packed("model.layers.1.mlp.down_proj.weight", &[32, 64]).expect("read");
+        let packed = checkpoint.read_packed(weight, &[32, 64]).expect("read");
         assert_eq!((packed.is_some(), checkpoint.packed_bytes(Dtype::F16).is_some()), (packs, packs), "{name}");
         if let Some(packed) = packed {
             assert_eq!(numbers(&packed), wide.bytes, "{name}");
         }
+        // FP8 with a scale for each row or for all stays as it is, code by code.
+        let fp8 = checkpoint.read_fp8(weight, &[32, 64]).expect("read");
+        let stays = ["fp8-rows", "fp8-tensor"].contains(&&*name);
+        assert_eq!((fp8.is_some(), checkpoint.stored_fp8_bytes(Dtype::F16).is_some()), (stays, stays), "{name}");
+        if let Some(fp8) = fp8 {
+            assert_eq!((fp8.codes.len(), fp8.scales.len()), (32 * 64, 32), "{name}");
+            assert_eq!(products(&fp8), wide.bytes, "{name}");
+            // 7 matrices in each of 2 layers: 12,288 numbers in 160 rows of attention's and 160 of the MLP's.
+            let others = checkpoint.num_parameters() - 2 * 12_288;
+            let bytes = 2 * (12_288 + 4 * (160 + 160)) + 2 * others;
+            assert_eq!(checkpoint.stored_fp8_bytes(Dtype::F16), Some(bytes), "{name}");
+        }
         formats += 1;
     }
     assert_eq!(formats, 9);
+}
+
+/// The numbers of codes, each times the scale of its row, as bytes of 32-bit floats.
+fn products(fp8: &Fp8Values) -> Vec<u8> {
+    let number = |code: u8| {
+        let (exponent, fraction) = (i32::from(code >> 3 & 15), f32::from(code & 7) / 8.0);
+        let magnitude = if exponent == 0 { fraction / 64.0 } else { (1.0 + fraction) * 2f32.powi(exponent - 7) };
+        if code >= 0x80 { -magnitude } else { magnitude }
+    };
+    let rows = fp8.codes.chunks(fp8.codes.len() / fp8.scales.len()).zip(&fp8.scales);
+    rows.flat_map(|(row, scale)| row.iter().flat_map(move |code| (number(*code) * scale).to_le_bytes())).collect()
 }
 
 /// What a device makes of packed words with two scales, as bytes of 32-bit floats.
@@ -135,6 +158,30 @@ fn parts_that_do_not_fit_are_refused_by_name() {
             }
         }
     }
+}
+
+#[test]
+fn codes_that_are_not_numbers_keep_a_weight_from_staying_in_fp8() {
+    let stays = |code: u8| {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut config = llama_config();
+        config["quantization_config"] = json!({"quant_method": "fp8"});
+        std::fs::write(folder.path().join("config.json"), config.to_string()).expect("written");
+        let mut codes = vec![0x38; 16 * 32];
+        codes[100] = code;
+        let tensors = [
+            (format!("{LAYER}.weight"), TensorView::new(Stored::F8_E4M3, vec![16, 32], &codes).expect("whole")),
+            (format!("{LAYER}.weight_scale"), TensorView::new(Stored::F32, vec![1], &[0, 0, 0, 64]).expect("whole")),
+        ];
+        let file = safetensors::serialize(tensors, None).expect("serialised");
+        std::fs::write(folder.path().join("model.safetensors"), file).expect("written");
+        let checkpoint = Checkpoint::open(folder.path()).expect("opens");
+        let fp8 = checkpoint.read_fp8(&format!("{LAYER}.weight"), &[16, 32]).expect("the shape is right");
+        assert!(fp8.iter().all(|fp8| fp8.scales == [2.0; 16]));
+        fp8.is_some()
+    };
+    assert!(stays(0x7e) && stays(0xfe) && stays(0));
+    assert!(!stays(0x7f) && !stays(0xff));
 }
 
 #[test]

@@ -46,6 +46,10 @@ pub struct PlanArgs {
     #[arg(long, default_value = "auto", value_parser = dtype, help_heading = "Limits")]
     pub dtype: DtypeArg,
 
+    /// Round linear layers to FP8, as serve does on CUDA: fp8
+    #[arg(long, value_name = "METHOD", value_parser = ["fp8"], help_heading = "Limits")]
+    pub quantization: Option<String>,
+
     /// Form of keys and values: auto (as the device computes), fp8 or fp8_e4m3 (8 bits)
     #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = kv_cache_dtype, help_heading = "Limits")]
     pub kv_cache_dtype: KvCacheDtype,
@@ -152,6 +156,7 @@ fn options(args: &PlanArgs, gpu: Option<&Gpu>, checkpoint: &Checkpoint) -> Resul
     options.block_size = args.block_size.max(1);
     options.max_num_seqs = args.max_num_seqs;
     options.max_num_batched_tokens = args.max_num_batched_tokens;
+    options.packed_weight_bytes = fp8_bytes(args, gpu, checkpoint, options.dtype)?;
     match args.max_model_len {
         Some(ModelLen::Tokens(tokens)) => options.max_model_len = tokens,
         Some(ModelLen::Auto) => {
@@ -162,6 +167,32 @@ fn options(args: &PlanArgs, gpu: Option<&Gpu>, checkpoint: &Checkpoint) -> Resul
         None => {}
     }
     Ok(options)
+}
+
+/// Bytes of the weights where linear layers are in FP8: on GPUs that compute with it, if the file has them so, or it is asked
+/// for.
+fn fp8_bytes(
+    args: &PlanArgs,
+    gpu: Option<&Gpu>,
+    checkpoint: &Checkpoint,
+    dtype: Dtype,
+) -> Result<Option<u64>, Failure> {
+    let computes = gpu.is_some_and(Gpu::has_fp8) && dtype != Dtype::F32;
+    if args.quantization.is_none() {
+        return Ok(checkpoint.stored_fp8_bytes(dtype).filter(|_| computes));
+    }
+    match checkpoint.quantization_method() {
+        None | Some("gguf") if computes => Ok(Some(checkpoint.made_fp8_bytes(dtype))),
+        Some("fp8") if computes => Ok(checkpoint.stored_fp8_bytes(dtype)),
+        None | Some("gguf" | "fp8") => Err(Failure::Usage(
+            "--quantization fp8 needs --gpu with one that computes with FP8 (compute capability 8.9 or later, such as L4 \
+             or H100) and 16-bit activations"
+                .into(),
+        )),
+        Some(found) => Err(Failure::Usage(format!(
+            "--quantization is fp8, but the model's weights are {found}; leave it out: the files say how they are to be read"
+        ))),
+    }
 }
 
 fn to_json(plan: &MemoryPlan, packed_bytes: Option<u64>, remedies: &[String]) -> serde_json::Value {

@@ -15,6 +15,6 @@ mod step_kernels;
 pub use error::LoadError;
 pub use input::{ForwardInput, LayerOutputs};
 pub use kv_cache::KvCache;
-pub use loader::{LoadOptions, Progress};
+pub use loader::{Fp8, LoadOptions, Progress};
 pub use registry::{CausalLm, load};
 pub use step_kernels::{KernelOptions, burns_part, step_kernels};

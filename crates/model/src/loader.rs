@@ -2,8 +2,10 @@
 
 use burn::tensor::{DType, Device, Tensor};
 use bytes::Bytes;
-use firebrick_checkpoint::{Checkpoint, Dtype, ModelConfig, PackedForm};
+use firebrick_checkpoint::{Checkpoint, Dtype, FP8_MULTIPLE, Fp8Values, ModelConfig, PackedForm};
+use firebrick_ops::e4m3::quantise_row;
 use firebrick_ops::{Codes, Packing, RopeTable, Scales, Weight, float_tensor, holds_packed_weights};
+use half::{bf16, f16};
 use rayon::prelude::*;
 
 use crate::LoadError;
@@ -19,8 +21,23 @@ pub struct LoadOptions {
     /// Quantised matrices stay as the file has them, on devices that
     /// [compute with them](firebrick_ops::holds_packed_weights).
     pub packed: bool,
+    /// Which matrices of linear layers are in FP8.
+    pub fp8: Fp8,
     /// Longest sequence: the length of the rotary tables.
     pub max_model_len: usize,
+}
+
+/// Which matrices of linear layers are in FP8 on the device, with a scale for each row. Embeddings, the output projection
+/// and norms never are, nor matrices whose sizes are no multiples of [`FP8_MULTIPLE`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fp8 {
+    /// None; what the file has in FP8 is widened.
+    #[default]
+    Never,
+    /// Those that the file has so.
+    Stored,
+    /// These, and all others are rounded to it.
+    All,
 }
 
 /// Reads named tensors and checks their shapes.
@@ -73,6 +90,36 @@ impl<'a> Loader<'a> {
         Ok(Weight::join(matrices.collect()))
     }
 
+    /// The matrix of a linear layer: [`weight`](Self::weight), perhaps in FP8.
+    pub(crate) fn linear_weight(&mut self, parts: &[(&str, usize)], inputs: usize) -> Result<Weight, LoadError> {
+        let is_held = |size: usize| size.is_multiple_of(FP8_MULTIPLE);
+        if self.options.fp8 == Fp8::Never || !is_held(inputs) || !parts.iter().all(|(_, rows)| is_held(*rows)) {
+            return self.weight(parts, inputs);
+        }
+        let (mut pieces, mut scales) = (Vec::new(), Vec::new());
+        for (name, rows) in parts {
+            let shape = [*rows, inputs];
+            let values = match self.checkpoint.read_fp8(name, &shape)? {
+                Some(values) => values,
+                None if self.options.fp8 == Fp8::All => {
+                    let values = self.checkpoint.read_shaped(name, &shape, self.options.dtype)?;
+                    rounded_to_fp8(&values.bytes, self.options.dtype, inputs)
+                }
+                None => return self.weight(parts, inputs),
+            };
+            pieces.push(values.codes);
+            scales.extend(values.scales);
+        }
+        Ok(self.fp8_matrix(pieces, scales, inputs))
+    }
+
+    fn fp8_matrix(&mut self, pieces: Vec<Bytes>, scales: Vec<f32>, inputs: usize) -> Weight {
+        let shape = [scales.len(), inputs];
+        let weight = Weight::fp8(pieces, scales, shape, self.device);
+        (self.progress)(weight.num_bytes() as u64);
+        weight
+    }
+
     /// A matrix stored as `[inputs, outputs]`, as GPT-2's are.
     pub(crate) fn transposed_weight(&mut self, name: &str, outputs: usize, inputs: usize) -> Result<Weight, LoadError> {
         let values = self.checkpoint.read_shaped(name, &[inputs, outputs], self.options.dtype)?;
@@ -82,6 +129,11 @@ impl<'a> Loader<'a> {
             for input in 0..inputs {
                 bytes.extend_from_slice(&values.bytes[(input * outputs + output) * size..][..size]);
             }
+        }
+        let is_held = [outputs, inputs].iter().all(|size| size.is_multiple_of(FP8_MULTIPLE));
+        if self.options.fp8 == Fp8::All && is_held {
+            let Fp8Values { codes, scales } = rounded_to_fp8(&bytes, self.options.dtype, inputs);
+            return Ok(self.fp8_matrix(vec![codes], scales, inputs));
         }
         Ok(self.matrix(Form::Dense, vec![bytes.into()], [outputs, inputs]))
     }
@@ -129,6 +181,24 @@ impl<'a> Loader<'a> {
         (self.progress)(num_bytes as u64);
         weight
     }
+}
+
+/// A matrix rounded to codes, each row with the scale that its largest number wants.
+fn rounded_to_fp8(bytes: &[u8], dtype: Dtype, columns: usize) -> Fp8Values {
+    let mut codes = vec![0; bytes.len() / dtype.size()];
+    let rows = codes.par_chunks_mut(columns).zip(bytes.par_chunks(columns * dtype.size()));
+    let round = |values: &mut Vec<f32>, (codes, bytes): (&mut [u8], &[u8])| {
+        values.clear();
+        let pairs = || bytes.as_chunks::<2>().0.iter();
+        match dtype {
+            Dtype::F32 => values.extend(bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes))),
+            Dtype::F16 => values.extend(pairs().map(|bytes| f16::from_le_bytes(*bytes).to_f32())),
+            Dtype::BF16 => values.extend(pairs().map(|bytes| bf16::from_le_bytes(*bytes).to_f32())),
+        }
+        quantise_row(values, codes)
+    };
+    let scales = rows.map_init(Vec::new, round).collect();
+    Fp8Values { codes: codes.into(), scales }
 }
 
 /// How a matrix goes to the device.

@@ -12,8 +12,9 @@ use firebrick_ops::e4m3::E4M3;
 use firebrick_ops::testing::{AttentionCase, Seeded};
 use firebrick_ops::{
     Activation, AttentionOptions, Backend, CapturedGraph, HeadLayout, KvLayer, QkvOptions, RopeTable, RowParams,
-    SamplePlan, Weight, activation_dtype, add_rms_norm, gated_activation, gather_rows, holds_fp8_cache, int_tensor,
-    layer_norm, linear, open_device, paged_attention, rms_norm, rope_and_store_kv, sample,
+    SamplePlan, Weight, activation_dtype, add_rms_norm, gated_activation, gather_rows, holds_fp8_cache,
+    holds_fp8_weights, int_tensor, layer_norm, linear, open_device, paged_attention, rms_norm, rope_and_store_kv,
+    sample,
 };
 
 /// The sizes of a model that set the shapes of its operations.
@@ -73,6 +74,9 @@ fn main() {
             bench.elementwise(model, rows);
             bench.products(model, rows);
             bench.attention(model, rows);
+        }
+        for rows in [2, 4, 32, 128, 2048] {
+            bench.products(model, rows);
         }
         for rows in [1, 8, 64, 256] {
             bench.sampling(model, rows);
@@ -136,7 +140,23 @@ impl Bench {
             self.time("linear", label, (moved, 2 * rows * outputs * inputs), copies.max(8), move |call| {
                 linear(x.clone(), &weights[call % copies], None)
             });
+            if name != "logits" && holds_fp8_weights(&self.device) {
+                self.fp8_product(model, name, [rows, outputs, inputs]);
+            }
         }
+    }
+
+    fn fp8_product(&self, model: &Model, name: &str, [rows, outputs, inputs]: [usize; 3]) {
+        let copies = (ROTATED_BYTES / (outputs * inputs)).clamp(1, 64);
+        let codes = bytes::Bytes::from_iter((0..outputs * inputs).map(|at| ((at * 2_654_435_761) >> 9) as u8 & 0xf7));
+        let weight = |_| Weight::fp8(vec![codes.clone()], vec![1e-4; outputs], [outputs, inputs], &self.device);
+        let weights: Vec<Weight> = (0..copies).map(weight).collect();
+        let x = self.random([rows, inputs]);
+        let moved = outputs * inputs + rows * (inputs + outputs) * self.dtype.size();
+        let label = format!("{:13} {rows:4} {:34}", model.name, format!("linear_fp8 {name} {outputs}x{inputs}"));
+        self.time("linear_fp8", label, (moved, 2 * rows * outputs * inputs), copies.max(8), move |call| {
+            linear(x.clone(), &weights[call % copies], None)
+        });
     }
 
     /// One sequence of `rows` tokens for many rows (prefill), else as many sequences that decode one token each.

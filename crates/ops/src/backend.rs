@@ -196,7 +196,8 @@ pub struct ProjectionInputs<B: Backend> {
     /// Its epsilon.
     pub norm_eps: f32,
     /// The weights of the product.
-    pub weight: FloatTensor<B>,
+    #[extension_type]
+    pub weight: WeightTensors<B>,
     /// Added to the product.
     #[extension_type]
     pub bias: Optional<B>,
@@ -205,6 +206,17 @@ pub struct ProjectionInputs<B: Backend> {
     pub residual: Optional<B>,
     /// What is done with the sums.
     pub activated: Activated,
+}
+
+/// The weights `[N, K]` of a product as they lie in memory.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+#[derive(ExtensionType)]
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))] // only CUDA is given codes
+pub enum WeightTensors<B: Backend> {
+    /// Elements of a float dtype.
+    Floats(FloatTensor<B>),
+    /// Bytes that are [codes](crate::e4m3) of floats, and what the codes of each row are multiplied by.
+    Codes(IntTensor<B>, FloatTensor<B>),
 }
 
 /// What becomes of the outputs of a product.

@@ -247,6 +247,10 @@ impl Upload for CubeBackend {
     fn cleared_bytes(like: FloatTensor<Self>, shape: Shape) -> IntTensor<Self> {
         cuda::clear(&like, shape, DType::U8)
     }
+
+    fn upload_codes(like: FloatTensor<Self>, pieces: Vec<Bytes>, shape: [usize; 2]) -> IntTensor<Self> {
+        cuda::upload(&like, pieces, shape, E4M3)
+    }
 }
 
 impl FusedProjections for CubeBackend {

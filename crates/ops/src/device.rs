@@ -174,6 +174,16 @@ pub fn holds_fp8_cache(device: &Device) -> bool {
     backend_of(device) != Backend::Wgpu
 }
 
+/// Whether a device multiplies by weights in [FP8](crate::Weight::fp8) faster than by 16-bit ones: CUDA cards of compute
+/// capability 8.9 and later, whose matrix units take codes of 8 bits.
+pub fn holds_fp8_weights(device: &Device) -> bool {
+    match backend_of(device) {
+        #[cfg(feature = "cuda")]
+        Backend::Cuda => crate::cuda::multiplies_fp8(),
+        _ => false,
+    }
+}
+
 /// Bytes of the largest tensor that a device can hold.
 pub fn tensor_bytes_max(device: &Device) -> usize {
     match device.as_dispatch() {

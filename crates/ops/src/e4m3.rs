@@ -1,4 +1,5 @@
-//! FP8 with 4 bits of exponent and 3 of fraction, without infinities (OCP 8-bit floating point, E4M3): one byte of a KV cache.
+//! FP8 with 4 bits of exponent and 3 of fraction, without infinities (OCP 8-bit floating point, E4M3): one byte of a KV cache,
+//! or of a weight.
 //!
 //! Numbers are rounded to the nearest code, ties to even ones; those beyond the largest, 448, become it. That is what
 //! `cvt.rn.satfinite.e4m3x2.f32` does on NVIDIA GPUs.
@@ -13,6 +14,9 @@ pub const E4M3: DType = DType::U8;
 /// Codes of the largest number and of "not a number"; the eighth bit is the sign.
 const LARGEST: u32 = 0x7e;
 const NOT_A_NUMBER: u8 = 0x7f;
+const LARGEST_NUMBER: f32 = 448.0;
+/// Rows whose largest magnitude is below this are zeros: 448 divided by it would not be a number.
+const SMALLEST_LARGEST: f32 = 1e-30;
 /// Bits of the fraction of 32-bit floats that codes do not have.
 const FRACTION_BITS_LOST: u32 = 20;
 /// What the exponents of 32-bit floats are larger by, in place.
@@ -45,6 +49,25 @@ pub fn encode(value: f32) -> u8 {
     let bits = magnitude.to_bits();
     let half = (1 << (FRACTION_BITS_LOST - 1)) - 1 + (bits >> FRACTION_BITS_LOST & 1);
     sign | (((bits + half) >> FRACTION_BITS_LOST) - EXPONENT_OFFSET).min(LARGEST) as u8
+}
+
+/// Rounds a row to codes of one scale, which it returns: a number becomes about its code's times the scale, the largest
+/// magnitude the largest code's. As `linear_quantize.cu` does it.
+///
+/// # Panics
+/// When there are not as many codes as numbers.
+pub fn quantise_row(values: &[f32], codes: &mut [u8]) -> f32 {
+    assert_eq!(values.len(), codes.len(), "quantise_row: lengths");
+    let largest = values.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+    if largest < SMALLEST_LARGEST {
+        codes.fill(0);
+        return 1.0;
+    }
+    let per_unit = LARGEST_NUMBER / largest;
+    for (code, value) in codes.iter_mut().zip(values) {
+        *code = encode(value * per_unit);
+    }
+    largest / LARGEST_NUMBER
 }
 
 /// The numbers of a tensor of codes, in plain tensor operations.
@@ -92,6 +115,25 @@ mod tests {
             assert_eq!(encode(tie), code + (code & 1), "the tie after {code:#x}");
             assert_eq!(encode(towards(tie.to_bits() - 1)), code, "just before it");
             assert_eq!(encode(towards(tie.to_bits() + 1)), code + 1, "just after it");
+        }
+    }
+
+    #[test]
+    fn a_row_keeps_its_largest_and_every_number_to_a_sixteenth() {
+        let row = |values: &[f32]| {
+            let mut codes = vec![0; values.len()];
+            let scale = quantise_row(values, &mut codes);
+            (codes, scale)
+        };
+        assert_eq!(row(&[0.5, -3.5, 0.0, 1.75]), (vec![0x68, 0xfe, 0x00, 0x76], 3.5 / 448.0));
+        assert_eq!(row(&[0.0, -0.0]), (vec![0, 0], 1.0));
+        assert_eq!(row(&[1e-35, 0.0]), (vec![0, 0], 1.0));
+        let values: Vec<f32> = (1..=1000).map(|at| at as f32 * if at % 3 == 0 { -0.01 } else { 0.01 }).collect();
+        let (codes, scale) = row(&values);
+        for (value, code) in values.iter().zip(codes) {
+            // Half a unit of the fraction's last place, or of the smallest number.
+            let tolerance = (value.abs() / 16.0).max(scale / 1024.0) * 1.000_001;
+            assert!((decode(code) * scale - value).abs() <= tolerance, "{value} became {}", decode(code) * scale);
         }
     }
 

@@ -46,6 +46,8 @@ fn gather_part(part: &Part, ids: &Tensor<1, Int>) -> Tensor<2> {
         }
         #[cfg(not(feature = "wgpu"))]
         Part::Packed(..) => unreachable!("`Weight::packed` refuses devices without kernels for it"),
+        // Tables stay floats, as every format of FP8 has it.
+        Part::Fp8(..) => gather_rows(&part.to_dense(), ids),
     }
 }
 

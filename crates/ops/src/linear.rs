@@ -3,10 +3,14 @@
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Tensor};
 
+#[cfg(feature = "cuda")]
+use crate::Backend;
 use crate::Weight;
 #[cfg(feature = "wgpu")]
 use crate::backend::{Activated, PackedOps, Surroundings};
 use crate::backend::{FusedOps, Optional};
+#[cfg(feature = "cuda")]
+use crate::backend_of;
 use crate::weight::Part;
 
 /// `x · weightᵀ + bias`, accumulated in 32-bit floats.
@@ -14,7 +18,8 @@ use crate::weight::Part;
 /// `x` is `[T, K]`, `bias` `[N]` in 32-bit floats, the result `[T, N]`. A row of the result depends only on the same row
 /// of `x`, to the last bit, whatever `T` is. On CUDA that holds for `T` up to 16, and for any `T` when `x` and the weights
 /// differ in dtype: more rows than that are a compute-bound product, which only the vendor's library carries out at full
-/// speed, and it sums in an order that it chooses by `T`.
+/// speed, and it sums in an order that it chooses by `T`. Where it multiplies weights in [FP8](Weight::fp8), `x` too is rounded
+/// to codes of 8 bits, with a scale for each row; that begins at two rows with large weights. A single row stays as it is.
 pub fn linear(x: Tensor<2>, weight: &Weight, bias: Option<&Tensor<1>>) -> Tensor<2> {
     product(x, weight, bias, None)
 }
@@ -45,6 +50,8 @@ fn product(x: Tensor<2>, weight: &Weight, bias: Option<&Tensor<1>>, residual: Op
 }
 
 fn product_with(x: Tensor<2>, part: &Part, bias: Optional<Dispatch>, residual: Optional<Dispatch>) -> Tensor<2> {
+    #[cfg(feature = "cuda")]
+    let device = x.device();
     let x = x.into_dispatch();
     Tensor::from_dispatch(match part {
         Part::Dense(values) => Dispatch::linear(x, values.clone().into_dispatch(), bias, residual),
@@ -56,6 +63,11 @@ fn product_with(x: Tensor<2>, part: &Part, bias: Optional<Dispatch>, residual: O
         }
         #[cfg(not(feature = "wgpu"))]
         Part::Packed(..) => unreachable!("`Weight::packed` refuses devices without kernels for it"),
+        #[cfg(feature = "cuda")]
+        Part::Fp8(..) if backend_of(&device) == Backend::Cuda => {
+            crate::projection::on_cuda::multiply(x, part, bias, residual)
+        }
+        Part::Fp8(..) => Dispatch::linear(x, part.to_dense().into_dispatch(), bias, residual),
     })
 }
 
@@ -70,6 +82,8 @@ pub fn reference(x: Tensor<2>, weight: &Weight, bias: Option<&Tensor<1>>) -> Ten
 
 #[cfg(test)]
 mod tests {
+    use burn::tensor::Device;
+
     use super::*;
     use crate::Packing;
     use crate::testing::{
@@ -147,6 +161,33 @@ mod tests {
                 assert_close(got, linear(x.clone(), &dense, Some(&bias)), 0.0);
                 let sums = linear_add(x.clone(), &weight, None, residual.clone());
                 assert_close(sums, linear_add(x, &dense, None, residual), 0.0);
+            }
+        });
+    }
+
+    #[test]
+    fn weights_in_fp8_give_the_products_of_their_numbers() {
+        for_each_device(|device| {
+            if crate::backend_of(device) == crate::Backend::Wgpu {
+                return; // which has no tensors of bytes
+            }
+            let mut seeded = Seeded::new(16);
+            let host = reference_device(device);
+            for (rows, inputs, outputs) in [(1, 576, 1536), (2, 33, 5), (5, 64, 17), (67, 160, 39)] {
+                let x: Tensor<2> = seeded.tensor([rows, inputs], &host);
+                let bias = seeded.tensor([outputs], &host);
+                let residual: Tensor<2> = seeded.tensor([rows, outputs], &host);
+                let seed = seeded.next_u64();
+                let [first, third] = [outputs, 3].map(|outputs| [outputs, inputs]);
+                let two = |device: &Device| [first, third].map(|shape| Seeded::new(seed).fp8(shape, device));
+                let (joined, joined_there) = (Weight::join(two(&host).into()), Weight::join(two(device).into()));
+                assert_eq!(joined_there.dims(), [outputs + 3, inputs]);
+                let [x_there, residual_there] = [&x, &residual].map(|tensor| moved(tensor, device));
+                let got = linear(x_there.clone(), &joined_there, None);
+                assert_close(got, reference(x.clone(), &joined, None), 2e-5);
+                let [single, single_there] = [&host, device].map(|device| Seeded::new(seed).fp8(first, device));
+                let got = linear_add(x_there, &single_there, Some(&moved(&bias, device)), residual_there);
+                assert_close(got, reference(x, &single, Some(&bias)) + residual, 2e-5);
             }
         });
     }

@@ -72,8 +72,8 @@ pub enum Then {
 /// `then(linear(norm(x)))`: the operations one after the other, or fewer kernels with the same results.
 pub fn project(x: Tensor<2>, projection: Projection, then: Then) -> Tensor<2> {
     #[cfg(feature = "cuda")]
-    if let Some(weight) = on_cuda::single_part(&x, projection.weight) {
-        return on_cuda::project(x, weight, projection, then);
+    if let Some(part) = on_cuda::single_part(&x, projection.weight) {
+        return on_cuda::project(x, part, projection, then);
     }
     #[cfg(feature = "wgpu")]
     if let Some(part) = on_wgpu::single_part(&x, projection, &then) {
@@ -94,7 +94,9 @@ mod on_wgpu {
     use burn::tensor::Tensor;
 
     use super::{Projection, Then};
-    use crate::backend::{Activated, FusedProjections, Optional, PackedOps, ProjectionInputs, Surroundings};
+    use crate::backend::{
+        Activated, FusedProjections, Optional, PackedOps, ProjectionInputs, Surroundings, WeightTensors,
+    };
     use crate::weight::Part;
     use crate::wgpu::takes_norms;
     use crate::{Backend, backend_of};
@@ -133,7 +135,7 @@ mod on_wgpu {
         let x = x.into_dispatch();
         Tensor::from_dispatch(match part {
             Part::Dense(values) => {
-                let (weight, norm_bias) = (values.into_dispatch(), Optional::Absent);
+                let (weight, norm_bias) = (WeightTensors::Floats(values.into_dispatch()), Optional::Absent);
                 let inputs =
                     ProjectionInputs { x, norm_weight, norm_bias, norm_eps, weight, bias, residual, activated };
                 Dispatch::project(inputs)
@@ -142,6 +144,7 @@ mod on_wgpu {
                 let around = Surroundings { norm_weight, norm_eps, bias, residual, activated };
                 Dispatch::linear_packed(x, words.into_dispatch(), packing, around)
             }
+            Part::Fp8(..) => unreachable!("`Weight::fp8` refuses wgpu"),
         })
     }
 }
@@ -149,19 +152,52 @@ mod on_wgpu {
 /// The same through the CUDA backend's own operations.
 #[cfg(feature = "cuda")]
 pub(crate) mod on_cuda {
-    use burn::backend::Dispatch;
+    use burn::backend::{Dispatch, tensor::FloatTensor};
     use burn::tensor::Tensor;
 
     use super::{Projection, Then};
-    use crate::backend::{Activated, FusedProjections, Optional, ProjectionInputs};
+    use crate::backend::{Activated, FusedProjections, Optional, ProjectionInputs, WeightTensors};
+    use crate::weight::Part;
     use crate::{Backend, Weight, backend_of};
 
-    /// The weights, if this is CUDA and they are one tensor.
-    pub(crate) fn single_part(x: &Tensor<2>, weight: &Weight) -> Option<Tensor<2>> {
-        weight.single_dense().filter(|_| backend_of(&x.device()) == Backend::Cuda).cloned()
+    /// The weights, if this is CUDA and they are one part.
+    pub(crate) fn single_part<'a>(x: &Tensor<2>, weight: &'a Weight) -> Option<&'a Part> {
+        match weight.parts() {
+            [part] if backend_of(&x.device()) == Backend::Cuda => Some(part),
+            _ => None,
+        }
     }
 
-    pub(super) fn project(x: Tensor<2>, weight: Tensor<2>, projection: Projection, then: Then) -> Tensor<2> {
+    /// `x · partᵀ + bias + residual`.
+    pub(crate) fn multiply(
+        x: FloatTensor<Dispatch>,
+        part: &Part,
+        bias: Optional<Dispatch>,
+        residual: Optional<Dispatch>,
+    ) -> FloatTensor<Dispatch> {
+        Dispatch::project(ProjectionInputs {
+            x,
+            norm_weight: Optional::Absent,
+            norm_bias: Optional::Absent,
+            norm_eps: 0.0,
+            weight: tensors(part),
+            bias,
+            residual,
+            activated: Activated::Not,
+        })
+    }
+
+    fn tensors(part: &Part) -> WeightTensors<Dispatch> {
+        match part {
+            Part::Dense(values) => WeightTensors::Floats(values.clone().into_dispatch()),
+            Part::Fp8(codes, scales) => {
+                WeightTensors::Codes(codes.clone().into_dispatch(), scales.clone().into_dispatch())
+            }
+            Part::Packed(..) => unreachable!("`Weight::packed` refuses CUDA"),
+        }
+    }
+
+    pub(super) fn project(x: Tensor<2>, weight: &Part, projection: Projection, then: Then) -> Tensor<2> {
         let (residual, activated) = match then {
             Then::Keep => (None, Activated::Not),
             Then::AddTo(residual) => (Some(residual), Activated::Not),
@@ -177,7 +213,7 @@ pub(crate) mod on_cuda {
         Tensor::from_dispatch(Dispatch::project(inputs))
     }
 
-    pub(crate) fn inputs(x: Tensor<2>, weight: Tensor<2>, projection: Projection) -> ProjectionInputs<Dispatch> {
+    pub(crate) fn inputs(x: Tensor<2>, weight: &Part, projection: Projection) -> ProjectionInputs<Dispatch> {
         let ([_, columns], [outputs, inputs]) = (x.dims(), weight.dims());
         assert_eq!(columns, inputs, "project: input length");
         assert!(projection.bias.is_none_or(|bias| bias.dims()[0] == outputs), "project: bias length");
@@ -188,7 +224,7 @@ pub(crate) mod on_cuda {
             norm_weight: Optional::of(norm.map(|norm| norm.weight.clone())),
             norm_bias: Optional::of(norm.and_then(|norm| norm.bias.cloned())),
             norm_eps: norm.map_or(0.0, |norm| norm.eps),
-            weight: weight.into_dispatch(),
+            weight: tensors(weight),
             bias: Optional::of(projection.bias.cloned()),
             residual: Optional::Absent,
             activated: Activated::Not,

@@ -55,6 +55,14 @@ impl Seeded {
         Weight::packed(vec![bytes.into()], [rows, columns], (device, packing))
     }
 
+    /// A matrix `[rows, columns]` in FP8 of every code that is a number, with scales that make the numbers about 1.
+    pub fn fp8(&mut self, [rows, columns]: [usize; 2], device: &Device) -> Weight {
+        let number = |bits: u64| if bits & 0x7f == 0x7f { bits as u8 & 0x80 } else { bits as u8 };
+        let codes: Vec<u8> = (0..rows * columns).map(|_| number(self.next_u64() >> 56)).collect();
+        let scales = (0..rows).map(|_| (self.value() + 1.5) / 448.0).collect();
+        Weight::fp8(vec![codes.into()], scales, [rows, columns], device)
+    }
+
     /// A tensor of such values.
     pub fn tensor<const D: usize>(&mut self, shape: [usize; D], device: &Device) -> Tensor<D> {
         let count = shape.iter().product();

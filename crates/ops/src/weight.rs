@@ -1,13 +1,14 @@
-//! A weight matrix on a device: dense, or packed as a quantised file has it.
+//! A weight matrix on a device: dense, packed as a quantised file has it, or in FP8.
 
 use burn::tensor::{DType, Device, Int, Shape, Tensor, TensorData};
 use bytes::Bytes;
 use half::f16;
 
 #[cfg(feature = "cuda")]
-use crate::upload::upload;
+use crate::upload::{upload, upload_codes};
 
-use crate::{holds_packed_weights, tensor_bytes_max};
+use crate::e4m3::{E4M3, decoded};
+use crate::{Backend, backend_of, float_tensor, holds_packed_weights, tensor_bytes_max};
 
 /// A weight matrix `[N, K]`: `N` outputs, `K` inputs, as Hugging Face stores linear layers.
 ///
@@ -20,11 +21,14 @@ pub struct Weight {
 
 /// Consecutive rows of a matrix.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // a few for each layer, made once
 pub(crate) enum Part {
     /// `[rows, K]` in a float dtype.
     Dense(Tensor<2>),
     /// `[rows, K / 32 * packing.words()]` 32-bit words.
     Packed(Tensor<2, Int>, Packing),
+    /// `[rows, K]` [codes](crate::e4m3) of 8 bits, and `[rows]` factors: a number is its code's times the row's factor.
+    Fp8(Tensor<2, Int>, Tensor<1>),
 }
 
 /// How quantised numbers lie: every 32 of a row are a group of one or two words of scales, then the codes, the first in the
@@ -143,6 +147,24 @@ impl Weight {
         Self { parts: parts.into_iter().map(part).collect() }
     }
 
+    /// A matrix `[N, K]` in FP8: the bytes of its [codes](crate::e4m3), and a scale for each row. Products with it are fast on
+    /// devices that [hold such](crate::holds_fp8_weights); others compute them by the reference, and wgpu has no bytes.
+    pub fn fp8(pieces: Vec<Bytes>, scales: Vec<f32>, [rows, columns]: [usize; 2], device: &Device) -> Self {
+        assert!(backend_of(device) != Backend::Wgpu, "fp8: wgpu has no tensors of bytes");
+        assert_eq!(scales.len(), rows, "fp8: a scale for each row");
+        #[cfg(feature = "cuda")]
+        if let Some(codes) = upload_codes(&pieces, [rows, columns], device) {
+            return Self { parts: vec![Part::Fp8(codes, kept_vector(scales, device))] };
+        }
+        let mut scales = scales.into_iter();
+        let part = |data: TensorData| {
+            let scales = scales.by_ref().take(data.shape()[0]).collect();
+            let codes = device.memory_persistent_allocations(data, |data| Tensor::from_data(data, (device, E4M3)));
+            Part::Fp8(codes, kept_vector(scales, device))
+        };
+        Self { parts: in_parts(joined(pieces), [rows, columns], (device, E4M3)).into_iter().map(part).collect() }
+    }
+
     /// `[N, K]`.
     pub fn dims(&self) -> [usize; 2] {
         [self.parts.iter().map(|part| part.dims()[0]).sum(), self.parts[0].dims()[1]]
@@ -153,6 +175,7 @@ impl Weight {
         let bytes = |part: &Part| match part {
             Part::Dense(values) => values.dims().iter().product::<usize>() * values.dtype().size(),
             Part::Packed(words, _) => words.dims().iter().product::<usize>() * DType::I32.size(),
+            Part::Fp8(codes, scales) => codes.dims().iter().product::<usize>() + scales.dims()[0] * DType::F32.size(),
         };
         self.parts.iter().map(bytes).sum()
     }
@@ -163,7 +186,7 @@ impl Weight {
     }
 
     /// The matrix as one dense tensor, if it is that.
-    #[cfg(any(test, feature = "cuda"))]
+    #[cfg(test)]
     pub(crate) fn single_dense(&self) -> Option<&Tensor<2>> {
         match &self.parts[..] {
             [Part::Dense(values)] => Some(values),
@@ -185,10 +208,12 @@ impl Part {
                 let [rows, words] = words.dims();
                 [rows, words / packing.words() * Packing::GROUP]
             }
+            Part::Fp8(codes, _) => codes.dims(),
         }
     }
 
-    fn to_dense(&self) -> Tensor<2> {
+    /// As 32-bit floats in plain tensor operations.
+    pub(crate) fn to_dense(&self) -> Tensor<2> {
         match self {
             Part::Dense(values) => values.clone().cast(DType::F32),
             Part::Packed(words, packing) => {
@@ -196,8 +221,9 @@ impl Part {
                 let words: Vec<i32> = words.clone().into_data().try_to_vec().expect("made of 32-bit integers");
                 let words: Vec<u32> = words.into_iter().map(i32::cast_unsigned).collect();
                 let values = words.chunks(packing.words()).flat_map(|group| packing.numbers(group)).collect();
-                crate::float_tensor(values, self.dims(), &device)
+                float_tensor(values, self.dims(), &device)
             }
+            Part::Fp8(codes, scales) => decoded(codes.clone()) * scales.clone().unsqueeze_dim(1),
         }
     }
 }
@@ -223,6 +249,12 @@ fn in_parts(bytes: Vec<u8>, [rows, columns]: [usize; 2], (device, dtype): (&Devi
     chunks.map(|chunk| data(chunk.to_vec(), chunk.len() / row_len)).collect()
 }
 
+/// The vector in memory of its own.
+fn kept_vector(values: Vec<f32>, device: &Device) -> Tensor<1> {
+    let length = values.len();
+    device.memory_persistent_allocations(values, |values| float_tensor(values, [length], device))
+}
+
 /// The tensor in memory of its own: pages for activations would otherwise be as large as the largest weight.
 fn kept(data: TensorData, (device, dtype): (&Device, DType)) -> Tensor<2> {
     device.memory_persistent_allocations(data, |data| Tensor::from_data(data, (device, dtype)))
@@ -244,6 +276,21 @@ mod tests {
                 let held = weight.single_dense().expect("one dense tensor").clone();
                 assert_eq!(held.into_data().bytes().to_vec(), bytes);
             }
+        });
+    }
+
+    #[test]
+    fn codes_with_a_scale_for_each_row_stand_for_the_numbers_worked_out_by_hand() {
+        for_each_device(|device| {
+            if backend_of(device) == Backend::Wgpu {
+                return; // which has no tensors of bytes
+            }
+            // 1, -1.5, 448 and the smallest, 2^-9, then 0, 2, -2 and 1.125.
+            let pieces = vec![vec![0x38, 0xbc, 0x7e, 0x01, 0x00].into(), vec![0x40, 0xc0, 0x39].into()];
+            let weight = Weight::fp8(pieces, vec![2.0, 0.25], [2, 4], device);
+            assert_eq!((weight.dims(), weight.num_bytes()), ([2, 4], 8 + 2 * 4));
+            let numbers: Vec<f32> = weight.to_dense().into_data().try_to_vec().expect("32-bit floats");
+            assert_eq!(numbers, [2.0, -3.0, 896.0, 0.00390625, 0.0, 0.5, -0.5, 0.28125]);
         });
     }
 

@@ -15,6 +15,7 @@ use crate::blocks::Group;
 use crate::dtype::Dtype;
 use crate::error::Fault;
 use crate::file::ModelFile;
+use crate::fp8::Fp8Values;
 use crate::packed::{PackedForm, PackedValues, Scales, write_group};
 use crate::tensor::{TensorValues, encode};
 use method::Format;
@@ -99,6 +100,19 @@ impl QuantisedWeight {
             }
         }
         Ok(Some(PackedValues { form, bytes }))
+    }
+
+    /// Whether the numbers are FP8 and each row has one scale.
+    pub(crate) fn is_fp8_by_rows(&self) -> bool {
+        matches!(&self.layout, Layout::Scaled(scaled) if scaled.is_fp8_by_rows())
+    }
+
+    /// The stored codes of FP8 with a scale for each row, where that is what the weight is.
+    pub(crate) fn fp8(&self, files: &[ModelFile]) -> Option<Fp8Values> {
+        match &self.layout {
+            Layout::Scaled(scaled) => scaled.fp8(files),
+            Layout::Packed(_) => None,
+        }
     }
 
     /// The dequantised numbers, rounded to `dtype`.

@@ -4,10 +4,13 @@ use super::parts::{FLOATS, Part, Parts};
 use crate::blocks::Group;
 use crate::error::Fault;
 use crate::file::ModelFile;
+use crate::fp8::Fp8Values;
 use crate::packed::{Codes, PackedForm};
 use safetensors::Dtype;
 
 const BYTES: [Dtype; 2] = [Dtype::F8_E4M3, Dtype::I8];
+/// Codes of "not a number", but for the sign.
+const NOT_A_NUMBER: u8 = 0x7f;
 
 /// A weight `number · scale`.
 #[derive(Clone, Debug)]
@@ -66,6 +69,25 @@ impl Scaled {
     pub(super) fn codes(&self) -> Option<Codes> {
         let keeps = self.numbers.dtype == Dtype::I8 && self.block[1].is_multiple_of(PackedForm::GROUP);
         keeps.then_some(Codes::Bytes)
+    }
+
+    /// Whether the numbers are FP8 and each row has one scale.
+    pub(super) fn is_fp8_by_rows(&self) -> bool {
+        let ([rows, columns], [block_rows, block_columns]) = (self.shape, self.block);
+        self.numbers.dtype == Dtype::F8_E4M3 && block_columns == columns && (block_rows == 1 || block_rows == rows)
+    }
+
+    /// The file's codes, and the scale of each row; `None` where they are otherwise, or some code is not a number, which the
+    /// kernels take for one.
+    pub(super) fn fp8(&self, files: &[ModelFile]) -> Option<Fp8Values> {
+        let is_number = |code: &u8| code & 0x7f != NOT_A_NUMBER;
+        if !self.is_fp8_by_rows() || !self.numbers.bytes(files).iter().all(is_number) {
+            return None;
+        }
+        let scales = self.scales.floats(files);
+        let scale_of = |row: usize| scales[row / self.block[0]];
+        let codes = files[self.numbers.file].part(self.numbers.range.clone());
+        Some(Fp8Values { codes, scales: (0..self.shape[0]).map(scale_of).collect() })
     }
 
     /// The groups of a row, by their index in it.

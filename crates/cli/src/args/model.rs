@@ -147,7 +147,7 @@ pub struct DeviceArgs {
     pub load_format: String,
 
     /// How the model's weights are quantised, to be sure of it: none, auto (whatever the files say), gguf, awq, gptq,
-    /// compressed-tensors or fp8
+    /// compressed-tensors or fp8; on CUDA, fp8 also rounds a 16-bit or GGUF model's linear layers to it
     #[arg(long, value_name = "METHOD", ignore_case = true)]
     #[arg(value_parser = ["auto", "none", "gguf", "awq", "gptq", "compressed-tensors", "fp8"])]
     pub quantization: Option<String>,

@@ -50,6 +50,10 @@ pub struct SuiteArgs {
     #[arg(long, value_name = "DTYPE", default_value = "auto", value_parser = kv_cache_dtype)]
     kv_cache_dtype: KvCacheDtype,
 
+    /// Round linear layers to FP8 when they are loaded: fp8, on CUDA
+    #[arg(long, value_name = "METHOD", value_parser = ["fp8"])]
+    quantization: Option<String>,
+
     /// Share of the device's memory that may be used
     #[arg(long, value_name = "SHARE", default_value = "0.9")]
     gpu_memory_utilization: f32,
@@ -128,6 +132,7 @@ impl<'a> Bench<'a> {
             device: DeviceChoice::from(args.device),
             max_model_len: Some(model.max_model_len),
             kv_cache_dtype: args.kv_cache_dtype,
+            quantization: args.quantization.clone(),
             gpu_memory_utilization: args.gpu_memory_utilization,
             max_waiting: 1 << 20,
             ..Options::default()
@@ -135,9 +140,10 @@ impl<'a> Bench<'a> {
         let options = Options { max_waiting: 1 << 20, ..args.scheduling.apply(options) };
         let (engine, report) = load_engine(&checkpoint, &options, &mut |_| ())?;
         let ready = started.elapsed().as_secs_f64();
-        let LoadReport { backend, dtype, num_blocks, .. } = report;
+        let weights = report.weights_form();
+        let LoadReport { backend, num_blocks, .. } = report;
         let facts = json!({
-            "version": env!("CARGO_PKG_VERSION"), "device": backend.name(), "dtype": dtype.to_string(),
+            "version": env!("CARGO_PKG_VERSION"), "device": backend.name(), "dtype": weights,
             "num_blocks": num_blocks, "ready_seconds": ready, "max_num_seqs": options.max_num_seqs,
             "max_num_batched_tokens": options.max_num_batched_tokens, "deterministic": options.deterministic,
         });

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor};
 use firebrick::{Backend, Error, TokenId};
 use firebrick_checkpoint::{Checkpoint, Dtype, ModelConfig};
-use firebrick_model::{CausalLm, ForwardInput, KvCache, LoadOptions, Progress};
+use firebrick_model::{CausalLm, ForwardInput, Fp8, KvCache, LoadOptions, Progress};
 use firebrick_ops::{AttentionMetadata, int_tensor, open_device};
 
 use crate::failure::Failure;
@@ -42,8 +42,8 @@ impl Runner {
     ) -> Result<Self, Error> {
         let device = open_device(backend)?;
         let config: &ModelConfig = checkpoint.config();
-        let model =
-            firebrick_model::load(checkpoint, LoadOptions { dtype, packed: false, max_model_len }, &device, progress)?;
+        let options = LoadOptions { dtype, packed: false, fp8: Fp8::Never, max_model_len };
+        let model = firebrick_model::load(checkpoint, options, &device, progress)?;
         let num_blocks = max_model_len.div_ceil(BLOCK_SIZE);
         let cache = KvCache::new(config, dtype.into(), (num_blocks, BLOCK_SIZE), &device)?;
         Ok(Self { model, cache, num_blocks, device })

@@ -9,7 +9,7 @@ use firebrick_engine::{
     Engine, EngineConfig, EventKind, FinishReason, Pipeline, Request, SamplingParams, SchedulingPolicy, TokenId,
 };
 use firebrick_executor::{CacheOptions, LocalExecutor};
-use firebrick_model::LoadOptions;
+use firebrick_model::{Fp8, LoadOptions};
 use firebrick_ops::{Backend, backend_of};
 use safetensors::SafeTensors;
 
@@ -64,6 +64,7 @@ pub struct Setup {
     pub dtype: Dtype,
     pub kv_dtype: Option<KvDtype>,
     pub packed: bool,
+    pub fp8: Fp8,
     pub num_blocks: u32,
     pub max_num_seqs: u32,
     pub max_num_batched_tokens: u32,
@@ -76,6 +77,7 @@ impl Default for Setup {
             dtype: Dtype::F32,
             kv_dtype: None,
             packed: false,
+            fp8: Fp8::Never,
             num_blocks: 256,
             max_num_seqs: 64,
             max_num_batched_tokens: 2048,
@@ -93,7 +95,7 @@ pub fn engine(path: &Path, setup: &Setup, device: &Device) -> Engine<LocalExecut
     let checkpoint = Checkpoint::open(path).expect("the model opens");
     let config = checkpoint.config();
     let max_model_len = config.max_position_embeddings.min(4096);
-    let options = LoadOptions { dtype: setup.dtype, packed: setup.packed, max_model_len };
+    let options = LoadOptions { dtype: setup.dtype, packed: setup.packed, fp8: setup.fp8, max_model_len };
     let cache = CacheOptions {
         num_blocks: setup.num_blocks,
         dtype: setup.kv_dtype.unwrap_or(setup.dtype.into()),

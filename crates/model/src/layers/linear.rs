@@ -31,7 +31,7 @@ impl Linear {
         };
         let weights = named("weight");
         let weights: Vec<_> = weights.iter().map(|(name, rows)| (name.as_str(), *rows)).collect();
-        let weight = loader.weight(&weights, inputs)?;
+        let weight = loader.linear_weight(&weights, inputs)?;
         let biases = named("bias");
         let biases: Vec<_> = biases.iter().map(|(name, rows)| (name.as_str(), *rows)).collect();
         let bias = if biased { Some(loader.vector(&biases)?) } else { None };

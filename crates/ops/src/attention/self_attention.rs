@@ -124,10 +124,11 @@ mod on_cuda {
     use crate::backend::{BatchTensors, FusedAttention};
     use crate::projection::on_cuda::inputs;
     use crate::rope_and_store_kv::check_operands;
+    use crate::weight::Part;
 
     pub(super) fn self_attention(
         x: Tensor<2>,
-        weight: Tensor<2>,
+        weight: &Part,
         qkv: QkvProjection,
         metadata: &AttentionMetadata,
         (layer, options): (&mut KvLayer, AttentionOptions),

@@ -140,7 +140,8 @@ fn of_few_rows(steps: &StepKernels, projection: &ProjectionShape, gpu: &Gpu) -> 
         Use::Keep | Use::Heads => Follow::Store,
     };
     let cache = if rotates { steps.cache } else { steps.dtype };
-    let form = |rows, norm| Form { dtype: steps.dtype, cache, norm, follow, rows, outputs, inputs };
+    let dtype = steps.dtype;
+    let form = |rows, norm| Form { dtype, weight: dtype, cache, norm, follow, rows, outputs, inputs };
     let alone = norm.map(|norm| form(1, Some(norm)).variant(gpu));
     let several = rows_taken(outputs * inputs, gpu, steps.is_batch_invariant).map(|rows| form(rows, None).variant(gpu));
     alone.into_iter().chain(several).collect()

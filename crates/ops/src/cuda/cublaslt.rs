@@ -14,6 +14,7 @@ use cudarc::driver::sys::{CUdeviceptr, CUstream, cuMemAlloc_v2};
 
 use super::driver::check;
 use super::module_cache::Target;
+use crate::e4m3::E4M3;
 
 /// Scratch memory that algorithms may use; what the vendor recommends for Hopper and newer, and for older GPUs.
 const WORKSPACE_BYTES_HOPPER: usize = 32 << 20;
@@ -26,7 +27,10 @@ const EPILOGUE_BIAS: u32 = 4;
 /// rows apart by strides.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Product {
+    /// Of the result and of the residual.
     pub dtype: DType,
+    /// Of `x` and `weight`: the same, or [codes](crate::e4m3), of whose sums the result is [a part](sums_factor).
+    pub operands: DType,
     pub rows: usize,
     pub outputs: usize,
     pub inputs: usize,
@@ -38,6 +42,11 @@ pub(super) struct Product {
     pub bias: Option<u64>,
     /// With its stride.
     pub residual: Option<(u64, usize)>,
+}
+
+/// What sums of products of codes are multiplied by, so that a result in `dtype` holds any of up to 80,000.
+pub(super) fn sums_factor(dtype: DType) -> f32 {
+    if dtype == DType::F16 { 2f32.powi(-18) } else { 1.0 }
 }
 
 impl Product {
@@ -61,7 +70,7 @@ pub(super) enum Multiplied {
 /// What an algorithm depends on.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct PlanKey {
-    dtype: DType,
+    dtypes: [DType; 2],
     rows: usize,
     outputs: usize,
     inputs: usize,
@@ -120,7 +129,8 @@ impl Blas {
     }
 
     fn enqueue(&self, product: &Product, layouts: &Layouts, plan: &Plan, stream: CUstream) -> Result<(), String> {
-        let (one, residual_scale) = (1.0f32, if product.residual.is_some() { 1.0f32 } else { 0.0f32 });
+        let factor = if product.operands == E4M3 { sums_factor(product.dtype) } else { 1.0 };
+        let residual_scale = if product.residual.is_some() { 1.0f32 } else { 0.0f32 };
         let added = product.added();
         // SAFETY: the description, layouts and algorithm belong together and are alive; the addresses are those of
         // tensors of these shapes, held by the caller; the scratch memory lives as long as the process.
@@ -128,7 +138,7 @@ impl Blas {
             lt::matmul(
                 self.handle,
                 plan.description,
-                (&raw const one).cast(),
+                (&raw const factor).cast(),
                 (&raw const residual_scale).cast(),
                 product.weight as *const c_void,
                 layouts.weight,
@@ -197,7 +207,7 @@ impl Blas {
 impl PlanKey {
     fn of(product: &Product) -> Self {
         Self {
-            dtype: product.dtype,
+            dtypes: [product.dtype, product.operands],
             rows: rounded_rows(product.rows),
             outputs: product.outputs,
             inputs: product.inputs,
@@ -232,15 +242,20 @@ struct Layouts {
 
 impl Layouts {
     fn new(product: &Product, rows: usize) -> Result<Self, String> {
-        let layout = |length: usize, count: usize, stride: usize| {
-            lt::create_matrix_layout(data_type(product.dtype), length as u64, count as u64, stride as i64)
+        let layout = |dtype: DType, length: usize, count: usize, stride: usize| {
+            lt::create_matrix_layout(data_type(dtype), length as u64, count as u64, stride as i64)
                 .map_err(|error| format!("cuBLASLt refuses the layout of {product:?}: {:?}", error.0))
         };
         Ok(Self {
-            weight: layout(product.inputs, product.outputs, product.weight_stride)?,
-            x: layout(product.inputs, rows, product.x_stride)?,
-            added: layout(product.outputs, rows, product.residual.map_or(product.outputs, |(_, stride)| stride))?,
-            out: layout(product.outputs, rows, product.outputs)?,
+            weight: layout(product.operands, product.inputs, product.outputs, product.weight_stride)?,
+            x: layout(product.operands, product.inputs, rows, product.x_stride)?,
+            added: layout(
+                product.dtype,
+                product.outputs,
+                rows,
+                product.residual.map_or(product.outputs, |(_, stride)| stride),
+            )?,
+            out: layout(product.dtype, product.outputs, rows, product.outputs)?,
         })
     }
 }
@@ -282,6 +297,7 @@ fn data_type(dtype: DType) -> cudaDataType_t {
         DType::F32 => cudaDataType_t::CUDA_R_32F,
         DType::F16 => cudaDataType_t::CUDA_R_16F,
         DType::BF16 => cudaDataType_t::CUDA_R_16BF,
-        other => unreachable!("`linear` multiplies f32, f16 and bf16, not {other:?}"),
+        E4M3 => cudaDataType_t::CUDA_R_8F_E4M3,
+        other => unreachable!("products are of f32, f16, bf16 and e4m3, not of {other:?}"),
     }
 }

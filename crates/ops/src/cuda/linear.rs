@@ -14,7 +14,7 @@ use super::kernel::Kernel;
 use super::launch::{Argument, Grid, Operands, Session, submit};
 use super::linear_few_rows::{After, FEW_ROWS, FewRows, fits, suits};
 use super::linear_tiles::linear_tiles;
-use super::matrix::{Matrix, dense};
+use super::matrix::{Matrix, Weights, dense};
 use super::{LINEAR, element};
 
 /// Threads of a block in `linear.cu`, and the outputs and rows that it takes there.
@@ -46,8 +46,8 @@ struct Linear {
     weight_stride: usize,
     residual_stride: usize,
     is_batch_invariant: bool,
-    /// x, weight, bias, residual, out.
-    arguments: [Argument; 5],
+    /// x, weight, scales, bias, residual, out.
+    arguments: [Argument; 6],
 }
 
 pub(crate) fn linear(
@@ -56,10 +56,15 @@ pub(crate) fn linear(
     bias: Option<CubeTensor>,
     residual: Option<CubeTensor>,
 ) -> CubeTensor {
-    let (x, weight, bias, residual) = (Matrix::of(x), Matrix::of(weight), bias.map(dense), residual.map(Matrix::of));
-    let (x_dtype, weight_dtype) = (x.tensor.dtype, weight.tensor.dtype);
+    let weights = Weights { matrix: Matrix::of(weight), scales: None };
+    multiply(Matrix::of(x), weights, bias.map(dense), residual.map(Matrix::of))
+}
+
+/// The same with weights in any form.
+pub(super) fn multiply(x: Matrix, weights: Weights, bias: Option<CubeTensor>, residual: Option<Matrix>) -> CubeTensor {
+    let (x_dtype, weight_dtype) = (x.tensor.dtype, weights.matrix.tensor.dtype);
     assert!(
-        x_dtype == weight_dtype || x_dtype == DType::F32,
+        x_dtype == weight_dtype || x_dtype == DType::F32 || weights.scales.is_some(),
         "linear: x in {x_dtype:?} cannot meet a weight in {weight_dtype:?}"
     );
     assert!(bias.as_ref().is_none_or(|bias| bias.dtype == DType::F32), "linear: the bias is in 32-bit floats");
@@ -67,20 +72,24 @@ pub(crate) fn linear(
         residual.as_ref().is_none_or(|residual| residual.tensor.dtype == x_dtype),
         "linear: the residual is in the dtype of x"
     );
-    if fits(&x, &weight) {
-        return FewRows { x, norm: None, weight, bias, after: After::Store(residual) }.run();
+    if fits(&x, &weights) {
+        return FewRows { x, norm: None, weights, bias, after: After::Store(residual) }.run();
     }
     let is_batch_invariant = is_batch_invariant();
-    if is_batch_invariant && suits(&x, &weight) {
-        return linear_tiles(&x, &weight, bias.as_ref(), residual.as_ref());
+    if is_batch_invariant && weights.scales.is_none() && suits(&x, &weights) {
+        return linear_tiles(&x, &weights.matrix, bias.as_ref(), residual.as_ref());
     }
+    let Weights { matrix: weight, scales } = weights;
     let out = x.like(weight.rows);
     let mut operands = Operands::default();
+    let mut read =
+        |tensor: Option<&CubeTensor>| tensor.map_or(Argument::Null, |tensor| Argument::Address(operands.read(tensor)));
     let arguments = [
-        Argument::Address(operands.read(&x.tensor)),
-        Argument::Address(operands.read(&weight.tensor)),
-        bias.as_ref().map_or(Argument::Null, |bias| Argument::Address(operands.read(bias))),
-        residual.as_ref().map_or(Argument::Null, |residual| Argument::Address(operands.read(&residual.tensor))),
+        read(Some(&x.tensor)),
+        read(Some(&weight.tensor)),
+        read(scales.as_ref()),
+        read(bias.as_ref()),
+        read(residual.as_ref().map(|residual| &residual.tensor)),
         Argument::Address(operands.write(&out)),
     ];
     let call = Linear {
@@ -115,9 +124,10 @@ impl Linear {
             Argument::Address(index) => Some(session.addresses[*index]),
             _ => None,
         };
-        let [x, weight, bias, residual, out] = self.arguments.each_ref().map(address);
+        let [x, weight, _, bias, residual, out] = self.arguments.each_ref().map(address);
         let product = Product {
             dtype: self.x_dtype,
+            operands: self.x_dtype,
             rows: self.rows,
             outputs: self.outputs,
             inputs: self.inputs,
@@ -142,7 +152,7 @@ impl Linear {
     }
 
     fn add_bias(&self, session: &mut Session) -> Result<(), String> {
-        let [_, _, bias, _, out] = self.arguments.clone();
+        let [_, _, _, bias, _, out] = self.arguments.clone();
         let grid = Grid::new([self.rows, self.outputs.div_ceil(THREADS), 1], THREADS);
         session.launch(&self.kernel("add_bias"), grid, &[out, bias, self.outputs.into()])
     }

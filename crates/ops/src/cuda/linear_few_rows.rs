@@ -9,12 +9,14 @@ use super::activation::name;
 use super::gpu::{Gpu, is_batch_invariant};
 use super::kernel::Kernel;
 use super::launch::{Argument, Grid, Launch};
-use super::matrix::{Matrix, on_16_bytes, widest};
+use super::linear_fp8::multiplies;
+use super::matrix::{Matrix, Weights, on_16_bytes, widest};
 use super::rope_and_store_kv::cache_strides;
 use super::{LINEAR_FEW_ROWS, element, rms_norm};
 use crate::HeadLayout;
 use crate::activation::Activation;
 use crate::built_kernels::NormKind;
+use crate::e4m3::E4M3;
 
 /// Rows of `x` up to which a row's result has the same bits whatever their number is.
 pub(crate) const FEW_ROWS: usize = 16;
@@ -24,6 +26,11 @@ pub(crate) const FEW_ROWS: usize = 16;
 const MORE_ROWS: usize = 32;
 const SMALL_WEIGHT: usize = 8_000_000;
 
+/// Rows of `x` times codes of the weights up to which the kernel, which widens codes for every 8 rows, is faster than three
+/// that make codes of `x` and multiply by them; with a single row it always is. Measured on an H200: 8 rows break even with 8
+/// million codes, 16 with 3 million.
+const WIDENED_CODES_MAX: usize = 64_000_000;
+
 /// The GPUs whose matrix units and copies the kernel is written for, from this on.
 const CAPABILITY_MIN: u32 = 80;
 
@@ -31,8 +38,11 @@ const CAPABILITY_MIN: u32 = 80;
 const THREADS: usize = 256;
 const WARPS: usize = THREADS / 32;
 const STAGES: std::ops::RangeInclusive<usize> = 3..=6;
-/// Inputs of a chunk.
+/// Inputs of a chunk, and where weights are codes.
 const CHUNK: usize = 32;
+const CHUNK_OF_CODES: usize = 64;
+/// Codes that an access moves.
+const CODES_AT_ONCE: usize = 16;
 /// Static shared memory of the kernel, rounded up.
 const STATIC_SHARED_BYTES: usize = 1024;
 
@@ -89,7 +99,7 @@ pub(super) struct Rotation {
 pub(super) struct FewRows {
     pub x: Matrix,
     pub norm: Option<Norm>,
-    pub weight: Matrix,
+    pub weights: Weights,
     pub bias: Option<CubeTensor>,
     pub after: After,
 }
@@ -119,7 +129,9 @@ pub(super) enum Follow {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Form {
     pub dtype: DType,
-    /// That of the cache where keys and values are stored, else that of the weights.
+    /// The same, or [codes](E4M3).
+    pub weight: DType,
+    /// That of the cache where keys and values are stored, else that of x.
     pub cache: DType,
     pub norm: Option<NormKind>,
     pub follow: Follow,
@@ -146,7 +158,9 @@ impl Form {
             Follow::Gate(kind) => ("GATE", kind),
             Follow::Rotate { .. } => ("ROTATE", Activation::Relu),
         };
-        let kernel = Kernel::new(&LINEAR_FEW_ROWS, "linear_few_rows").word("ELEMENT", element(self.dtype));
+        let kernel = Kernel::new(&LINEAR_FEW_ROWS, "linear_few_rows")
+            .word("ELEMENT", element(self.dtype))
+            .word("WEIGHT", element(self.weight));
         gpu.with_cache(kernel, self.cache)
             .word("NORM", norm)
             .word("AFTER", follow)
@@ -191,12 +205,13 @@ impl Form {
 
     /// The shared memory that the source divides: rings, partial sums, the norm's vectors, the normalised row.
     fn shared_bytes(&self, tiles: usize, passes: usize, stages: usize) -> usize {
+        let chunk = chunk(self.weight);
         let norm = self.norm.map_or(0, |norm| {
             let vectors = if norm == NormKind::Layer { 2 } else { 1 };
-            vectors * self.inputs * size_of::<f32>() + self.inputs.next_multiple_of(CHUNK) * 2
+            vectors * self.inputs * size_of::<f32>() + self.inputs.next_multiple_of(chunk) * 2
         });
         let rows_in_ring = if self.norm.is_some() { 0 } else { self.rows };
-        shared_bytes(rows_in_ring, (tiles, passes, stages)) + norm
+        shared_bytes((rows_in_ring, chunk), (tiles, passes, stages)) + norm
     }
 }
 
@@ -213,25 +228,34 @@ fn is_few(rows: usize, weight: usize, gpu: &Gpu, is_batch_invariant: bool) -> bo
             && smallest_shared_bytes(rows) <= room(gpu)
 }
 
-/// Whether the kernel is to multiply these: few rows that [suit it](suits).
-pub(super) fn fits(x: &Matrix, weight: &Matrix) -> bool {
-    is_few(x.rows, weight.rows * weight.columns, &Gpu::current(), is_batch_invariant()) && suits(x, weight)
+/// Whether the kernel is to multiply these: few rows that [suit it](suits), and with codes not [many of those](WIDENED_CODES_MAX).
+pub(super) fn fits(x: &Matrix, weights: &Weights) -> bool {
+    let weight = &weights.matrix;
+    let numbers = weight.rows * weight.columns;
+    let is_few = match weights.scales {
+        None => is_few(x.rows, numbers, &Gpu::current(), is_batch_invariant()),
+        Some(_) if x.rows == 1 || !multiplies(x, weight) => x.rows <= FEW_ROWS,
+        Some(_) => x.rows <= FEW_ROWS && x.rows * numbers <= WIDENED_CODES_MAX,
+    };
+    is_few && suits(x, weights)
+}
+
+/// Inputs of a chunk.
+fn chunk(weight: DType) -> usize {
+    if weight == E4M3 { CHUNK_OF_CODES } else { CHUNK }
 }
 
 /// Whether the kernel can read these: 16-bit elements, rows on 16-byte boundaries, a GPU that is new enough.
-pub(super) fn suits(x: &Matrix, weight: &Matrix) -> bool {
+pub(super) fn suits(x: &Matrix, Weights { matrix: weight, scales }: &Weights) -> bool {
     let dtype = x.tensor.dtype;
-    let is_wide = |matrix: &Matrix| {
-        on_16_bytes(&matrix.tensor)
-            && [matrix.stride, matrix.columns].iter().all(|size| size.is_multiple_of(widest(dtype)))
-    };
+    let (expected, group) = if scales.is_some() { (E4M3, CODES_AT_ONCE) } else { (dtype, widest(dtype)) };
     x.rows > 0
         && weight.rows > 0
         && weight.columns > 0
-        && dtype == weight.tensor.dtype
+        && weight.tensor.dtype == expected
         && matches!(dtype, DType::F16 | DType::BF16)
-        && is_wide(x)
-        && is_wide(weight)
+        && x.has_groups_of(widest(dtype))
+        && weight.has_groups_of(group)
         && runs_on(&Gpu::current())
 }
 
@@ -241,13 +265,13 @@ pub(super) fn runs_on(gpu: &Gpu) -> bool {
 }
 
 /// Shared memory for the rings and the sums.
-fn shared_bytes(rows_in_ring: usize, (tiles, passes, stages): (usize, usize, usize)) -> usize {
-    let ring = WARPS * stages * (passes * 1024 + rows_in_ring * CHUNK * 2);
+fn shared_bytes((rows_in_ring, chunk): (usize, usize), (tiles, passes, stages): (usize, usize, usize)) -> usize {
+    let ring = WARPS * stages * (passes * 1024 + rows_in_ring * chunk * 2);
     ring + 2 * WARPS * tiles * 8 * (16 * passes + 4) * size_of::<f32>()
 }
 
 fn smallest_shared_bytes(rows: usize) -> usize {
-    shared_bytes(rows, (rows.div_ceil(8), 1, *STAGES.start()))
+    shared_bytes((rows, CHUNK), (rows.div_ceil(8), 1, *STAGES.start()))
 }
 
 /// Shared memory that a block may have.
@@ -266,8 +290,8 @@ impl FewRows {
             }
         }
         let out = self.x.like(match &self.after {
-            After::Gate(_) => self.weight.rows / 2,
-            _ => self.weight.rows,
+            After::Gate(_) => self.weights.matrix.rows / 2,
+            _ => self.weights.matrix.rows,
         });
         self.launch(&out);
         out
@@ -289,7 +313,9 @@ impl FewRows {
             Some(tensor) => launch.read(tensor),
             None => launch.value(Argument::Null),
         };
-        let mut launch = Launch::new(form.kernel(division, &gpu), grid).read(&self.x.tensor).read(&self.weight.tensor);
+        let mut launch =
+            Launch::new(form.kernel(division, &gpu), grid).read(&self.x.tensor).read(&self.weights.matrix.tensor);
+        launch = read(launch, self.weights.scales.as_ref());
         launch = read(launch, residual);
         launch = read(launch, self.norm.as_ref().map(|norm| &norm.weight));
         launch = read(launch, self.norm.as_ref().and_then(|norm| norm.bias.as_ref()));
@@ -315,19 +341,21 @@ impl FewRows {
             After::Rotate(rotation) => (rotation.keys.dtype, Follow::Rotate { head_dim: rotation.heads.head_dim }),
         };
         let norm = self.norm.as_ref().map(|norm| if norm.bias.is_none() { NormKind::Rms } else { NormKind::Layer });
-        Form { dtype, cache, norm, follow, rows: self.x.rows, outputs: self.weight.rows, inputs: self.weight.columns }
+        let matrix = &self.weights.matrix;
+        let (weight, rows) = (matrix.tensor.dtype, self.x.rows);
+        Form { dtype, weight, cache, norm, follow, rows, outputs: matrix.rows, inputs: matrix.columns }
     }
 
     fn shape(&self) -> Argument {
         let [half, pairs] = self.form().pairs();
         let mut shape = Shape {
             rows: self.x.rows as i32,
-            outputs: self.weight.rows as i32,
-            inputs: self.weight.columns as i32,
+            outputs: self.weights.matrix.rows as i32,
+            inputs: self.weights.matrix.columns as i32,
             half: half as i32,
             pairs: pairs as i32,
             x_stride: self.x.stride as i64,
-            weight_stride: self.weight.stride as i64,
+            weight_stride: self.weights.matrix.stride as i64,
             eps: self.norm.as_ref().map_or(0.0, |norm| norm.eps),
             ..Zeroable::zeroed()
         };

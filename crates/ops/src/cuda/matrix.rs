@@ -1,9 +1,12 @@
 //! Tensors as kernels see them: adjacent elements within a row, rows apart by a stride.
 
 use burn::tensor::{DType, Shape};
+use burn_cubecl::CubeBackend;
 use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
+
+use crate::backend::WeightTensors;
 
 /// A matrix whose rows may be apart: Burn pads rows of its own tensors, and slices are views.
 pub(super) struct Matrix {
@@ -15,6 +18,11 @@ pub(super) struct Matrix {
 }
 
 impl Matrix {
+    /// Whether rows begin on 16-byte boundaries and are made up of accesses of `group` elements.
+    pub(super) fn has_groups_of(&self, group: usize) -> bool {
+        on_16_bytes(&self.tensor) && [self.stride, self.columns].iter().all(|size| size.is_multiple_of(group))
+    }
+
     /// A view of a tensor of rank 2; a copy only when the elements of a row are not adjacent.
     pub(super) fn of(tensor: CubeTensor) -> Self {
         let (shape, strides) = (&tensor.meta.shape, &tensor.meta.strides);
@@ -29,6 +37,22 @@ impl Matrix {
     /// A new one, not yet written.
     pub(super) fn like(&self, columns: usize) -> CubeTensor {
         empty(&self.tensor, [self.rows, columns], self.tensor.dtype)
+    }
+}
+
+/// The weights of a product.
+pub(super) struct Weights {
+    pub matrix: Matrix,
+    /// Of each row, where the matrix holds [codes](crate::e4m3).
+    pub scales: Option<CubeTensor>,
+}
+
+impl Weights {
+    pub(super) fn of(tensors: WeightTensors<CubeBackend>) -> Self {
+        match tensors {
+            WeightTensors::Floats(values) => Self { matrix: Matrix::of(values), scales: None },
+            WeightTensors::Codes(codes, scales) => Self { matrix: Matrix::of(codes), scales: Some(dense(scales)) },
+        }
     }
 }
 

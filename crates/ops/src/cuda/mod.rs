@@ -14,6 +14,8 @@ mod built_kernels;
 mod carry_tokens;
 mod cublaslt;
 mod driver;
+#[cfg(test)]
+mod fp8_tests;
 mod gather_rows;
 mod gpu;
 mod kernel;
@@ -21,6 +23,8 @@ mod launch;
 mod layer_norm;
 mod linear;
 mod linear_few_rows;
+mod linear_fp8;
+mod linear_quantize;
 mod linear_tiles;
 mod matrix;
 mod memory;
@@ -49,7 +53,7 @@ pub(crate) use linear_few_rows::FEW_ROWS;
 pub(crate) use memory::{clear, free_memory, total_memory};
 pub(crate) use module_cache::use_kernels_in;
 pub(crate) use paged_attention::paged_attention;
-pub(crate) use probe::{has_bfloat16, open, settle, use_kernels_of};
+pub(crate) use probe::{has_bfloat16, multiplies_fp8, open, settle, use_kernels_of};
 pub(crate) use projection::{project, self_attention};
 pub(crate) use read_back::read_back;
 pub(crate) use rms_norm::{add_rms_norm, rms_norm};
@@ -114,6 +118,8 @@ sources! {
     LAYER_NORM = "layer_norm",
     LINEAR = "linear",
     LINEAR_FEW_ROWS = "linear_few_rows" needs PRODUCTS,
+    LINEAR_FP8 = "linear_fp8",
+    LINEAR_QUANTIZE = "linear_quantize",
     LINEAR_TILES = "linear_tiles" needs PRODUCTS,
     PAGED_ATTENTION = "paged_attention",
     PAGED_ATTENTION_DECODE = "paged_attention_decode" needs DECODE,
@@ -133,7 +139,7 @@ fn element(dtype: DType) -> &'static str {
         E4M3 => "e4m3",
         other => {
             panic!(
-                "the CUDA kernels read f32, f16, bf16 and a cache of e4m3, not {other:?}: the tensor was made with another dtype"
+                "the CUDA kernels read f32, f16, bf16 and codes of e4m3, not {other:?}: the tensor was made with another dtype"
             )
         }
     }

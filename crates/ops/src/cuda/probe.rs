@@ -87,6 +87,11 @@ pub(crate) fn has_bfloat16() -> bool {
     Gpu::current().capability >= 80
 }
 
+/// Whether the matrix units multiply codes of 8 bits.
+pub(crate) fn multiplies_fp8() -> bool {
+    Gpu::current().capability >= 89
+}
+
 /// Burn compiles its own kernels, where a model needs any, and stops the process when it finds no toolkit for them.
 pub(crate) fn check_headers() -> Result<(), String> {
     let folders = match std::env::var_os("CUDA_PATH") {

@@ -4,10 +4,12 @@ use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
 use burn_cubecl::tensor::CubeTensor;
 
+use super::linear::multiply;
 use super::linear_few_rows::{After, FewRows, Norm, Rotation, fits};
-use super::matrix::{Matrix, dense};
+use super::linear_fp8::{ManyRows, multiplies};
+use super::matrix::{Matrix, Weights, dense};
 use super::paged_attention::attend_fresh;
-use super::{activation, gated_activation, linear, paged_attention, rope_and_store_kv};
+use super::{activation, gated_activation, paged_attention, rope_and_store_kv};
 use crate::attention::AttentionOptions;
 use crate::backend::{Activated, BatchTensors, ProjectionInputs};
 use crate::cube::{QkvInputs, QkvTarget};
@@ -18,7 +20,7 @@ use crate::rope_and_store_kv::QkvOptions;
 struct Operands {
     x: Matrix,
     norm: Option<Norm>,
-    weight: Matrix,
+    weights: Weights,
     bias: Option<CubeTensor>,
     residual: Option<CubeTensor>,
     activated: Activated,
@@ -26,16 +28,16 @@ struct Operands {
 
 pub(crate) fn project(inputs: ProjectionInputs<CubeBackend>) -> CubeTensor {
     let operands = Operands::of(inputs);
-    if !fits(&operands.x, &operands.weight) {
-        return operands.separately();
+    if !fits(&operands.x, &operands.weights) {
+        return operands.of_many_rows();
     }
-    let Operands { x, norm, weight, bias, residual, activated } = operands;
+    let Operands { x, norm, weights, bias, residual, activated } = operands;
     let after = match activated {
         Activated::Not => After::Store(residual.map(Matrix::of)),
         Activated::All(kind) => After::Activate(kind),
         Activated::Gated(kind) => After::Gate(kind),
     };
-    FewRows { x, norm, weight, bias, after }.run()
+    FewRows { x, norm, weights, bias, after }.run()
 }
 
 /// Rows of queries, keys and values.
@@ -89,7 +91,7 @@ impl Operands {
         Self {
             x: Matrix::of(inputs.x),
             norm,
-            weight: Matrix::of(inputs.weight),
+            weights: Weights::of(inputs.weight),
             bias: inputs.bias.given().map(dense),
             residual: inputs.residual.given(),
             activated: inputs.activated,
@@ -98,14 +100,14 @@ impl Operands {
 
     /// The product with what few rows can have in the same kernel.
     fn project_qkv(self, target: &QkvTarget) -> Rows {
-        if !fits(&self.x, &self.weight) {
-            return Rows::Fresh(self.separately());
+        if !fits(&self.x, &self.weights) {
+            return Rows::Fresh(self.of_many_rows());
         }
         let QkvOptions { heads, rotary_dim, .. } = target.options;
         let rotates = rotates(&target.options, self.x.tensor.dtype, target.key_cache.dtype);
-        let Self { x, norm, weight, bias, .. } = self;
+        let Self { x, norm, weights, bias, .. } = self;
         if !rotates {
-            return Rows::Fresh(FewRows { x, norm, weight, bias, after: After::Store(None) }.run());
+            return Rows::Fresh(FewRows { x, norm, weights, bias, after: After::Store(None) }.run());
         }
         let rotation = Rotation {
             table: target.table.clone(),
@@ -116,15 +118,28 @@ impl Operands {
             heads,
             rotary_dim,
         };
-        Rows::Ready(FewRows { x, norm, weight, bias, after: After::Rotate(rotation) }.run())
+        Rows::Ready(FewRows { x, norm, weights, bias, after: After::Rotate(rotation) }.run())
+    }
+
+    fn of_many_rows(self) -> CubeTensor {
+        let Self { x, norm, weights: Weights { matrix, scales }, bias, residual, activated } = self;
+        match scales {
+            Some(scales) if multiplies(&x, &matrix) => {
+                ManyRows { x, norm, codes: matrix, scales, bias, residual, activated }.run()
+            }
+            scales => {
+                let weights = Weights { matrix, scales };
+                Self { x, norm, weights, bias, residual, activated }.separately()
+            }
+        }
     }
 
     fn separately(self) -> CubeTensor {
         let x = match self.norm {
-            Some(norm) => norm.of(self.x.tensor),
-            None => self.x.tensor,
+            Some(norm) => Matrix::of(norm.of(self.x.tensor)),
+            None => self.x,
         };
-        let out = linear(x, self.weight.tensor, self.bias, self.residual);
+        let out = multiply(x, self.weights, self.bias, self.residual.map(Matrix::of));
         match self.activated {
             Activated::Not => out,
             Activated::All(kind) => activation(out, kind),

@@ -35,7 +35,11 @@ pub(super) fn pair<const D: usize>(
 }
 
 /// A tensor of 32-bit floats on the host, and on the device.
-fn floats<const D: usize>(seeded: &mut Seeded, shape: [usize; D], device: &Device) -> (Tensor<D>, Tensor<D>) {
+pub(super) fn floats<const D: usize>(
+    seeded: &mut Seeded,
+    shape: [usize; D],
+    device: &Device,
+) -> (Tensor<D>, Tensor<D>) {
     let values = seeded.tensor(shape, &reference_device(device));
     (values.clone(), moved(&values, device))
 }

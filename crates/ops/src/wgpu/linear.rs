@@ -11,7 +11,7 @@ use super::rms_norm::threads_for;
 use super::shader_text;
 use super::template::Constants;
 use crate::Packing;
-use crate::backend::{Activated, ProjectionInputs, Surroundings};
+use crate::backend::{Activated, ProjectionInputs, Surroundings, WeightTensors};
 
 static SHADER: Shader = Shader {
     name: "linear",
@@ -81,7 +81,8 @@ pub(crate) fn project(inputs: ProjectionInputs<CubeBackend>) -> CubeTensor {
         (Some(weight), Some(bias)) => (layer_norm(inputs.x, weight, bias, inputs.norm_eps), None),
         (weight, _) => (inputs.x, weight.map(|weight| (weight, inputs.norm_eps))),
     };
-    let (weight, bias, residual) = (Matrix::dense(inputs.weight), inputs.bias.given(), inputs.residual.given());
+    let WeightTensors::Floats(weight) = inputs.weight else { unreachable!("`Weight::fp8` refuses wgpu") };
+    let (weight, bias, residual) = (Matrix::dense(weight), inputs.bias.given(), inputs.residual.given());
     Product { x, weight, norm, bias, residual, activated: inputs.activated }.run()
 }
 
