@@ -78,7 +78,7 @@ def comparable(answer):
 class Isolation(unittest.TestCase):
     def test_every_answer_in_a_mixed_batch_equals_the_same_request_alone(self):
         generator = random.Random(7)
-        with Server("--num-gpu-blocks-override", "120", "--max-model-len", "512", "--disable-log-requests") as server:
+        with Server("--num-gpu-blocks-override", "90", "--max-model-len", "512", "--disable-log-requests") as server:
             known = known_options(server)
             self.assertGreaterEqual(len(known), 16, sorted(known))
             bodies = [draw(generator, known) for _ in range(300)]
@@ -87,12 +87,17 @@ class Isolation(unittest.TestCase):
             broken = [pair for pair in refused if pair[1][0] != 400]
             self.assertEqual(broken, [])
             self.assertLess(len(refused), 150, refused[:3])
-            order = generator.sample(range(len(bodies)), len(bodies))
-            sockets = [(at, server.send_raw(server.raw_request(bodies[at]))) for at in order]
-            for at, stream in sockets:
-                head, _, body = read_all(stream).partition(b"\r\n\r\n")
-                self.assertEqual(comparable((int(head.split()[1]), {}, body)), alone[at], bodies[at])
-            self.assertGreater(server.metric("vllm:num_preemptions_total"), 0, "the pool was meant to be too small")
+            # How many run at once depends on how fast this process sends them.
+            preempted = lambda: server.metric("vllm:num_preemptions_total")
+            for _ in range(5):
+                order = generator.sample(range(len(bodies)), len(bodies))
+                sockets = [(at, server.send_raw(server.raw_request(bodies[at]))) for at in order]
+                for at, stream in sockets:
+                    head, _, body = read_all(stream).partition(b"\r\n\r\n")
+                    self.assertEqual(comparable((int(head.split()[1]), {}, body)), alone[at], bodies[at])
+                if preempted() > 0:
+                    break
+            self.assertGreater(preempted(), 0, "the pool was meant to be too small")
             server.wait_idle()
 
     def test_requests_with_one_id_are_independent(self):
