@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use firebrick_checkpoint::{Checkpoint, Dtype, GgufTokenizer, MemoryPlan, ModelConfig, PlanOptions, TokenizerSource};
 use firebrick_engine::{Engine, EngineConfig, SchedulingPolicy};
 use firebrick_executor::{CacheOptions, LocalExecutor};
-use firebrick_model::{LoadOptions, Progress};
+use firebrick_model::{Fp8, LoadOptions, Progress};
 use firebrick_ops::{Backend, holds_packed_weights, open_device_async};
 use firebrick_text::{ChatTemplate, GgufVocabulary, SpecialTokens, Tokenizer};
 
@@ -45,7 +45,7 @@ impl Loaded {
         refuse_what_has_no_room(&facts, request)?;
         let device = open_device_async(backend).await.map_err(text)?;
         let packed = holds_packed_weights(&device);
-        let load = LoadOptions { dtype, packed, max_model_len: max_model_len as usize };
+        let load = LoadOptions { dtype, packed, fp8: Fp8::Never, max_model_len: max_model_len as usize };
         let cache = CacheOptions {
             num_blocks: request.num_blocks,
             block_size: request.block_size,

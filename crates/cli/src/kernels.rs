@@ -32,7 +32,7 @@ the other commands look in the folder `kernels` beside the program, or in --kern
 $FIREBRICK_KERNELS. A kernel that is not there is compiled at the start where NVRTC is, and named in
 an error where it is not. A machine that runs what was built needs the driver and cuBLASLt. Gemma,
 OPT and GPT-2 also take kernels of Burn, which cannot be built ahead: they need NVRTC and the CUDA
-headers where they run.";
+headers where they run. Without them FP8 weights are widened when they are loaded.";
 
 /// Compile the CUDA kernels of models ahead.
 #[derive(Args, Debug)]
