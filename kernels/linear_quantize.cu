@@ -1,6 +1,7 @@
 // linear_quantize: codes of 8 bits and one scale for each row, of x or of its root-mean-square norm: x = code * scale.
 //
 // Variants: ELEMENT=f16|bf16 NORM=NO_NORM|RMS_NORM
+// Needs: rows.cuh
 //
 // `x` is [M, K] with rows apart by a stride and on 16-byte boundaries, K a multiple of 8; `codes` [M, K], `scales` [M]. The
 // largest magnitude of a row becomes the largest code's, 448; a row of zeros has the scale 1. A norm is rounded as
@@ -45,23 +46,12 @@ struct Row {
     }
 };
 
-__device__ __forceinline__ float norm_scale(const ELEMENT* x, int columns, float eps) {
-    float sum = 0.0f;
-    for (int i = threadIdx.x * V; i < columns; i += blockDim.x * V) {
-        float value[V];
-        load<V>(x + i, value);
-#pragma unroll
-        for (int v = 0; v < V; v++) sum = fmaf(value[v], value[v], sum);
-    }
-    return 1.0f / sqrtf(sum_of_block(sum) / columns + eps);
-}
-
 extern "C" __global__ void quantize_rows(const ELEMENT* x, long long x_stride, const float* norm_weight, float eps,
                                          e4m3* codes, float* scales, int columns) {
     start_next_kernel();
     wait_for_previous_kernel();
     Row row = {x + blockIdx.x * x_stride, norm_weight, 1.0f};
-    if constexpr (NORM == RMS_NORM) row.scale = norm_scale(row.x, columns, eps);
+    if constexpr (NORM == RMS_NORM) row.scale = 1.0f / sqrtf(sum_of_squares<V>(row.x, columns) / columns + eps);
     float largest = 0.0f, value[V];
     for (int i = threadIdx.x * V; i < columns; i += blockDim.x * V) {
         row.read(i, value);

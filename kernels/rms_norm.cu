@@ -1,6 +1,7 @@
 // rms_norm: out = x / sqrt(mean(x^2) + eps) * weight for each row, alone and after adding a residual.
 //
 // Variants: ELEMENT=f32|f16|bf16
+// Needs: rows.cuh
 //
 // A block takes one row; a thread takes every blockDim.x-th group of V elements, once to sum the squares and once to
 // scale, where the second reading hits the cache. The order of the sum depends on the row's length alone.
@@ -19,14 +20,7 @@ __device__ void scale_row(const ELEMENT* x, const float* weight, ELEMENT* out, i
 }
 
 template <int V> __device__ void norm_row(const ELEMENT* x, const float* weight, ELEMENT* out, int columns, float eps) {
-    float sum = 0.0f;
-    for (int i = threadIdx.x * V; i < columns; i += blockDim.x * V) {
-        float value[V];
-        load<V>(x + i, value);
-#pragma unroll
-        for (int v = 0; v < V; v++) sum = fmaf(value[v], value[v], sum);
-    }
-    scale_row<V>(x, weight, out, columns, sum_of_block(sum) / columns, eps);
+    scale_row<V>(x, weight, out, columns, sum_of_squares<V>(x, columns) / columns, eps);
 }
 
 // The squares summed are those of the rounded sums, which is what the next layer reads as its residual.

@@ -90,6 +90,9 @@ const DECODE: &str = concat!(
 /// What comes before the tensor-core kernels of products.
 const PRODUCTS: &str = include_str!("../../../../kernels/products.cuh");
 
+/// What comes before kernels with a block for each row.
+const ROWS: &str = include_str!("../../../../kernels/rows.cuh");
+
 macro_rules! needs {
     () => {
         ""
@@ -119,13 +122,13 @@ sources! {
     LINEAR = "linear",
     LINEAR_FEW_ROWS = "linear_few_rows" needs PRODUCTS,
     LINEAR_FP8 = "linear_fp8",
-    LINEAR_QUANTIZE = "linear_quantize",
+    LINEAR_QUANTIZE = "linear_quantize" needs ROWS,
     LINEAR_TILES = "linear_tiles" needs PRODUCTS,
     PAGED_ATTENTION = "paged_attention",
     PAGED_ATTENTION_DECODE = "paged_attention_decode" needs DECODE,
     PAGED_ATTENTION_TILES = "paged_attention_tiles" needs ATTENTION,
     PAGED_ATTENTION_WGMMA = "paged_attention_wgmma" needs ATTENTION,
-    RMS_NORM = "rms_norm",
+    RMS_NORM = "rms_norm" needs ROWS,
     ROPE_AND_STORE_KV = "rope_and_store_kv" needs HEADS,
     SAMPLE = "sample",
 }
