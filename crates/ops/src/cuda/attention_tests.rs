@@ -280,30 +280,34 @@ fn what_the_cache_holds_beyond_a_context_does_not_show() {
     });
 }
 
+/// Inputs of the projections to queries, keys and values.
+pub(super) const HIDDEN: usize = 576;
+
+fn projection(seeded: &mut Seeded, heads: HeadLayout, on: (&Device, DType)) -> Weight {
+    Weight::dense(pair(seeded, [heads.row_len(), HIDDEN], on).1 * 0.05)
+}
+
 /// A layer's attention from its input, and the operations one after the other: results and caches have the same bits. The
 /// caches hold the same past.
-fn compare_with_single_operations(
+pub(super) fn compare_with_single_operations(
     seeded: &mut Seeded,
     (device, dtype): (&Device, DType),
-    options: QkvOptions,
+    (weight, options): (&Weight, QkvOptions),
     sequences: &[(usize, usize)],
     sliding_window: Option<usize>,
 ) {
     let QkvOptions { heads, rotary_dim, norm_eps } = options;
-    let hidden = 576;
     let case = AttentionCase::new(sequences, 16, seeded, device);
     let (metadata, everything) = (case.metadata(device), case.whole_contexts());
-    let (_, weight) = pair(seeded, [heads.row_len(), hidden], (device, dtype));
-    let (_, x) = pair(seeded, [case.num_tokens(), hidden], (device, dtype));
+    let (_, x) = pair(seeded, [case.num_tokens(), HIDDEN], (device, dtype));
     let (_, past) = pair(seeded, [everything.num_tokens(), heads.row_len()], (device, dtype));
     let mut floats = |shape| moved(&seeded.tensor(shape, &reference_device(device)), device);
     let [query_norm, key_norm] = [0, 1].map(|_| floats([heads.head_dim]));
-    let (norm_weight, bias) = (floats([hidden]), floats([heads.row_len()]));
+    let (norm_weight, bias) = (floats([HIDDEN]), floats([heads.row_len()]));
     let table = RopeTable(moved(&seeded.tensor([3000, rotary_dim.max(1)], &reference_device(device)), device));
     let norm = RowNorm { weight: &norm_weight, bias: None, eps: 1e-5 };
-    let weight = Weight::dense(weight * 0.05);
     let qkv = QkvProjection {
-        projection: Projection { norm: Some(norm), weight: &weight, bias: Some(&bias) },
+        projection: Projection { norm: Some(norm), weight, bias: Some(&bias) },
         head_norms: norm_eps.map(|_| (&query_norm, &key_norm)),
         rope: (rotary_dim != 0).then_some(&table),
         options,
@@ -317,7 +321,7 @@ fn compare_with_single_operations(
             layer
         });
         let got = self_attention(x.clone(), qkv, &metadata, (&mut layer, attention));
-        let rows = linear(norm.of(x.clone()), &weight, Some(&bias));
+        let rows = linear(norm.of(x.clone()), weight, Some(&bias));
         let rows = rope_and_store_kv(rows, qkv.head_norms, qkv.rope, &metadata, (&mut expected_layer, options));
         assert_close(got, paged_attention(rows, &expected_layer, &metadata, attention), 0.0);
         assert_close(layer.keys(), expected_layer.keys(), 0.0);
@@ -340,12 +344,19 @@ fn attention_with_its_projection_has_the_bits_of_the_single_operations() {
         ] {
             let heads = HeadLayout { num_heads, num_kv_heads, head_dim };
             let options = QkvOptions { heads, rotary_dim, norm_eps: head_norm.then_some(1e-6) };
+            let weight = projection(&mut seeded, heads, (device, dtype));
             for sequences in
                 [vec![(1, 33)], vec![(5, 5), (1, 33), (3, 20)], vec![(7, 8), (9, 50)], vec![(1, 1), (1, 2500)]]
             {
-                compare_with_single_operations(&mut seeded, (device, dtype), options, &sequences, None);
+                compare_with_single_operations(&mut seeded, (device, dtype), (&weight, options), &sequences, None);
             }
-            compare_with_single_operations(&mut seeded, (device, dtype), options, &[(1, 900), (1, 40)], Some(300));
+            compare_with_single_operations(
+                &mut seeded,
+                (device, dtype),
+                (&weight, options),
+                &[(1, 900), (1, 40)],
+                Some(300),
+            );
         }
     });
 }
@@ -360,8 +371,9 @@ fn attention_with_its_projection_has_these_bits_with_more_parts_than_the_gpu_run
         {
             let heads = HeadLayout { num_heads, num_kv_heads, head_dim };
             let options = QkvOptions { heads, rotary_dim: head_dim, norm_eps: head_norm.then_some(1e-6) };
-            compare_with_single_operations(&mut seeded, (device, dtype), options, &sequences, None);
-            compare_with_single_operations(&mut seeded, (device, dtype), options, &sequences, Some(100));
+            let weight = projection(&mut seeded, heads, (device, dtype));
+            compare_with_single_operations(&mut seeded, (device, dtype), (&weight, options), &sequences, None);
+            compare_with_single_operations(&mut seeded, (device, dtype), (&weight, options), &sequences, Some(100));
         }
     });
 }

@@ -3,15 +3,15 @@
 use burn::tensor::{Device, Tensor};
 
 use super::FEW_ROWS;
+use super::attention_tests::{HIDDEN, compare_with_single_operations};
 use super::gpu::Gpu;
 use super::gpu::limited::with_capability;
-use super::tests::{floats, for_both_dtypes, pair};
-use crate::e4m3::{E4M3, decode, quantise_row};
-use crate::testing::{AttentionCase, Seeded, assert_close, moved, reference_device};
+use super::tests::{compare_projection, floats, for_both_dtypes, pair};
+use crate::e4m3::{decode, quantise_row};
+use crate::testing::{Seeded, assert_close, moved, reference_device};
 use crate::{
-    Activation, AttentionOptions, CapturedGraph, HeadLayout, KvLayer, Projection, QkvOptions, QkvProjection, RopeTable,
-    RowNorm, Then, Weight, activation, float_tensor, gated_activation, linear, linear_add, paged_attention, project,
-    reference, rope_and_store_kv, self_attention,
+    Activation, CapturedGraph, HeadLayout, Projection, QkvOptions, RowNorm, Then, Weight, float_tensor, linear,
+    linear_add, project, reference,
 };
 
 /// The same matrix on the host and on the device.
@@ -107,16 +107,7 @@ fn projections_of_few_rows_in_fp8_have_the_bits_of_the_single_operations() {
                 let layer = RowNorm { bias: Some(&norm_bias), ..root_mean_square };
                 for norm in [None, Some(root_mean_square), Some(layer)] {
                     let projection = Projection { norm, weight: &weight, bias: Some(&bias) };
-                    let normed = norm.map_or_else(|| x.clone(), |norm| norm.of(x.clone()));
-                    let product = linear(normed.clone(), &weight, Some(&bias));
-                    let got = |then| project(x.clone(), projection, then);
-                    assert_close(got(Then::Keep), product.clone(), 0.0);
-                    let sum = linear_add(normed, &weight, Some(&bias), residual.clone());
-                    assert_close(got(Then::AddTo(residual.clone())), sum, 0.0);
-                    for kind in [Activation::Silu, Activation::GeluTanh] {
-                        assert_close(got(Then::Activate(kind)), activation(product.clone(), kind), 0.0);
-                        assert_close(got(Then::Gate(kind)), gated_activation(product.clone(), kind), 0.0);
-                    }
+                    compare_projection(&x, projection, &residual);
                 }
             }
         }
@@ -191,45 +182,11 @@ fn attention_with_its_projection_in_fp8_has_the_bits_of_the_single_operations() 
         {
             let heads = HeadLayout { num_heads, num_kv_heads, head_dim };
             let options = QkvOptions { heads, rotary_dim: head_dim, norm_eps: head_norm.then_some(1e-6) };
-            let scale = (head_dim as f32).powf(-0.5);
-            let attention = AttentionOptions { heads, block_size: 16, scale, sliding_window: None, softcap: None };
-            let (_, weight) = weights(61, [heads.row_len(), 576], device);
-            let (_, norm_weight) = floats(&mut seeded, [576], device);
-            let (_, bias) = floats(&mut seeded, [heads.row_len()], device);
-            let (_, table) = floats(&mut seeded, [64, head_dim], device);
-            let head_norms: Vec<_> = (0..2).map(|_| floats(&mut seeded, [head_dim], device).1).collect();
-            let table = RopeTable(table);
-            let norm = RowNorm { weight: &norm_weight, bias: None, eps: 1e-5 };
+            let (_, weight) = weights(61, [heads.row_len(), HIDDEN], device);
             let single = |count| vec![(1, 33); count];
             for sequences in [single(1), single(8), single(20), vec![(5, 5), (1, 33), (3, 20)], vec![(33, 33), (9, 50)]]
             {
-                let case = AttentionCase::new(&sequences, 16, &mut seeded, device);
-                let metadata = case.metadata(device);
-                let everything = case.whole_contexts();
-                let (_, past) = pair(&mut seeded, [everything.num_tokens(), heads.row_len()], (device, dtype));
-                let (_, x) = pair(&mut seeded, [case.num_tokens(), 576], (device, dtype));
-                let qkv = QkvProjection {
-                    projection: Projection { norm: Some(norm), weight: &weight, bias: Some(&bias) },
-                    head_norms: head_norm.then_some((&head_norms[0], &head_norms[1])),
-                    rope: Some(&table),
-                    options,
-                };
-                let store = QkvOptions { heads, rotary_dim: 0, norm_eps: None };
-                for cache in [dtype, E4M3] {
-                    let [mut layer, mut expected_layer] = [0, 1].map(|_| {
-                        let mut layer = KvLayer::with_dtype(case.num_blocks, 16, heads, (device, cache));
-                        let past = past.clone() * 0.1;
-                        rope_and_store_kv(past, None, None, &everything.metadata(device), (&mut layer, store));
-                        layer
-                    });
-                    let got = self_attention(x.clone(), qkv, &metadata, (&mut layer, attention));
-                    let rows = linear(norm.of(x.clone()), &weight, Some(&bias));
-                    let target = (&mut expected_layer, options);
-                    let rows = rope_and_store_kv(rows, qkv.head_norms, qkv.rope, &metadata, target);
-                    assert_close(got, paged_attention(rows, &expected_layer, &metadata, attention), 0.0);
-                    assert_close(layer.keys(), expected_layer.keys(), 0.0);
-                    assert_close(layer.values(), expected_layer.values(), 0.0);
-                }
+                compare_with_single_operations(&mut seeded, (device, dtype), (&weight, options), &sequences, None);
             }
         }
     });

@@ -128,6 +128,21 @@ fn a_row_has_the_same_bits_among_any_number_of_rows_where_the_batch_must_not_mat
     });
 }
 
+/// A projection of few rows has the bits of the operations one after the other, whatever comes after it.
+pub(super) fn compare_projection(x: &Tensor<2>, projection: Projection, residual: &Tensor<2>) {
+    let Projection { norm, weight, bias } = projection;
+    let normed = norm.map_or_else(|| x.clone(), |norm| norm.of(x.clone()));
+    let product = linear(normed.clone(), weight, bias);
+    let got = |then| project(x.clone(), projection, then);
+    assert_close(got(Then::Keep), product.clone(), 0.0);
+    let sum = linear_add(normed, weight, bias, residual.clone());
+    assert_close(got(Then::AddTo(residual.clone())), sum, 0.0);
+    for kind in [Activation::Silu, Activation::GeluTanh, Activation::GeluErf, Activation::Relu] {
+        assert_close(got(Then::Activate(kind)), activation(product.clone(), kind), 0.0);
+        assert_close(got(Then::Gate(kind)), gated_activation(product.clone(), kind), 0.0);
+    }
+}
+
 #[test]
 fn projections_of_few_rows_have_the_bits_of_the_single_operations() {
     for_both_dtypes(|device, dtype, _| {
@@ -146,16 +161,7 @@ fn projections_of_few_rows_have_the_bits_of_the_single_operations() {
                 let layer = RowNorm { bias: Some(&norm_bias), ..root_mean_square };
                 for norm in [None, Some(root_mean_square), Some(layer)] {
                     let projection = Projection { norm, weight: &weight, bias: Some(&bias) };
-                    let normed = norm.map_or_else(|| x.clone(), |norm| norm.of(x.clone()));
-                    let product = linear(normed.clone(), &weight, Some(&bias));
-                    let got = |then| project(x.clone(), projection, then);
-                    assert_close(got(Then::Keep), product.clone(), 0.0);
-                    let sum = linear_add(normed, &weight, Some(&bias), residual.clone());
-                    assert_close(got(Then::AddTo(residual.clone())), sum, 0.0);
-                    for kind in [Activation::Silu, Activation::GeluTanh, Activation::GeluErf, Activation::Relu] {
-                        assert_close(got(Then::Activate(kind)), activation(product.clone(), kind), 0.0);
-                        assert_close(got(Then::Gate(kind)), gated_activation(product.clone(), kind), 0.0);
-                    }
+                    compare_projection(&x, projection, &residual);
                 }
             }
         }
