@@ -14,7 +14,7 @@ use firebrick_ops::{
     free_device_memory, kept_int_tensor, overwrite, sample, section,
 };
 
-use crate::inputs::{Longest, SpareBlock, StepShape, carry, pack, unpack};
+use crate::inputs::{LengthBounds, SpareBlock, StepShape, carry, pack, unpack};
 use crate::local::{Model, Output};
 use crate::sampler;
 
@@ -282,11 +282,12 @@ impl StepGraphs {
     fn record(&mut self, key: Key, words: Tensor<1, Int>) {
         let Key { shape, decode, sampling } = key;
         let [length] = words.dims();
-        let longest = Longest {
-            query: if decode { 1 } else { shape.tokens },
-            context: shape.blocks_per_row * self.spare.block_size as usize,
+        let bounds = LengthBounds {
+            query_min: usize::from(decode),
+            query_max: if decode { 1 } else { shape.tokens },
+            context_max: shape.blocks_per_row * self.spare.block_size as usize,
         };
-        let input = unpack(&words, shape, longest);
+        let input = unpack(&words, shape, bounds);
         let choice = sampling.map(|choice| {
             let start = shape.buffer_len();
             (section(&words, start, length - start), choice.options(shape.samples))

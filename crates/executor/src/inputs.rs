@@ -24,11 +24,12 @@ pub(crate) struct SpareBlock {
     pub(crate) block_size: u32,
 }
 
-/// The longest query and the longest context, or bounds of them.
+/// The shortest and the longest query and the longest context, or bounds of them.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Longest {
-    pub(crate) query: usize,
-    pub(crate) context: usize,
+pub(crate) struct LengthBounds {
+    pub(crate) query_min: usize,
+    pub(crate) query_max: usize,
+    pub(crate) context_max: usize,
 }
 
 impl StepShape {
@@ -54,29 +55,30 @@ impl StepShape {
     }
 }
 
-impl Longest {
+impl LengthBounds {
     fn of(batch: &Batch) -> Self {
         let queries = batch.query_starts.windows(2).map(|pair| pair[1] - pair[0]);
         let context = batch.context_lens.iter().copied().max().unwrap_or(0);
-        Self { query: queries.max().unwrap_or(0) as usize, context: context as usize }
+        let [query_min, query_max] = [queries.clone().min(), queries.max()].map(|query| query.unwrap_or(0) as usize);
+        Self { query_min, query_max, context_max: context as usize }
     }
 }
 
-/// The batch's flat arrays as index tensors; logits are wanted for the last token of every sampled sequence.
+/// The batch's flat arrays as index tensors; the last token is wanted of every sampled sequence.
 ///
 /// # Panics
 /// When the batch carries tokens of the step before.
 pub fn forward_input(batch: &Batch, device: &Device) -> ForwardInput {
     assert!(batch.carried.is_empty(), "carried tokens come from a step before");
     let (buffer, shape) = step_buffer(batch, device);
-    unpack(&buffer, shape, Longest::of(batch))
+    unpack(&buffer, shape, LengthBounds::of(batch))
 }
 
 /// The same with the choices of the step before.
 pub(crate) fn forward_input_after(batch: &Batch, chosen: &Sampled, device: &Device) -> ForwardInput {
     let (buffer, shape) = step_buffer(batch, device);
     carry(&buffer, shape, chosen);
-    unpack(&buffer, shape, Longest::of(batch))
+    unpack(&buffer, shape, LengthBounds::of(batch))
 }
 
 fn step_buffer(batch: &Batch, device: &Device) -> (Tensor<1, Int>, StepShape) {
@@ -138,7 +140,7 @@ pub(crate) fn carry(buffer: &Tensor<1, Int>, shape: StepShape, chosen: &Sampled)
 }
 
 /// The tensors of a step, as views of the buffer that [`pack`] filled.
-pub(crate) fn unpack(buffer: &Tensor<1, Int>, shape: StepShape, longest: Longest) -> ForwardInput {
+pub(crate) fn unpack(buffer: &Tensor<1, Int>, shape: StepShape, bounds: LengthBounds) -> ForwardInput {
     let mut start = 0;
     let mut sections = shape.lengths().into_iter().map(|length| {
         let part = section(buffer, start, length);
@@ -147,7 +149,7 @@ pub(crate) fn unpack(buffer: &Tensor<1, Int>, shape: StepShape, longest: Longest
     });
     let mut next = || sections.next().expect("as many as there are lengths");
     let (tokens, positions, slot_mapping, sequence_of_token) = (next(), next(), next(), next());
-    let (query_starts, context_lens, logit_rows) = (next(), next(), next());
+    let (query_starts, context_lens, output_rows) = (next(), next(), next());
     ForwardInput {
         tokens,
         metadata: AttentionMetadata {
@@ -157,10 +159,11 @@ pub(crate) fn unpack(buffer: &Tensor<1, Int>, shape: StepShape, longest: Longest
             block_tables: next().reshape([shape.sequences, shape.blocks_per_row]),
             query_starts,
             context_lens,
-            query_len_max: longest.query,
-            context_len_max: longest.context,
+            query_len_min: bounds.query_min,
+            query_len_max: bounds.query_max,
+            context_len_max: bounds.context_max,
         },
-        logit_rows,
+        output_rows: Some(output_rows),
     }
 }
 

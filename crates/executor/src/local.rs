@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor};
 use firebrick_checkpoint::{Checkpoint, KvDtype};
 use firebrick_engine::{Batch, ExecuteError, Executor, StepOutput};
 use firebrick_model::{CausalLm, ForwardInput, KvCache, LoadError, LoadOptions, Progress};
-use firebrick_ops::{Backend, Sampled, WorkStream, backend_of};
+use firebrick_ops::{Backend, Sampled, WorkStream, backend_of, gather_rows};
 
 use crate::graph::StepGraphs;
 use crate::inputs::{SpareBlock, forward_input_after};
@@ -132,16 +132,20 @@ impl LocalExecutor {
             });
             return Step { sampling, prompts: Vec::new() };
         }
-        let input = match &chosen {
+        let mut input = match &chosen {
             Some(chosen) => forward_input_after(batch, chosen, &self.device),
             None => forward_input(batch, &self.device),
         };
         let mut model = self.model.lock().expect("a forward pass does not panic while it holds the model");
         let Model { model, cache } = &mut *model;
+        // What is reported of prompts is made of rows that are not sampled.
+        let sampled_rows = if batch.prompt_rows.is_empty() { None } else { input.output_rows.take() };
         let hidden = model.hidden(&input, cache, None);
         let head = model.head();
-        let sampling = (!batch.samples.is_empty())
-            .then(|| sampler::start(head.logits(&hidden, &input.logit_rows), &batch.samples));
+        let sampling = (!batch.samples.is_empty()).then(|| {
+            let sampled = sampled_rows.map_or_else(|| hidden.clone(), |rows| gather_rows(&hidden, &rows));
+            sampler::start(head.logits(sampled), &batch.samples)
+        });
         let prompts = batch.prompt_rows.iter().map(|rows| PromptReading::start(rows, &hidden, head)).collect();
         Step { sampling, prompts }
     }

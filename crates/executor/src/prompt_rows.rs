@@ -8,7 +8,8 @@ use burn::tensor::{DType, Int, Tensor};
 use firebrick_engine::{ExecuteError, PromptResult, PromptRows, PromptWanted, TokenId, TokenLogprobs};
 use firebrick_model::layers::LmHead;
 use firebrick_ops::{
-    Backend, RowParams, SamplePlan, Sampled, SampledRow, TokenEdit, backend_of, has_kernel_compiler, int_tensor, sample,
+    Backend, RowParams, SamplePlan, Sampled, SampledRow, TokenEdit, backend_of, gather_rows, has_kernel_compiler,
+    int_tensor, sample,
 };
 
 /// Rows of logits that exist at the same time: a prompt's logits are as large as the vocabulary, times its length.
@@ -43,12 +44,12 @@ impl PromptReading {
                 let pieces = (start..end).step_by(LOGIT_ROWS_MAX as usize).zip(next.chunks(LOGIT_ROWS_MAX as usize));
                 let piece = |(start, next): (u32, &[TokenId])| {
                     let rows = index(start..start + next.len() as u32, hidden);
-                    score(&head.logits(hidden, &rows), next, *count)
+                    score(&head.logits(gather_rows(hidden, &rows)), next, *count)
                 };
                 Self::Logprobs { next: next.clone(), count: *count as usize, pieces: pieces.map(piece).collect() }
             }
             PromptWanted::HiddenSum => {
-                let states = head.states(hidden, &index(start..end, hidden));
+                let states = head.states(gather_rows(hidden, &index(start..end, hidden)));
                 // Burn's kernels are compiled where they run.
                 if backend_of(&states.device()) == Backend::Cuda && !has_kernel_compiler() {
                     return Self::HiddenStates { states: Box::new(states) };

@@ -12,9 +12,8 @@ use firebrick_engine::{Batch, TokenId};
 use firebrick_executor::forward_input;
 use firebrick_model::{Fp8, KvCache, LoadOptions, load};
 use firebrick_ops::e4m3::{decode, quantise_row};
-use firebrick_ops::float_tensor;
-use firebrick_ops::testing::for_each_device;
-use firebrick_ops::{Backend, backend_of, tensor_bytes_max};
+use firebrick_ops::testing::{assert_close, for_each_device};
+use firebrick_ops::{Backend, backend_of, float_tensor, int_tensor, tensor_bytes_max};
 use safetensors::tensor::TensorView;
 
 /// 32-bit arithmetic in another order: a few units in the last place per layer, of values up to the largest.
@@ -35,8 +34,7 @@ fn prefill(tokens: &[TokenId], device: &Device) -> firebrick_model::ForwardInput
         blocks_per_row: blocks as usize,
         ..Batch::default()
     };
-    let logit_rows = firebrick_ops::int_tensor((0..length as i32).collect(), [length as usize], device);
-    firebrick_model::ForwardInput { logit_rows, ..forward_input(&batch, device) }
+    firebrick_model::ForwardInput { output_rows: None, ..forward_input(&batch, device) }
 }
 
 fn assert_equal(what: &str, got: Tensor<2>, expected: &[f32]) {
@@ -77,6 +75,38 @@ fn logits_and_layer_outputs_equal_the_reference() {
                 let expected = reference.floats(&format!("logits.{prompt}"));
                 assert_equal(&format!("{name}, prompt {prompt}, logits"), logits, &expected);
             }
+        }
+    });
+}
+
+#[test]
+fn wanted_rows_are_those_of_a_pass_that_computes_all() {
+    for_each_device(|device| {
+        for folder in fixture_models() {
+            let tokens = Reference::open(&folder.join("reference.safetensors")).words("prompt.0");
+            let checkpoint = Checkpoint::open(&folder).expect("the fixture opens");
+            let config = checkpoint.config();
+            let max_model_len = config.max_position_embeddings;
+            let options = LoadOptions { dtype: Dtype::F32, packed: true, fp8: Fp8::Never, max_model_len };
+            let model = load(&checkpoint, options, device, &mut |_| ()).expect("the fixture loads");
+            let pass = |rows: Option<Vec<i32>>| {
+                let mut cache =
+                    KvCache::new(config, Dtype::F32.into(), (8, BLOCK_SIZE as usize), device).expect("few blocks");
+                let output_rows = rows.map(|rows| {
+                    let count = rows.len();
+                    int_tensor(rows, [count], device)
+                });
+                let input = firebrick_model::ForwardInput { output_rows, ..prefill(&tokens, device) };
+                let logits = model.forward(&input, &mut cache, None);
+                (logits, cache.layer(config.num_layers - 1).keys())
+            };
+            let rows = vec![tokens.len() as i32 - 1, 0];
+            let (all, all_keys) = pass(None);
+            let expected: Vec<Tensor<2>> = rows.iter().map(|&row| all.clone().narrow(0, row as usize, 1)).collect();
+            let expected: Vec<f32> = Tensor::cat(expected, 0).into_data().try_to_vec().expect("32-bit floats");
+            let (wanted, keys) = pass(Some(rows));
+            assert_equal(&format!("{folder:?}"), wanted, &expected);
+            assert_close(keys, all_keys, 0.0);
         }
     });
 }

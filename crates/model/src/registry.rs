@@ -2,6 +2,7 @@
 
 use burn::tensor::{Device, Tensor};
 use firebrick_checkpoint::{Architecture, Checkpoint};
+use firebrick_ops::gather_rows;
 
 use crate::layers::LmHead;
 use crate::loader::{LoadOptions, Loader, Progress};
@@ -10,17 +11,25 @@ use crate::{ForwardInput, KvCache, LayerOutputs, LoadError};
 
 /// A decoder that predicts the next token.
 pub trait CausalLm {
-    /// The residual stream `[T, hidden]` after the last layer. Writes the batch's keys and values into `cache` and reads
-    /// its sequences' earlier ones from it. Collects every layer's output into `outputs` if given.
-    fn hidden(&self, input: &ForwardInput, cache: &mut KvCache, outputs: Option<&mut LayerOutputs>) -> Tensor<2>;
+    /// The residual stream after the last layer: `[T, hidden]`, or the wanted rows alone, where those are fewer.
+    fn layers(&self, input: &ForwardInput, cache: &mut KvCache, outputs: Option<&mut LayerOutputs>) -> Tensor<2>;
 
     /// What makes logits of the residual stream.
     fn head(&self) -> &LmHead;
 
-    /// Logits `[logit_rows, vocab]`, 32-bit floats on backends that compute in them.
+    /// The residual stream after the last layer, of the wanted rows. Writes the batch's keys and values into `cache` and
+    /// reads its sequences' earlier ones from it. Collects every layer's output into `outputs` if given.
+    fn hidden(&self, input: &ForwardInput, cache: &mut KvCache, outputs: Option<&mut LayerOutputs>) -> Tensor<2> {
+        let hidden = self.layers(input, cache, outputs);
+        match &input.output_rows {
+            Some(rows) if input.rows_of_last_layer().is_none() => gather_rows(&hidden, rows),
+            _ => hidden,
+        }
+    }
+
+    /// Logits `[wanted rows, vocab]`, 32-bit floats on backends that compute in them.
     fn forward(&self, input: &ForwardInput, cache: &mut KvCache, outputs: Option<&mut LayerOutputs>) -> Tensor<2> {
-        let hidden = self.hidden(input, cache, outputs);
-        self.head().logits(&hidden, &input.logit_rows)
+        self.head().logits(self.hidden(input, cache, outputs))
     }
 }
 

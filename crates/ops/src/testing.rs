@@ -214,6 +214,7 @@ impl AttentionCase {
             sequence_of_token: int_tensor(owners, [tokens], device),
             block_tables: int_tensor(tables.collect(), [count, columns], device),
             query_starts: int_tensor(query_starts, [count + 1], device),
+            query_len_min: self.sequences.iter().map(|(query, _)| *query).min().unwrap_or(0),
             query_len_max: self.sequences.iter().map(|(query, _)| *query).max().unwrap_or(0),
             context_len_max: contexts.iter().copied().max().unwrap_or(0) as usize,
             context_lens: int_tensor(contexts, [count], device),

@@ -71,6 +71,7 @@ impl Runner {
     /// Tokens from position `start` of the only sequence, whose blocks are all there are, in order.
     fn input(&self, tokens: &[TokenId], start: usize, num_logits: usize) -> ForwardInput {
         let (device, length) = (&self.device, tokens.len());
+        let last = (length - num_logits) as i32..length as i32;
         let positions: Vec<i32> = (start..start + length).map(|position| position as i32).collect();
         ForwardInput {
             tokens: int_tensor(tokens.iter().map(|&token| token as i32).collect(), [length], device),
@@ -81,10 +82,11 @@ impl Runner {
                 block_tables: int_tensor((0..self.num_blocks as i32).collect(), [1, self.num_blocks], device),
                 query_starts: int_tensor(vec![0, length as i32], [2], device),
                 context_lens: int_tensor(vec![(start + length) as i32], [1], device),
+                query_len_min: length,
                 query_len_max: length,
                 context_len_max: start + length,
             },
-            logit_rows: int_tensor(((length - num_logits) as i32..length as i32).collect(), [num_logits], device),
+            output_rows: Some(int_tensor(last.collect(), [num_logits], device)),
         }
     }
 }

@@ -2,7 +2,9 @@
 
 use burn::tensor::Tensor;
 use firebrick_checkpoint::LayerKind;
-use firebrick_ops::{AttentionOptions, KvLayer, QkvOptions, QkvProjection, RopeTable, Then, project, self_attention};
+use firebrick_ops::{
+    AttentionOptions, KvLayer, QkvOptions, QkvProjection, RopeTable, Then, gather_rows, project, self_attention,
+};
 
 use super::{Linear, Norm};
 use crate::kv_cache::head_layout;
@@ -20,6 +22,8 @@ pub struct Attention {
     scale: f32,
     sliding_window: Option<usize>,
     softcap: Option<f32>,
+    /// Nothing comes after this layer that mixes tokens.
+    is_last: bool,
 }
 
 impl Attention {
@@ -68,18 +72,37 @@ impl Attention {
             scale: config.attention_scale,
             sliding_window: config.sliding_window.filter(|_| slides),
             softcap: config.attention_softcap,
+            is_last: layer + 1 == config.num_layers,
         }
     }
 
-    /// `attention(norm(x))`, `[T, hidden]` to the same; stores the batch's keys and values in `cache`.
-    pub fn forward(&self, x: Tensor<2>, norm: Option<&Norm>, input: &ForwardInput, cache: &mut KvLayer) -> Tensor<2> {
-        project(self.heads(x, norm, input, cache), self.output.after(None), Then::Keep)
+    /// `attention(x)` and `residual`, `[T, hidden]` each; stores the batch's keys and values in `cache`. In the last layer
+    /// both are of the wanted rows alone, where those are fewer.
+    pub fn forward(
+        &self,
+        x: Tensor<2>,
+        residual: Tensor<2>,
+        input: &ForwardInput,
+        cache: &mut KvLayer,
+    ) -> (Tensor<2>, Tensor<2>) {
+        let heads = self.heads(x, None, input, cache);
+        let (heads, residual) = self.wanted(heads, residual, input);
+        (project(heads, self.output.after(None), Then::Keep), residual)
     }
 
-    /// `hidden + attention(norm(hidden))`.
+    /// `hidden + attention(norm(hidden))`, of the same rows.
     pub fn add_forward(&self, hidden: Tensor<2>, norm: &Norm, input: &ForwardInput, cache: &mut KvLayer) -> Tensor<2> {
         let heads = self.heads(hidden.clone(), Some(norm), input, cache);
+        let (heads, hidden) = self.wanted(heads, hidden, input);
         project(heads, self.output.after(None), Then::AddTo(hidden))
+    }
+
+    /// What is computed on: behind the last layer's attention a row's result depends on that row alone.
+    fn wanted(&self, heads: Tensor<2>, residual: Tensor<2>, input: &ForwardInput) -> (Tensor<2>, Tensor<2>) {
+        match input.rows_of_last_layer().filter(|_| self.is_last) {
+            Some(rows) => (gather_rows(&heads, rows), gather_rows(&residual, rows)),
+            None => (heads, residual),
+        }
     }
 
     /// The heads' outputs, side by side.

@@ -1,7 +1,7 @@
 //! Tokens to vectors, and vectors to logits.
 
 use burn::tensor::{Int, Tensor};
-use firebrick_ops::{Projection, Then, Weight, gather_rows, gather_rows_of, project};
+use firebrick_ops::{Projection, Then, Weight, gather_rows_of, project};
 
 use super::Norm;
 use crate::LoadError;
@@ -46,18 +46,18 @@ impl LmHead {
         Ok(Self { norm, weight, softcap: config.final_logit_softcap })
     }
 
-    /// Logits `[rows, vocab]` of the tokens that `rows` names, whose rows of `hidden` are normalised first.
-    pub fn logits(&self, hidden: &Tensor<2>, rows: &Tensor<1, Int>) -> Tensor<2> {
+    /// Logits `[rows, vocab]` of rows of the residual stream, which are normalised first.
+    pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
         let projection = Projection { norm: Some(self.norm.of_rows()), weight: &self.weight, bias: None };
-        let logits = project(gather_rows(hidden, rows), projection, Then::Keep);
+        let logits = project(hidden, projection, Then::Keep);
         match self.softcap {
             Some(cap) => (logits / cap).tanh() * cap,
             None => logits,
         }
     }
 
-    /// The normalised rows of `hidden` that `rows` names: what the projection is applied to.
-    pub fn states(&self, hidden: &Tensor<2>, rows: &Tensor<1, Int>) -> Tensor<2> {
-        self.norm.forward(gather_rows(hidden, rows))
+    /// The normalised rows: what the projection is applied to.
+    pub fn states(&self, hidden: Tensor<2>) -> Tensor<2> {
+        self.norm.forward(hidden)
     }
 }

@@ -58,16 +58,16 @@ impl Gemma3 {
 }
 
 impl CausalLm for Gemma3 {
-    fn hidden(&self, input: &ForwardInput, cache: &mut KvCache, mut outputs: Option<&mut LayerOutputs>) -> Tensor<2> {
+    fn layers(&self, input: &ForwardInput, cache: &mut KvCache, mut outputs: Option<&mut LayerOutputs>) -> Tensor<2> {
         let mut residual = self.embedding.forward(&input.tokens) * self.embedding_scale;
         // Each norm adds the block before it to the residual stream, so that the sum and the norm are one operation.
         let mut block_output: Option<Tensor<2>> = None;
         for (index, layer) in self.layers.iter().enumerate() {
             let normed;
             (normed, residual) = add_norm(&layer.attention_norm, block_output, residual);
-            let attended = layer.attention.forward(normed, None, input, cache.layer(index));
+            let (attended, kept) = layer.attention.forward(normed, residual, input, cache.layer(index));
             let attended = layer.after_attention_norm.forward(attended);
-            let (normed, sum) = layer.mlp_norm.add_forward(attended, residual);
+            let (normed, sum) = layer.mlp_norm.add_forward(attended, kept);
             residual = sum;
             let output = layer.after_mlp_norm.forward(layer.mlp.forward(normed, None));
             if let Some(outputs) = outputs.as_deref_mut() {

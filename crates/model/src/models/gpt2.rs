@@ -58,7 +58,7 @@ fn projection(loader: &mut Loader, name: &str, outputs: usize, inputs: usize) ->
 }
 
 impl CausalLm for Gpt2 {
-    fn hidden(&self, input: &ForwardInput, cache: &mut KvCache, mut outputs: Option<&mut LayerOutputs>) -> Tensor<2> {
+    fn layers(&self, input: &ForwardInput, cache: &mut KvCache, mut outputs: Option<&mut LayerOutputs>) -> Tensor<2> {
         let places = input.metadata.positions.clone() + self.position_offset as i32;
         let mut hidden = self.embedding.forward(&input.tokens) + self.positions.forward(&places);
         for (index, layer) in self.layers.iter().enumerate() {

@@ -44,7 +44,7 @@ impl Llama {
 }
 
 impl CausalLm for Llama {
-    fn hidden(&self, input: &ForwardInput, cache: &mut KvCache, mut outputs: Option<&mut LayerOutputs>) -> Tensor<2> {
+    fn layers(&self, input: &ForwardInput, cache: &mut KvCache, mut outputs: Option<&mut LayerOutputs>) -> Tensor<2> {
         let mut hidden = self.embedding.forward(&input.tokens);
         for (index, layer) in self.layers.iter().enumerate() {
             hidden = layer.attention.add_forward(hidden, &layer.attention_norm, input, cache.layer(index));

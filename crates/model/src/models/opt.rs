@@ -53,7 +53,7 @@ impl Opt {
 }
 
 impl CausalLm for Opt {
-    fn hidden(&self, input: &ForwardInput, cache: &mut KvCache, mut outputs: Option<&mut LayerOutputs>) -> Tensor<2> {
+    fn layers(&self, input: &ForwardInput, cache: &mut KvCache, mut outputs: Option<&mut LayerOutputs>) -> Tensor<2> {
         let places = input.metadata.positions.clone() + self.position_offset as i32;
         let mut hidden = self.embedding.forward(&input.tokens) + self.positions.forward(&places);
         for (index, layer) in self.layers.iter().enumerate() {

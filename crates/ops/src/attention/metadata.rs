@@ -7,8 +7,10 @@ use burn::tensor::{Int, Tensor};
 pub enum QueryLens {
     /// Each has one: all of them decode.
     Single,
-    /// At least one has several; others may have one.
+    /// Each has several.
     Several,
+    /// One may have several, another one.
+    Mixed,
 }
 
 /// The index tensors that attention needs, 32-bit integers, for `S` sequences and `T` tokens.
@@ -26,7 +28,9 @@ pub struct AttentionMetadata {
     pub query_starts: Tensor<1, Int>,
     /// `[S]` tokens of each sequence in the cache, those of this batch included.
     pub context_lens: Tensor<1, Int>,
-    /// Most tokens of one sequence in this batch.
+    /// Fewest tokens of one sequence in this batch, or fewer.
+    pub query_len_min: usize,
+    /// Most tokens of one sequence in this batch, or more.
     pub query_len_max: usize,
     /// Longest context in this batch.
     pub context_len_max: usize,
@@ -35,6 +39,10 @@ pub struct AttentionMetadata {
 impl AttentionMetadata {
     /// How many tokens the sequences have in this batch.
     pub(crate) fn query_lens(&self) -> QueryLens {
-        if self.query_len_max <= 1 { QueryLens::Single } else { QueryLens::Several }
+        match (self.query_len_min, self.query_len_max) {
+            (_, 0..=1) => QueryLens::Single,
+            (0..=1, _) => QueryLens::Mixed,
+            _ => QueryLens::Several,
+        }
     }
 }

@@ -117,10 +117,14 @@ pub(crate) fn paged_attention(inputs: AttentionInputs) -> CubeTensor {
     let out = attention.qkv.like(attention.options.heads.output_len());
     match attention.tensor_core_kernels() {
         Some((decode, prefill)) => {
-            if attention.query_lens == QueryLens::Several || attention.is_batch_invariant {
+            if attention.query_lens != QueryLens::Single || attention.is_batch_invariant {
                 prefill.launch(&attention, &out);
             }
-            let may_decode = attention.query_lens == QueryLens::Single || attention.num_sequences() > 1;
+            let may_decode = match attention.query_lens {
+                QueryLens::Single => true,
+                QueryLens::Several => false,
+                QueryLens::Mixed => attention.num_sequences() > 1,
+            };
             if may_decode && !attention.is_batch_invariant {
                 decode.launch(&attention, &out, None);
             }
@@ -219,7 +223,7 @@ impl Attention {
             parts_max: 1,
             // A sequence without tokens is no decoding one either.
             mixed: (!self.is_batch_invariant
-                && (self.query_lens == QueryLens::Several || self.qkv.rows != self.num_sequences()))
+                && (self.query_lens != QueryLens::Single || self.qkv.rows != self.num_sequences()))
             .into(),
             dense: 0,
             scale,
