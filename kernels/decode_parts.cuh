@@ -1,6 +1,7 @@
 // How decode attention divides contexts into parts, and what a block takes of one.
 //
-// Put between heads.cuh and the source. A context's division follows from its length alone.
+// Put between heads.cuh and the source. A context's division follows from its length, and, if CLUSTERED, from the number of
+// blocks of a cluster: there a context is one part, which the blocks of a cluster share.
 
 constexpr int WARPS = HEAD_DIM <= 64 ? 8 : 4;
 constexpr int THREADS = WARPS * WARP;
@@ -10,6 +11,25 @@ constexpr int PASSES = (GROUP + HEADS - 1) / HEADS, TAKEN = PASSES == 1 ? GROUP 
 // One part for contexts of up to 1024 positions, else parts of at least 512, at most 16 of them.
 constexpr int WHOLE_SHIFT = 10, WHOLE_CONTEXT = 1 << WHOLE_SHIFT, PART_SHIFT = 9, PARTS = 16;
 
+// The blocks of a cluster, and this one's place.
+__device__ __forceinline__ int cluster_blocks() {
+    int blocks = 1;
+#if CLUSTERED && __CUDA_ARCH__ >= 900
+    asm("mov.u32 %0, %%cluster_nctaid.x;" : "=r"(blocks));
+#endif
+    return blocks;
+}
+__device__ __forceinline__ int cluster_rank() {
+    int rank = 0;
+#if CLUSTERED && __CUDA_ARCH__ >= 900
+    asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+#endif
+    return rank;
+}
+// The warps that take a part's tiles in turn: a power of two. And this one's place.
+__device__ __forceinline__ int sharing_warps() { return WARPS * cluster_blocks(); }
+__device__ __forceinline__ int own_place() { return WARPS * cluster_rank() + (int)(threadIdx.x / WARP); }
+
 // One part of one sequence's context.
 struct Part {
     int sequence, heads_index; // which group of heads
@@ -18,13 +38,18 @@ struct Part {
     __device__ __forceinline__ int end_tile() const { return (end - origin + TILE - 1) / TILE; }
     // The warp's first tile: tiles keep their warps when a window begins later.
     __device__ __forceinline__ int first_tile() const {
-        int first = (begin - origin) / TILE, tile = first / WARPS * WARPS + (int)(threadIdx.x / WARP);
-        return tile < first ? tile + WARPS : tile;
+        int first = (begin - origin) / TILE, tile = (first & -sharing_warps()) + own_place();
+        return tile < first ? tile + sharing_warps() : tile;
+    }
+    // Whether the block takes the tile of the context's last position.
+    __device__ __forceinline__ bool has_last_tile() const {
+        return index == count - 1 && ((end_tile() - 1) & (sharing_warps() - 1)) / WARPS == cluster_rank();
     }
 };
 
 // Positions of a part, from those that the token sees: a power of two.
 __device__ __forceinline__ int part_shift(int visible) {
+    if (CLUSTERED) return 30;
     if (visible <= WHOLE_CONTEXT) return WHOLE_SHIFT;
     return max(PART_SHIFT, 32 - __clz((visible - 1) / PARTS));
 }

@@ -1,7 +1,7 @@
 // paged_attention_decode: paged_attention for the sequences that have one token in the batch, on tensor cores.
 //
-// Variants: ELEMENT=f16|bf16 HEAD_DIM:GROUP:BLOCK_SIZE:STAGES:FRESH=64:3:16:3:1|64:1:48:3:0|80:20:16:3:1|96:8:16:3:0|128:4:32:3:1|256:4:16:1:1 CACHE=ELEMENT|e4m3
-// Needs: attention.cuh heads.cuh decode_parts.cuh
+// Variants: ELEMENT=f16|bf16 HEAD_DIM:GROUP:BLOCK_SIZE:STAGES:FRESH:CLUSTERED=64:3:16:3:1:1|64:1:48:3:0:0|80:20:16:3:1:0|96:8:16:3:0:1|128:4:32:3:1:0|256:4:16:1:1:1 CACHE=ELEMENT|e4m3
+// Needs: attention.cuh heads.cuh decode_parts.cuh fresh_rows.cuh
 //
 // A block takes one part of a sequence's context for one KV head and up to 8 of its GROUP query heads. Warps take tiles of TILE
 // positions in turn. Each warp copies its keys and values into its own ring of STAGES tiles in shared memory, so that
@@ -9,7 +9,8 @@
 // the rows and heads as the 8 columns of the instructions.
 //
 // The results of the warps are merged in order, and those of the parts too: by the block that finishes last, in the same
-// launch. How a context is divided follows from its length alone, so a token has the same bits in every batch.
+// launch. Where there are far fewer parts than blocks (CLUSTERED), all blocks of a cluster share a context, and read each
+// other's results in shared memory.
 //
 // Where there are more parts than blocks (`dense`), a block takes every gridDim.x-th of a list without gaps; its warps copy
 // the next part's tiles while they finish this one. Waiting for other blocks would keep it from that, so that a second
@@ -28,6 +29,7 @@
 constexpr int STEPS = HEAD_DIM / 16;
 constexpr int CHUNK = 16 / sizeof(CACHE), CHUNKS = HEAD_DIM / CHUNK; // elements of 16 bytes, and these in a row
 static_assert(HEAD_DIM % 16 == 0, "matrix instructions take 16 columns");
+constexpr int CLUSTER_MAX = 8; // blocks
 static_assert(PARTS < WARP, "a warp merges the parts of a head");
 
 // The keys and values of TILE positions.
@@ -59,7 +61,7 @@ struct Feed {
 constexpr bool TILES_FIT = BLOCK_SIZE % TILE == 0;
 // Starts to look up the blocks of the warp's next 32 tiles.
 __device__ __forceinline__ int blocks_of(int tile, int end_tile, const int* table, int origin) {
-    int at = origin + min(tile + (int)(threadIdx.x % WARP) * WARPS, end_tile - 1) * TILE;
+    int at = origin + min(tile + (int)(threadIdx.x % WARP) * sharing_warps(), end_tile - 1) * TILE;
     return TILES_FIT ? table[at / BLOCK_SIZE] : 0;
 }
 __device__ __forceinline__ int first_blocks_of(const Part& part, const int* tables, const Shape& shape) {
@@ -101,7 +103,7 @@ __device__ __forceinline__ void copy_tile(Stage& stage, Feed& feed, const Shape&
         copy_chunk(chunk_at<CHUNKS>(stage.values, row, chunk), feed.values + at, true);
     }
     commit_copies();
-    feed.tile += WARPS;
+    feed.tile += sharing_warps();
     feed.index++;
 }
 // A warp's ring: how many tiles it has begun to copy and has used.
@@ -247,7 +249,7 @@ __device__ __forceinline__ void attend_part(Shared& shared, Ring& ring, Feed& fe
     for (int head = 0; head < 2; head++) state.largest[head] = MINUS_INFINITY, state.total[head] = 0.0f;
     bool is_on_next = false;
     int end = part.end_tile();
-    for (int tile = part.first_tile();; tile += WARPS) {
+    for (int tile = part.first_tile();; tile += sharing_warps()) {
         ring.fill(stages, feed, shape);
         if (feed.is_empty() && !is_on_next) {
             feed = next;
@@ -281,25 +283,88 @@ __device__ __forceinline__ void attend_part(Shared& shared, Ring& ring, Feed& fe
     }
 }
 
+// A column of a head, merged from the block's warps, of which perhaps none had a tile.
+struct Merged {
+    float largest, total, sum;
+};
+__device__ __forceinline__ Merged merged_warps(const Shared& shared, int head, int column) {
+    Merged merged = {MINUS_INFINITY, 0.0f, 0.0f};
+#pragma unroll
+    for (int warp = 0; warp < WARPS; warp++) merged.largest = fmaxf(merged.largest, shared.largest[warp][head]);
+    float common = CLUSTERED && merged.largest == MINUS_INFINITY ? 0.0f : merged.largest;
+#pragma unroll
+    for (int warp = 0; warp < WARPS; warp++) {
+        float factor = power_of_two(shared.largest[warp][head] - common);
+        merged.sum += factor * shared.sums[warp][head][column];
+        merged.total += factor * shared.total[warp][head];
+    }
+    return merged;
+}
+
+// All blocks of the cluster meet; what they wrote to shared memory before is there.
+__device__ __forceinline__ void meet_cluster() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
+#else
+    __trap(); // there are no clusters
+#endif
+}
+// A number in another block's shared memory, where this block has `own`.
+__device__ __forceinline__ float of_block(const float& own, int rank) {
+    float value = 0.0f;
+#if __CUDA_ARCH__ >= 900
+    unsigned int address;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(&own)), "r"(rank));
+    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(address));
+#endif
+    return value;
+}
+
+// Merges the warps of each block, then the blocks of the cluster in their order; each block writes a share of the result.
+__device__ __forceinline__ void merge_cluster(Shared& shared, int heads, ELEMENT* out) {
+    int blocks = cluster_blocks(), rank = cluster_rank();
+    for (int i = threadIdx.x; i < heads * HEAD_DIM; i += THREADS) {
+        int head = i / HEAD_DIM, column = i % HEAD_DIM;
+        Merged merged = merged_warps(shared, head, column);
+        shared.sums[0][head][column] = merged.sum; // which this thread alone has read
+        if (column == 0) shared.factors.of_part[head][0] = merged.largest, shared.factors.total[head] = merged.total;
+    }
+    meet_cluster();
+    for (int i = rank * THREADS + threadIdx.x; i < heads * HEAD_DIM; i += blocks * THREADS) {
+        int head = i / HEAD_DIM, column = i % HEAD_DIM;
+        Merged of[CLUSTER_MAX];
+        float largest = MINUS_INFINITY, sum = 0.0f, total = 0.0f;
+#pragma unroll
+        for (int r = 0; r < CLUSTER_MAX; r++) {
+            of[r].largest = r < blocks ? of_block(shared.factors.of_part[head][0], r) : MINUS_INFINITY;
+            of[r].total = r < blocks ? of_block(shared.factors.total[head], r) : 0.0f;
+            of[r].sum = r < blocks ? of_block(shared.sums[0][head][column], r) : 0.0f;
+            largest = fmaxf(largest, of[r].largest);
+        }
+#pragma unroll
+        for (int r = 0; r < CLUSTER_MAX; r++) {
+            float factor = power_of_two(of[r].largest - largest);
+            sum = fmaf(factor, of[r].sum, sum);
+            total = fmaf(factor, of[r].total, total);
+        }
+        narrow(sum / total, out[i]);
+    }
+    meet_cluster(); // nobody ends while others read
+}
+
 // Merges the warps' results into `out`, or, as one of several parts, into `sums` and `scales`.
 __device__ __forceinline__ void merge_warps(Shared& shared, int heads, bool is_whole, ELEMENT* out, float* sums,
                                             float* scales, long long part_stride) {
     for (int i = threadIdx.x; i < heads * HEAD_DIM; i += THREADS) {
         int head = i / HEAD_DIM, column = i % HEAD_DIM;
-        float largest = MINUS_INFINITY, sum = 0.0f, total = 0.0f;
-#pragma unroll
-        for (int warp = 0; warp < WARPS; warp++) largest = fmaxf(largest, shared.largest[warp][head]);
-#pragma unroll
-        for (int warp = 0; warp < WARPS; warp++) {
-            float factor = power_of_two(shared.largest[warp][head] - largest);
-            sum += factor * shared.sums[warp][head][column];
-            total += factor * shared.total[warp][head];
-        }
+        Merged merged = merged_warps(shared, head, column);
         if (is_whole) {
-            narrow(sum / total, out[i]);
+            narrow(merged.sum / merged.total, out[i]);
         } else {
-            sums[head * part_stride * HEAD_DIM + column] = sum;
-            if (column == 0) *reinterpret_cast<float2*>(scales + head * part_stride * 2) = make_float2(largest, total);
+            sums[head * part_stride * HEAD_DIM + column] = merged.sum;
+            if (column == 0) {
+                *reinterpret_cast<float2*>(scales + head * part_stride * 2) = make_float2(merged.largest, merged.total);
+            }
         }
     }
 }
@@ -352,6 +417,10 @@ __device__ __forceinline__ int count_up(int* counter) {
 __device__ __forceinline__ void finish_part(Shared& shared, const Part& part, const Work& work, ELEMENT* out, float* partial,
                                             int* finished, int per_part, const Shape& shape) {
     ELEMENT* to = out + ((long long)work.token * shape.num_heads + work.first_head) * HEAD_DIM;
+    if (CLUSTERED) {
+        merge_cluster(shared, work.heads, to);
+        return;
+    }
     long long row = ((long long)part.sequence * shape.num_heads + work.first_head) * shape.parts_max;
     float* sums = partial + row * HEAD_DIM;
     float* scales = partial + (long long)shape.num_sequences * shape.num_heads * shape.parts_max * HEAD_DIM + row * 2;
@@ -367,66 +436,6 @@ __device__ __forceinline__ void finish_part(Shared& shared, const Part& part, co
     __syncthreads();
     if (shared.is_last) merge_parts(shared.factors, work.heads, part.count, to, sums, scales, shape.parts_max);
 }
-
-#if FRESH
-// What makes queries, keys and values of fresh rows.
-struct Fresh {
-    const ELEMENT* qkv;
-    const float *query_norm, *key_norm, *table;
-    const int *positions, *slots;
-    ELEMENT* queries; // [T, num_heads, HEAD_DIM]
-    CACHE *keys, *values;
-};
-
-// One of a part's heads, by its index: the queries, then, of the part with the last position, its key and value.
-__device__ __forceinline__ Head head_of(const Fresh& fresh, const Work& work, int index, const Shape& shape, const Rotation& rotation) {
-    bool is_query = index < work.heads, is_value = index > work.heads;
-    int slot = fresh.slots[work.token];
-    long long at = is_query ? work.first_head + index : shape.num_heads + work.kv_head + (is_value ? shape.num_kv_heads : 0);
-    ELEMENT* to = fresh.queries + ((long long)work.token * shape.num_heads + work.first_head + index) * HEAD_DIM;
-    CACHE* stored = (is_value ? fresh.values : fresh.keys) + slot * shape.slot_stride + work.kv_head * shape.head_stride;
-    Head head;
-    head.from = fresh.qkv + work.token * shape.row_stride + at * HEAD_DIM;
-    head.to = is_query ? to : nullptr;
-    head.stored = is_query || slot < 0 ? nullptr : stored;
-    head.weight = rotation.normalise && !is_value ? (is_query ? fresh.query_norm : fresh.key_norm) : nullptr;
-    head.angles = is_value ? nullptr : rotation.angles(fresh.table, fresh.positions[work.token]);
-    head.dim = HEAD_DIM, head.half = HEAD_DIM / 2, head.eps = rotation.eps;
-    return head;
-}
-
-// A lane's work on the heads of a block's part; groups of lanes take them in turn.
-struct Preparation {
-    Work work;
-    int count, index;
-    Head head;
-    Factors<WIDEST<ELEMENT>> factors;
-
-    // Looks up what is there before the rows are.
-    __device__ __forceinline__ void begin(const Fresh& fresh, const Part& part, const int* query_starts, const Shape& shape,
-                                          const Rotation& rotation) {
-        work = work_of(part, query_starts, shape);
-        count = work.heads + (part.index == part.count - 1 ? 2 : 0);
-        index = threadIdx.x / rotation.lanes;
-        look_up(fresh, shape, rotation);
-    }
-    __device__ __forceinline__ void look_up(const Fresh& fresh, const Shape& shape, const Rotation& rotation) {
-        if (index >= count) return;
-        head = head_of(fresh, work, index, shape, rotation);
-        factors.read(head, threadIdx.x % rotation.lanes);
-    }
-    // Whole warps call.
-    __device__ __forceinline__ void finish(const Fresh& fresh, const Shape& shape, const Rotation& rotation) {
-        int first = threadIdx.x % WARP / rotation.lanes; // the warp's groups have the indices from index - first on
-        while (true) {
-            transform_halves(head, factors, index < count, threadIdx.x % rotation.lanes, rotation);
-            index += THREADS / rotation.lanes;
-            if (index - first >= count) return;
-            look_up(fresh, shape, rotation);
-        }
-    }
-};
-#endif
 
 // `partial` holds [S, num_heads, parts_max, HEAD_DIM] sums and then as many pairs of the largest score and the total.
 // `finished` counts the parts of each sequence and group of heads; it is zero before and after.
@@ -444,7 +453,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     list.starts = reinterpret_cast<int*>(memory + sizeof(Shared));
     list.contexts = list.starts + shape.num_sequences + 1;
     int per_part = shape.num_kv_heads * PASSES;
-    int item = blockIdx.x, items = gridDim.x;
+    int item = blockIdx.x / cluster_blocks(), items = gridDim.x / cluster_blocks();
     bool has_part;
     Part part = {};
     // No kernel of a step writes lengths, tables, or keys and values before the last position: they are read, as far as
@@ -468,8 +477,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     Work work = work_of(part, query_starts, shape);
     Feed feed = feed_of(part, work, keys, values, tables, first_blocks_of(part, tables, shape), shape);
     Ring ring;
-    bool has_last = part.index == part.count - 1; // the tile of the last position
-    ring.fill(shared.ring[threadIdx.x / WARP], feed, shape, has_last);
+    ring.fill(shared.ring[threadIdx.x / WARP], feed, shape, part.has_last_tile());
 #if FRESH
     Fresh fresh = {qkv, query_norm, key_norm, table, positions, slots, out, keys, values};
     Preparation preparation;

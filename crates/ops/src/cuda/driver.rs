@@ -101,8 +101,9 @@ impl Driver {
         let function = self.function(kernel, grid.shared_bytes)?;
         let mut addresses: Vec<*mut c_void> = arguments.iter().map(|words| words.as_ptr() as *mut c_void).collect();
         // A kernel that starts early may read weights before it waits. Only in a graph they are sure to be long written.
-        let mut early = (function.starts_early && is_capturing(stream)?).then(early_start);
-        let attribute = early.as_mut().map_or(std::ptr::null_mut(), std::ptr::from_mut);
+        let early = (function.starts_early && is_capturing(stream)?).then(early_start);
+        let cluster = (grid.cluster > 1).then(|| cluster_of(grid.cluster));
+        let mut attributes: Vec<_> = early.into_iter().chain(cluster).collect();
         let config = sys::CUlaunchConfig {
             gridDimX: x,
             gridDimY: y,
@@ -112,10 +113,10 @@ impl Driver {
             blockDimZ: 1,
             sharedMemBytes: grid.shared_bytes as u32,
             hStream: stream,
-            attrs: attribute,
-            numAttrs: early.is_some().into(),
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: attributes.len() as u32,
         };
-        // SAFETY: the function is loaded, the stream is the runtime's, and the driver copies the attribute and the
+        // SAFETY: the function is loaded, the stream is the runtime's, and the driver copies the attributes and the
         // arguments, which are those of this entry, before it returns.
         let result =
             unsafe { sys::cuLaunchKernelEx(&config, function.raw, addresses.as_mut_ptr(), std::ptr::null_mut()) };
@@ -194,6 +195,13 @@ fn early_start() -> sys::CUlaunchAttribute {
     let value = sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 };
     let id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
     sys::CUlaunchAttribute { id, pad: [0; 4], value }
+}
+
+/// The attribute of a launch whose neighbouring blocks run together.
+fn cluster_of(blocks: usize) -> sys::CUlaunchAttribute {
+    let size = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: blocks as u32, y: 1, z: 1 };
+    let id = sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+    sys::CUlaunchAttribute { id, pad: [0; 4], value: sys::CUlaunchAttributeValue { clusterDim: size } }
 }
 
 fn load_image(image: &[u8]) -> Result<CUmodule, String> {

@@ -152,11 +152,22 @@ pub(super) struct Grid {
     pub threads: usize,
     /// Dynamic shared memory.
     pub shared_bytes: usize,
+    /// Neighbouring blocks, in the first dimension, that run together and see each other's shared memory (from sm_90 on).
+    pub cluster: usize,
 }
 
 impl Grid {
     pub(super) fn new(blocks: [usize; 3], threads: usize) -> Self {
-        Self { blocks, threads, shared_bytes: 0 }
+        Self { blocks, threads, shared_bytes: 0, cluster: 1 }
+    }
+
+    pub(super) fn with_shared(self, shared_bytes: usize) -> Self {
+        Self { shared_bytes, ..self }
+    }
+
+    /// `blocks` counts whole clusters' blocks.
+    pub(super) fn in_clusters(self, cluster: usize) -> Self {
+        Self { cluster, ..self }
     }
 }
 

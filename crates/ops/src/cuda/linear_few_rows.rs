@@ -300,7 +300,7 @@ impl FewRows {
     fn launch(&self, out: &CubeTensor) {
         let (form, gpu) = (self.form(), Gpu::current());
         let division = form.division(&gpu);
-        let grid = Grid { blocks: [division.blocks, 1, 1], threads: THREADS, shared_bytes: division.shared_bytes };
+        let grid = Grid::new([division.blocks, 1, 1], THREADS).with_shared(division.shared_bytes);
         let residual = match &self.after {
             After::Store(residual) => residual.as_ref().map(|residual| &residual.tensor),
             _ => None,

@@ -27,11 +27,8 @@ pub(super) fn linear_tiles(
 ) -> CubeTensor {
     let out = x.like(weight.rows);
     let ([outputs, rows], span) = tile(x.rows, weight.rows);
-    let grid = Grid {
-        blocks: [x.rows.div_ceil(32 * rows), weight.rows.div_ceil(32 * outputs), 1],
-        threads: THREADS,
-        shared_bytes: shared_bytes([outputs, rows], span),
-    };
+    let blocks = [x.rows.div_ceil(32 * rows), weight.rows.div_ceil(32 * outputs), 1];
+    let grid = Grid::new(blocks, THREADS).with_shared(shared_bytes([outputs, rows], span));
     let kernel = kernel(x.tensor.dtype, ([outputs, rows], span));
     let shape = Shape {
         rows: x.rows as i32,

@@ -85,7 +85,8 @@ const HEADS: &str = include_str!("../../../../kernels/heads.cuh");
 const DECODE: &str = concat!(
     include_str!("../../../../kernels/attention.cuh"),
     include_str!("../../../../kernels/heads.cuh"),
-    include_str!("../../../../kernels/decode_parts.cuh")
+    include_str!("../../../../kernels/decode_parts.cuh"),
+    include_str!("../../../../kernels/fresh_rows.cuh")
 );
 /// What comes before the tensor-core kernels of products.
 const PRODUCTS: &str = include_str!("../../../../kernels/products.cuh");

@@ -25,7 +25,8 @@ pub(crate) fn sample(logits: CubeTensor, plan: CubeTensor, options: SampleOption
     // A bit for each token that a block takes.
     let mask_bytes = |tokens: usize| if options.has_edits { tokens.div_ceil(32) * size_of::<u32>() } else { 0 };
     let launch = |entry, blocks, threads, shared_bytes| {
-        let launch = Launch::new(kernel(entry, logits.tensor.dtype), Grid { blocks, threads, shared_bytes });
+        let grid = Grid::new(blocks, threads).with_shared(shared_bytes);
+        let launch = Launch::new(kernel(entry, logits.tensor.dtype), grid);
         launch.read(&logits.tensor).value(logits.stride).write(&plan).write(&out).value(tokens)
     };
     launch("sample", [parts, options.rows, 1], THREADS, mask_bytes(per_part)).value(per_part).submit(&out);

@@ -142,7 +142,7 @@ impl<'a> Whole<'a> {
 
     fn grid(&self, chunks: usize) -> Grid {
         let shared_bytes = self.shared_words() * size_of::<f32>();
-        Grid { blocks: [self.attention.qkv.rows, self.blocks_per_token(), chunks], threads: THREADS, shared_bytes }
+        Grid::new([self.attention.qkv.rows, self.blocks_per_token(), chunks], THREADS).with_shared(shared_bytes)
     }
 
     /// The size of `Shared` in the source, in words of 4 bytes.

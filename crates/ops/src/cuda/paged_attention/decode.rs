@@ -1,7 +1,9 @@
 //! Sequences with one token in the batch: contexts in parts, a block for each.
 //!
 //! Few parts have a block each and are merged by the last of them; where there would be more than the GPU runs at a time,
-//! blocks share a list of parts and a second kernel merges. Both are the same operations in the same order.
+//! blocks share a list of parts and a second kernel merges. Both are the same operations in the same order. On Hopper, the
+//! contexts of few sequences have a cluster of blocks each, as large as the GPU has room for: how a context is divided then
+//! depends on the number of sequences, and so do the last bits.
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
@@ -9,6 +11,7 @@ use burn_cubecl::tensor::CubeTensor;
 use super::{Attention, Form, row_bytes};
 use crate::cube::QkvTarget;
 use crate::cuda::driver::COUNTERS;
+use crate::cuda::gpu::Gpu;
 use crate::cuda::kernel::Kernel;
 use crate::cuda::launch::{Argument, Grid, Launch};
 use crate::cuda::matrix::empty;
@@ -23,6 +26,7 @@ const PART: usize = 512;
 const PARTS: usize = 16;
 const STAGES_MAX: usize = 3;
 const LANES: usize = 32;
+const CLUSTER_MAX: usize = 8;
 
 /// What is still to happen to rows of queries, keys and values.
 pub(super) struct Fresh<'a> {
@@ -63,8 +67,9 @@ impl Decode {
     /// Attends; `fresh` says how the rows become queries, keys and values, where that has not happened to them.
     pub(super) fn launch(&self, attention: &Attention, out: &CubeTensor, fresh: Option<&Fresh>) {
         let heads = attention.options.heads;
-        let (sequences, parts_max, per_part) = counts(attention);
-        let blocks = sequences * parts_max * per_part;
+        let cluster = self.cluster(attention);
+        let (sequences, parts_max, per_part) = counts(attention, cluster);
+        let blocks = sequences * parts_max * per_part * cluster;
         let is_dense = self.shares_blocks(attention);
         let mut shape = attention.shape();
         shape.parts_max = parts_max as i32;
@@ -73,12 +78,10 @@ impl Decode {
         let partial_len =
             if parts_max > 1 { sequences * heads.num_heads * parts_max * (heads.head_dim + 2) } else { 1 };
         let partial = empty(out, [partial_len], DType::F32);
-        let grid = Grid {
-            blocks: [if is_dense { blocks.min(self.at_once(attention)) } else { blocks }, 1, 1],
-            threads: self.warps * LANES,
-            shared_bytes: self.shared_bytes + if is_dense { list_bytes(sequences) } else { 0 },
-        };
-        let kernel = |entry| self.kernel(&attention.form(), entry).number("FRESH", fresh.is_some().into());
+        let blocks = if is_dense { blocks.min(self.at_once(attention)) } else { blocks };
+        let shared_bytes = self.shared_bytes + if is_dense { list_bytes(sequences) } else { 0 };
+        let grid = Grid::new([blocks, 1, 1], self.warps * LANES).with_shared(shared_bytes).in_clusters(cluster);
+        let kernel = |entry| self.kernel(&attention.form(), entry, fresh.is_some(), cluster > 1);
         let launch = Launch::new(kernel("attend_decode"), grid).read(&attention.qkv.tensor);
         let launch = match fresh {
             Some(_) => launch.write(&attention.keys).write(&attention.values),
@@ -122,11 +125,34 @@ impl Decode {
 
     /// Whether there may be more parts than blocks, so that a block takes several.
     pub(super) fn shares_blocks(&self, attention: &Attention) -> bool {
-        let (sequences, parts_max, per_part) = counts(attention);
-        sequences * parts_max * per_part > self.at_once(attention) || sequences * per_part > COUNTERS
+        let cluster = self.cluster(attention);
+        let (sequences, parts_max, per_part) = counts(attention, cluster);
+        sequences * parts_max * per_part * cluster > self.at_once(attention) || sequences * per_part > COUNTERS
     }
 
-    pub(super) fn kernel(&self, form: &Form, entry: &'static str) -> Kernel {
+    /// Blocks that share a context, all of which run at a time; 1: contexts have parts instead.
+    fn cluster(&self, attention: &Attention) -> usize {
+        if !has_clusters(&attention.gpu) {
+            return 1;
+        }
+        let (sequences, _, per_part) = counts(attention, 1);
+        let contexts = (sequences * per_part).max(1);
+        // Measured: a block for each multiprocessor is best. Two halves are better than none as long as no cluster has to
+        // wait for places that lie together.
+        match attention.gpu.multiprocessors / contexts {
+            0 | 1 if 2 * contexts <= self.at_once(attention) * 3 / 4 => 2,
+            0 => 1,
+            blocks => (1 << blocks.ilog2()).min(CLUSTER_MAX),
+        }
+    }
+
+    /// Every kernel that decodes, for rows as the projection left them or not.
+    pub(super) fn kernels(&self, form: &Form, fresh: bool) -> Vec<Kernel> {
+        let clustered = if has_clusters(&form.gpu) { &[false, true][..] } else { &[false] };
+        clustered.iter().map(|&clustered| self.kernel(form, "attend_decode", fresh, clustered)).collect()
+    }
+
+    fn kernel(&self, form: &Form, entry: &'static str, fresh: bool, clustered: bool) -> Kernel {
         let kernel = Kernel::new(&PAGED_ATTENTION_DECODE, entry).word("ELEMENT", element(form.dtype));
         form.gpu
             .with_cache(kernel, form.cache)
@@ -134,13 +160,20 @@ impl Decode {
             .number("GROUP", form.group())
             .number("BLOCK_SIZE", form.block_size)
             .number("STAGES", self.stages)
+            .number("FRESH", fresh.into())
+            .number("CLUSTERED", clustered.into())
     }
 }
 
-/// Sequences, parts of each at most, and blocks that attend to one part.
-fn counts(attention: &Attention) -> (usize, usize, usize) {
+fn has_clusters(gpu: &Gpu) -> bool {
+    gpu.capability >= 90
+}
+
+/// Sequences, parts of each at most, and blocks, or clusters of them, that attend to one part.
+fn counts(attention: &Attention, cluster: usize) -> (usize, usize, usize) {
     let per_part = attention.options.heads.num_kv_heads * attention.group().div_ceil(HEADS);
-    (attention.num_sequences(), parts_max(attention), per_part)
+    let parts_max = if cluster > 1 { 1 } else { parts_max(attention) };
+    (attention.num_sequences(), parts_max, per_part)
 }
 
 /// Parts of a context at most: one more than fill it where a window can begin inside a part.

@@ -4,9 +4,9 @@
 //! which takes the instructions of Hopper where they fit. A batch with both is two launches that leave each other's
 //! sequences alone. Everything else (32-bit floats, odd head sizes, old cards) goes to [`any_dtype`].
 //!
-//! Which kernel a row takes depends on its own sequence alone, and within a kernel its bits depend on its query and its
-//! context alone, so that a row has the same bits whatever the batch. The two kernels divide contexts differently, so that
-//! where a token must have the same bits alone and at the end of a chunk, [`prefill`] takes every sequence.
+//! Which kernel a row takes depends on its own sequence alone. Within [`prefill`] its bits depend on its query and its
+//! context alone, within [`decode`] also on how many sequences there are. Where a token must have the same bits in every
+//! batch, [`prefill`] takes every sequence.
 
 mod any_dtype;
 mod decode;
@@ -66,10 +66,9 @@ impl Form {
         let Some(prefill) = Prefill::new(&self).filter(|_| self.multiplies()) else { return any_dtype };
         let decodes: Vec<_> = (1..=num_sequences_max).map(|sequences| Decode::new(&self, sequences)).collect();
         let fallback = if decodes.iter().any(Option::is_none) { any_dtype } else { Vec::new() };
-        let forms_of_rows = if can_be_in_halves(options, self.dtype, self.cache) { 0..2 } else { 0..1 };
-        let decodes = decodes.iter().flatten().flat_map(|decode| {
-            forms_of_rows.clone().map(|fresh| decode.kernel(&self, "attend_decode").number("FRESH", fresh))
-        });
+        let fresh = if can_be_in_halves(options, self.dtype, self.cache) { &[false, true][..] } else { &[false] };
+        let decodes =
+            decodes.iter().flatten().flat_map(|decode| fresh.iter().flat_map(|&of| decode.kernels(&self, of)));
         decodes.chain([prefill.kernel(&self)]).chain(fallback).collect()
     }
 }

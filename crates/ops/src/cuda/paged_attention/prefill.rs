@@ -60,11 +60,7 @@ impl Prefill {
         let heads = attention.options.heads;
         let rows = tiles_rows(heads.head_dim);
         let tiles = attention.qkv.rows * attention.group() / rows + attention.num_sequences();
-        let grid = Grid {
-            blocks: [tiles * heads.num_kv_heads, 1, 1],
-            threads: TILES_THREADS,
-            shared_bytes: self.shared_bytes,
-        };
+        let grid = Grid::new([tiles * heads.num_kv_heads, 1, 1], TILES_THREADS).with_shared(self.shared_bytes);
         Launch::new(self.kernel(&attention.form()), grid)
             .read(&attention.qkv.tensor)
             .read(&attention.keys)
@@ -82,11 +78,8 @@ impl Prefill {
         let group = attention.group();
         let tokens = WGMMA_ROWS / group;
         let items = (attention.qkv.rows / tokens + attention.num_sequences()) * heads.num_kv_heads;
-        let grid = Grid {
-            blocks: [items.min(attention.gpu.multiprocessors), 1, 1],
-            threads: WGMMA_THREADS,
-            shared_bytes: self.shared_bytes,
-        };
+        let blocks = items.min(attention.gpu.multiprocessors);
+        let grid = Grid::new([blocks, 1, 1], WGMMA_THREADS).with_shared(self.shared_bytes);
         let positions = greatest_common_divisor(attention.options.block_size, wgmma_keys(heads.head_dim));
         let [slot_stride, head_stride] = cache_strides(&attention.keys, &attention.values);
         let slots = attention.keys.meta.shape[0];

@@ -1,0 +1,63 @@
+// How decode attention prepares the heads of its own part, from rows as the projection left them.
+//
+// Put between decode_parts.cuh and the source.
+
+#if FRESH
+// What makes queries, keys and values of fresh rows.
+struct Fresh {
+    const ELEMENT* qkv;
+    const float *query_norm, *key_norm, *table;
+    const int *positions, *slots;
+    ELEMENT* queries; // [T, num_heads, HEAD_DIM]
+    CACHE *keys, *values;
+};
+
+// One of a part's heads, by its index: the queries, then, for the block with the last position, its key and value.
+__device__ __forceinline__ Head head_of(const Fresh& fresh, const Work& work, int index, const Shape& shape, const Rotation& rotation) {
+    bool is_query = index < work.heads, is_value = index > work.heads;
+    int slot = fresh.slots[work.token];
+    long long at = is_query ? work.first_head + index : shape.num_heads + work.kv_head + (is_value ? shape.num_kv_heads : 0);
+    ELEMENT* to = fresh.queries + ((long long)work.token * shape.num_heads + work.first_head + index) * HEAD_DIM;
+    CACHE* stored = (is_value ? fresh.values : fresh.keys) + slot * shape.slot_stride + work.kv_head * shape.head_stride;
+    Head head;
+    head.from = fresh.qkv + work.token * shape.row_stride + at * HEAD_DIM;
+    head.to = is_query ? to : nullptr;
+    head.stored = is_query || slot < 0 ? nullptr : stored;
+    head.weight = rotation.normalise && !is_value ? (is_query ? fresh.query_norm : fresh.key_norm) : nullptr;
+    head.angles = is_value ? nullptr : rotation.angles(fresh.table, fresh.positions[work.token]);
+    head.dim = HEAD_DIM, head.half = HEAD_DIM / 2, head.eps = rotation.eps;
+    return head;
+}
+
+// A lane's work on the heads of a block's part; groups of lanes take them in turn.
+struct Preparation {
+    Work work;
+    int count, index;
+    Head head;
+    Factors<WIDEST<ELEMENT>> factors;
+
+    // Looks up what is there before the rows are.
+    __device__ __forceinline__ void begin(const Fresh& fresh, const Part& part, const int* query_starts, const Shape& shape,
+                                          const Rotation& rotation) {
+        work = work_of(part, query_starts, shape);
+        count = work.heads + (part.has_last_tile() ? 2 : 0);
+        index = threadIdx.x / rotation.lanes;
+        look_up(fresh, shape, rotation);
+    }
+    __device__ __forceinline__ void look_up(const Fresh& fresh, const Shape& shape, const Rotation& rotation) {
+        if (index >= count) return;
+        head = head_of(fresh, work, index, shape, rotation);
+        factors.read(head, threadIdx.x % rotation.lanes);
+    }
+    // Whole warps call.
+    __device__ __forceinline__ void finish(const Fresh& fresh, const Shape& shape, const Rotation& rotation) {
+        int first = threadIdx.x % WARP / rotation.lanes; // the warp's groups have the indices from index - first on
+        while (true) {
+            transform_halves(head, factors, index < count, threadIdx.x % rotation.lanes, rotation);
+            index += THREADS / rotation.lanes;
+            if (index - first >= count) return;
+            look_up(fresh, shape, rotation);
+        }
+    }
+};
+#endif
