@@ -53,23 +53,8 @@ __device__ __forceinline__ void multiply(float (&c)[4], const unsigned int (&a)[
 }
 
 // Two results as one register of 16-bit elements, `low` in the lower half.
-__device__ __forceinline__ unsigned int packed(float low, float high, f16) {
-#if __CUDA_ARCH__ >= 800
-    unsigned int pair;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-    return pair;
-#else
-    return narrow_pair<f16>(low, high);
-#endif
-}
-__device__ __forceinline__ unsigned int packed(float low, float high, bf16) {
-#if __CUDA_ARCH__ >= 800
-    unsigned int pair;
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-    return pair;
-#else
-    return narrow_pair<bf16>(low, high);
-#endif
+template <class T> __device__ __forceinline__ unsigned int packed(float low, float high, T) {
+    return narrow_pair<T>(low, high);
 }
 
 // Elements of keys and values. Codes are multiplied as f16, which holds each of them exactly.

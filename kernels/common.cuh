@@ -15,6 +15,9 @@ struct e4m3 {
 };
 typedef float f32;
 
+template <class A, class B> constexpr bool IS_SAME = false;
+template <class A> constexpr bool IS_SAME<A, A> = true;
+
 constexpr unsigned int WARP = 32;
 constexpr unsigned int ALL_LANES = 0xffffffffu;
 
@@ -109,10 +112,20 @@ __device__ __forceinline__ void widen_pair(unsigned int pair, bf16, float& low, 
     high = __uint_as_float(pair & 0xffff0000u);
 }
 template <class T> __device__ __forceinline__ unsigned int narrow_pair(float low, float high) {
+#if __CUDA_ARCH__ >= 800
+    unsigned int pair;
+    if constexpr (IS_SAME<T, bf16>) {
+        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    } else {
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    }
+    return pair;
+#else
     T a, b;
     narrow(low, a);
     narrow(high, b);
     return (unsigned int)a.bits | ((unsigned int)b.bits << 16);
+#endif
 }
 
 // The elements of one 16-byte register group.
@@ -184,6 +197,22 @@ template <int V> __device__ __forceinline__ void load_floats(const float* from, 
     }
 }
 
+// The same of constants: what no kernel of a step writes, so that the order among stores does not matter.
+template <int V> __device__ __forceinline__ void load_constants(const float* from, float (&at)[V]) {
+    if constexpr (V == 1) {
+        at[0] = __ldg(from);
+    } else {
+#pragma unroll
+        for (int i = 0; i < V; i += 4) {
+            float4 four = __ldg(reinterpret_cast<const float4*>(from + i));
+            at[i] = four.x;
+            at[i + 1] = four.y;
+            at[i + 2] = four.z;
+            at[i + 3] = four.w;
+        }
+    }
+}
+
 __device__ __forceinline__ bool on_16_bytes(const void* pointer) { return ((unsigned long long)pointer & 15u) == 0; }
 // Whether every row of a matrix can be read with 16-byte accesses.
 template <class T> __device__ __forceinline__ bool rows_on_16_bytes(const T* first, long long row_stride) {
@@ -241,7 +270,7 @@ enum Kind { SILU, GELU_TANH, GELU_ERF, RELU };
 
 template <Kind KIND_OF_ACTIVATION> __device__ __forceinline__ float activate(float x) {
     if constexpr (KIND_OF_ACTIVATION == SILU) {
-        return x / (1.0f + expf(-x));
+        return __fdividef(x, 1.0f + expf(-x)); // to 2 units in the last place; rounding to the nearest takes a tenth longer
     } else if constexpr (KIND_OF_ACTIVATION == GELU_TANH) {
         constexpr float SQRT_2_OVER_PI = 0.7978845608f;
         return 0.5f * x * (1.0f + tanhf(SQRT_2_OVER_PI * (x + 0.044715f * x * x * x)));

@@ -42,7 +42,7 @@ __device__ __forceinline__ void read_normalised(const Head& head, int first, flo
     load<V>(head.from + first, value);
     if (head.weight != nullptr) {
         float factor[V];
-        load_floats<V>(head.weight + first, factor);
+        load_constants<V>(head.weight + first, factor);
 #pragma unroll
         for (int v = 0; v < V; v++) value[v] = value[v] * scale * factor[v];
     }
@@ -73,8 +73,8 @@ template <int V> __device__ __forceinline__ void transform(const Head& head, boo
         float first[V], second[V], cosine[V], sine[V];
         read_normalised<V>(head, i, scale, first);
         read_normalised<V>(head, half + i, scale, second);
-        load_floats<V>(head.angles + i, cosine);
-        load_floats<V>(head.angles + half + i, sine);
+        load_constants<V>(head.angles + i, cosine);
+        load_constants<V>(head.angles + half + i, sine);
 #pragma unroll
         for (int v = 0; v < V; v++) rotate_pair(first[v], second[v], cosine[v], sine[v]);
         write<V>(head, i, first);
@@ -93,30 +93,33 @@ template <int V> __device__ __forceinline__ void transform(const Head& head, boo
 template <int V> struct Factors {
     float weight[2][V], cosine[V], sine[V];
     __device__ __forceinline__ void read(const Head& head, int lane) {
+        read_weights(head, lane);
+        read_angles(head, lane);
+    }
+    __device__ __forceinline__ void read_weights(const Head& head, int lane) {
         if (head.weight != nullptr) {
-            load_floats<V>(head.weight + lane * V, weight[0]);
-            load_floats<V>(head.weight + head.half + lane * V, weight[1]);
+            load_constants<V>(head.weight + lane * V, weight[0]);
+            load_constants<V>(head.weight + head.half + lane * V, weight[1]);
         }
+    }
+    __device__ __forceinline__ void read_angles(const Head& head, int lane) {
         if (head.angles != nullptr) {
-            load_floats<V>(head.angles + lane * V, cosine);
-            load_floats<V>(head.angles + head.half + lane * V, sine);
+            load_constants<V>(head.angles + lane * V, cosine);
+            load_constants<V>(head.angles + head.half + lane * V, sine);
         }
     }
 };
 
-// `transform` where rotations are `in_halves`.
+// `transform` where rotations are `in_halves`, of the lane's elements of either half.
 template <int V>
-__device__ __forceinline__ void transform_halves(const Head& head, const Factors<V>& factors, bool present, int lane,
-                                                 const Rotation& rotation) {
-    float value[2][V] = {}, sum = 0.0f;
-    if (present) {
-        load<V>(head.from + lane * V, value[0]);
-        load<V>(head.from + head.half + lane * V, value[1]);
-    }
+__device__ __forceinline__ void transform_halves(const Head& head, const Factors<V>& factors, float (&value)[2][V],
+                                                 bool present, int lane, const Rotation& rotation) {
     if (rotation.normalise) {
+        float sum = 0.0f;
 #pragma unroll
         for (int i = 0; i < 2 * V; i++) sum = fmaf(value[i / V][i % V], value[i / V][i % V], sum);
-        float scale = 1.0f / sqrtf(sum_of_lanes(sum, rotation.lanes) / head.dim + head.eps);
+        // Lengths are powers of two here: the product is the quotient that `norm_scale` takes.
+        float scale = 1.0f / sqrtf(sum_of_lanes(sum, rotation.lanes) * (1.0f / head.dim) + head.eps);
         if (head.weight != nullptr) {
 #pragma unroll
             for (int i = 0; i < 2 * V; i++) value[i / V][i % V] = value[i / V][i % V] * scale * factors.weight[i / V][i % V];
@@ -129,4 +132,16 @@ __device__ __forceinline__ void transform_halves(const Head& head, const Factors
     }
     write<V>(head, lane * V, value[0]);
     write<V>(head, head.half + lane * V, value[1]);
+}
+
+// The same, with the elements still to be read.
+template <int V>
+__device__ __forceinline__ void transform_halves(const Head& head, const Factors<V>& factors, bool present, int lane,
+                                                 const Rotation& rotation) {
+    float value[2][V] = {};
+    if (present) {
+        load<V>(head.from + lane * V, value[0]);
+        load<V>(head.from + head.half + lane * V, value[1]);
+    }
+    transform_halves<V>(head, factors, value, present, lane, rotation);
 }

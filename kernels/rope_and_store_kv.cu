@@ -1,16 +1,115 @@
-// rope_and_store_kv: normalises, rotates and stores the heads of rows of queries, keys and values. Queries and keys change
-// in place.
+// rope_and_store_kv: normalises, rotates and stores the heads of rows of queries, keys and values. Queries change in place,
+// keys and values go to the KV cache alone.
 //
 // Variants: ELEMENT=f32|f16|bf16 CACHE=f32|f16|bf16|e4m3
 // Needs: heads.cuh
 //
-// A block takes blockDim.x / lanes heads of token blockIdx.x.
+// A block takes blockDim.x / lanes heads of token blockIdx.x. Where rotations are `in_halves`, the entry for many rows takes
+// TOKENS tokens: a thread reads what it multiplies its head by once, and has the elements of all its tokens under way.
 
 // Sizes and strides in elements.
 struct Rows {
-    int num_heads, num_kv_heads, head_dim, unused;
+    int num_heads, num_kv_heads, head_dim, num_tokens;
     long long row_stride, slot_stride, head_stride;
 };
+
+struct Operands {
+    ELEMENT* qkv;
+    const float *query_norm, *key_norm, *table;
+    const int *positions, *slots;
+    CACHE *keys, *values;
+};
+
+// Which head a thread takes.
+struct Place {
+    int index, lane;
+    bool present, is_query, is_value;
+
+    __device__ __forceinline__ Place(const Rows& rows, int lanes) {
+        index = blockIdx.y * (blockDim.x / lanes) + threadIdx.x / lanes;
+        lane = threadIdx.x % lanes;
+        present = index < rows.num_heads + 2 * rows.num_kv_heads;
+        is_query = index < rows.num_heads;
+        is_value = index >= rows.num_heads + rows.num_kv_heads;
+    }
+
+    // The head of any token: `of_token` says where it is.
+    __device__ __forceinline__ Head head(const Operands& operands, const Rows& rows, const Rotation& rotation) const {
+        Head head = {};
+        head.dim = rows.head_dim;
+        head.half = rotation.rotary_dim / 2;
+        head.eps = rotation.eps;
+        head.weight = rotation.normalise && !is_value ? (is_query ? operands.query_norm : operands.key_norm) : nullptr;
+        return head;
+    }
+
+    __device__ __forceinline__ void of_token(Head& head, int token, int slot, const Operands& operands, const Rows& rows) const {
+        ELEMENT* at = operands.qkv + token * rows.row_stride + (long long)index * rows.head_dim;
+        head.from = at;
+        head.to = is_query ? at : nullptr;
+        int kv_head = index - rows.num_heads - (is_value ? rows.num_kv_heads : 0);
+        CACHE* cache = is_value ? operands.values : operands.keys;
+        // A negative slot marks a token whose keys and values are not kept: padding of a batch.
+        bool kept = !is_query && slot >= 0;
+        head.stored = kept ? cache + slot * rows.slot_stride + kv_head * rows.head_stride : nullptr;
+    }
+};
+
+// Stores a lane's elements of both halves as they were read.
+__device__ __forceinline__ void copy_halves(const Head& head, const uint4 (&raw)[2], int lane) {
+    constexpr int V = WIDEST<ELEMENT>;
+    CACHE* to = head.stored + lane * V;
+    if constexpr (IS_SAME<ELEMENT, CACHE>) {
+        *reinterpret_cast<uint4*>(to) = raw[0];
+        *reinterpret_cast<uint4*>(to + head.half) = raw[1];
+    } else {
+        float value[V];
+        widen_16_bytes(raw[0], ELEMENT{}, value);
+        store<V>(to, value);
+        widen_16_bytes(raw[1], ELEMENT{}, value);
+        store<V>(to + head.half, value);
+    }
+}
+
+// Heads of `TOKENS` tokens from blockIdx.x * TOKENS on, where rotations are `in_halves`. Whole warps call.
+template <int TOKENS>
+__device__ __forceinline__ void take_halves(const Operands& operands, const Rows& rows, const Rotation& rotation) {
+    constexpr int V = WIDEST<ELEMENT>;
+    Place place(rows, rotation.lanes);
+    Head head = place.head(operands, rows, rotation);
+    int first = blockIdx.x * TOKENS;
+    uint4 raw[TOKENS][2];
+    int position[TOKENS], slot[TOKENS];
+#pragma unroll
+    for (int t = 0; t < TOKENS; t++) {
+        raw[t][0] = raw[t][1] = make_uint4(0, 0, 0, 0);
+        position[t] = slot[t] = -1;
+        if (!place.present || first + t >= rows.num_tokens) continue;
+        place.of_token(head, first + t, -1, operands, rows);
+        raw[t][0] = *reinterpret_cast<const uint4*>(head.from + place.lane * V);
+        raw[t][1] = *reinterpret_cast<const uint4*>(head.from + head.half + place.lane * V);
+        position[t] = operands.positions[first + t];
+        slot[t] = operands.slots[first + t];
+    }
+    Factors<V> factors;
+    if (place.present) factors.read_weights(head, place.lane);
+#pragma unroll
+    for (int t = 0; t < TOKENS; t++) {
+        bool present = position[t] >= 0;
+        place.of_token(head, first + t, slot[t], operands, rows);
+        if (__all_sync(ALL_LANES, place.is_value)) {
+            // Nothing happens to them, and a warp of nothing else need not wait for a sum.
+            if (head.stored != nullptr) copy_halves(head, raw[t], place.lane);
+            continue;
+        }
+        head.angles = present && !place.is_value ? rotation.angles(operands.table, position[t]) : nullptr;
+        factors.read_angles(head, place.lane);
+        float value[2][V];
+        widen_16_bytes(raw[t][0], ELEMENT{}, value[0]);
+        widen_16_bytes(raw[t][1], ELEMENT{}, value[1]);
+        transform_halves(head, factors, value, present, place.lane, rotation);
+    }
+}
 
 extern "C" __global__ void rope_and_store_kv(ELEMENT* qkv, const float* query_norm, const float* key_norm,
                                              const float* table, const int* positions, const int* slots, CACHE* keys,
@@ -18,39 +117,30 @@ extern "C" __global__ void rope_and_store_kv(ELEMENT* qkv, const float* query_no
                                              const __grid_constant__ Rotation rotation) {
     start_next_kernel();
     wait_for_previous_kernel();
-    int heads_per_block = blockDim.x / rotation.lanes;
-    int index = blockIdx.y * heads_per_block + threadIdx.x / rotation.lanes;
-    int lane = threadIdx.x % rotation.lanes;
-    bool present = index < rows.num_heads + 2 * rows.num_kv_heads;
-    bool is_query = index < rows.num_heads;
-    bool is_value = index >= rows.num_heads + rows.num_kv_heads;
-    int token = blockIdx.x;
-
-    Head head;
-    head.from = head.to = qkv + token * rows.row_stride + (long long)index * rows.head_dim;
-    head.dim = rows.head_dim;
-    head.half = rotation.rotary_dim / 2;
-    head.eps = rotation.eps;
-    head.weight = rotation.normalise && !is_value ? (is_query ? query_norm : key_norm) : nullptr;
-    head.angles = is_value ? nullptr : rotation.angles(table, positions[token]);
-    int kv_head = index - rows.num_heads - (is_value ? rows.num_kv_heads : 0);
-    CACHE* cache = is_value ? values : keys;
-    int slot = slots[token];
-    // A negative slot marks a token whose keys and values are not kept: padding of a batch.
-    bool kept = !is_query && slot >= 0;
-    head.stored = kept ? cache + slot * rows.slot_stride + kv_head * rows.head_stride : nullptr;
-
+    Operands operands = {qkv, query_norm, key_norm, table, positions, slots, keys, values};
     if constexpr (WIDEST<ELEMENT> == WIDEST<CACHE>) {
-        if (rotation.in_halves) {
-            Factors<WIDEST<ELEMENT>> factors;
-            if (present) factors.read(head, lane);
-            transform_halves(head, factors, present, lane, rotation);
-            return;
-        }
-        if (rotation.wide) {
-            transform<WIDEST<ELEMENT>>(head, present, lane, rotation);
-            return;
-        }
+        if (rotation.in_halves) return take_halves<1>(operands, rows, rotation);
     }
-    transform<1>(head, present, lane, rotation);
+    Place place(rows, rotation.lanes);
+    int token = blockIdx.x;
+    Head head = place.head(operands, rows, rotation);
+    head.angles = place.is_value ? nullptr : rotation.angles(table, positions[token]);
+    place.of_token(head, token, slots[token], operands, rows);
+    if constexpr (WIDEST<ELEMENT> == WIDEST<CACHE>) {
+        if (rotation.wide) return transform<WIDEST<ELEMENT>>(head, place.present, place.lane, rotation);
+    }
+    transform<1>(head, place.present, place.lane, rotation);
+}
+
+constexpr int TOKENS = 2;
+
+extern "C" __global__ void __launch_bounds__(128)
+    rope_and_store_many(ELEMENT* qkv, const float* query_norm, const float* key_norm, const float* table,
+                        const int* positions, const int* slots, CACHE* keys, CACHE* values,
+                        const __grid_constant__ Rows rows, const __grid_constant__ Rotation rotation) {
+    start_next_kernel();
+    wait_for_previous_kernel();
+    if constexpr (WIDEST<ELEMENT> == WIDEST<CACHE>) {
+        take_halves<TOKENS>({qkv, query_norm, key_norm, table, positions, slots, keys, values}, rows, rotation);
+    }
 }

@@ -45,11 +45,11 @@ pub struct QkvOptions {
 #[derive(Clone, Debug)]
 pub struct RopeTable(pub Tensor<2>);
 
-/// Normalises and rotates the queries and keys of `qkv` in place, and writes keys and values into `layer`.
+/// Normalises and rotates queries and keys; queries change in place in `qkv`, keys and values go into `layer`.
 ///
 /// `qkv` is `[T, heads.row_len()]`; `norms` are the `[head_dim]` weights of the query and key normalisation, present
 /// exactly when `options.norm_eps` is; `table` is present exactly when `options.rotary_dim` is not 0. Token `t` is written
-/// to slot `metadata.slot_mapping[t]`. Returns `qkv`.
+/// to slot `metadata.slot_mapping[t]`. Returns `qkv`, whose keys are then those of before or those that were written.
 pub fn rope_and_store_kv(
     qkv: Tensor<2>,
     norms: Option<(&Tensor<1>, &Tensor<1>)>,

@@ -27,8 +27,10 @@ fn launch(entry: &'static str, x: Matrix, columns: usize, kind: Activation) -> C
     let out = x.like(columns);
     let kernel = kernel(entry, x.tensor.dtype, kind);
     let groups = columns.div_ceil(widest(x.tensor.dtype));
-    let threads = groups.next_multiple_of(32).clamp(32, THREADS);
-    Launch::new(kernel, Grid::new([x.rows, groups.div_ceil(threads), 1], threads))
+    // Blocks of equal size, so that none is half empty.
+    let blocks = groups.div_ceil(THREADS);
+    let threads = groups.div_ceil(blocks).next_multiple_of(32);
+    Launch::new(kernel, Grid::new([x.rows, blocks, 1], threads))
         .read(&x.tensor)
         .value(x.stride)
         .write(&out)

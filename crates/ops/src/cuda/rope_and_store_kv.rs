@@ -1,4 +1,4 @@
-//! Normalises and rotates queries and keys in place, and copies keys and values into their slots: lanes per head.
+//! Normalises and rotates queries and keys, and copies keys and values into their slots: lanes per head.
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
@@ -13,7 +13,12 @@ use crate::cube::{QkvInputs, QkvTarget};
 use crate::e4m3::E4M3;
 use crate::rope_and_store_kv::QkvOptions;
 
+/// Threads of a block: all of them, or for many rows at most.
 const THREADS: usize = 128;
+/// Rows from which a thread takes a head of `TOKENS` of them: fewer would leave much of the GPU without work.
+const ROWS_MIN: usize = 1024;
+const TOKENS: usize = 2;
+const LANES_OF_WARP: usize = 32;
 
 /// `Rows` of the source.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -22,7 +27,7 @@ struct Rows {
     num_heads: i32,
     num_kv_heads: i32,
     head_dim: i32,
-    unused: i32,
+    num_tokens: i32,
     row_stride: i64,
     slot_stride: i64,
     head_stride: i64,
@@ -102,14 +107,23 @@ pub(crate) fn rope_and_store_kv(inputs: QkvInputs) -> (CubeTensor, CubeTensor, C
         num_heads: heads.num_heads as i32,
         num_kv_heads: heads.num_kv_heads as i32,
         head_dim: heads.head_dim as i32,
-        unused: 0,
+        num_tokens: qkv.rows as i32,
         row_stride: qkv.stride as i64,
         slot_stride: slot_stride as i64,
         head_stride: head_stride as i64,
     };
-    let kernel = kernel(qkv.tensor.dtype, target.key_cache.dtype, &Gpu::current());
-    let blocks = (heads.num_heads + 2 * heads.num_kv_heads).div_ceil(THREADS / rotation.lanes as usize);
-    Launch::new(kernel, Grid::new([qkv.rows, blocks, 1], THREADS))
+    let mut kernel = kernel(qkv.tensor.dtype, target.key_cache.dtype, &Gpu::current());
+    let (lanes, num_heads) = (rotation.lanes as usize, heads.num_heads + 2 * heads.num_kv_heads);
+    let grid = if rotation.is_in_halves() && qkv.rows >= ROWS_MIN {
+        kernel.entry = "rope_and_store_many";
+        // Blocks of equal size, so that none is half empty.
+        let blocks = (num_heads * lanes).div_ceil(THREADS);
+        let threads = (num_heads * lanes).div_ceil(blocks).next_multiple_of(LANES_OF_WARP);
+        Grid::new([qkv.rows.div_ceil(TOKENS), num_heads.div_ceil(threads / lanes), 1], threads)
+    } else {
+        Grid::new([qkv.rows, num_heads.div_ceil(THREADS / lanes), 1], THREADS)
+    };
+    Launch::new(kernel, grid)
         .write(&qkv.tensor)
         .read(&target.query_norm)
         .read(&target.key_norm)
