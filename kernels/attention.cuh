@@ -95,9 +95,6 @@ template <int CHUNKS> __device__ __forceinline__ uint4* chunk_at(uint4* rows, in
     return rows + row * ROW_CHUNKS<CHUNKS> + (CHUNKS % 8 == 0 ? chunk ^ (row & 7) : chunk);
 }
 
-__device__ __forceinline__ unsigned int shared_address(const void* pointer) {
-    return (unsigned int)__cvta_generic_to_shared(pointer);
-}
 // 16 bytes to shared memory, or zeros.
 __device__ __forceinline__ void copy_chunk(uint4* to, const void* from, bool is_present) {
 #if __CUDA_ARCH__ >= 800

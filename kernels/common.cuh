@@ -252,6 +252,10 @@ __device__ __forceinline__ float sum_of_block(float value) {
     return sum_of_warp(lane < blockDim.x / WARP ? of_warp[lane] : 0.0f);
 }
 
+__device__ __forceinline__ unsigned int shared_address(const void* pointer) {
+    return (unsigned int)__cvta_generic_to_shared(pointer);
+}
+
 // Of the kernels of a captured graph, the next may be started while this one runs, and wait for its results. Nothing that
 // an earlier kernel writes may be read, and nothing written, before `wait_for_previous_kernel` returns.
 __device__ __forceinline__ void start_next_kernel() {

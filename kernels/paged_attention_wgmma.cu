@@ -2,7 +2,7 @@
 //
 // Variants: ELEMENT=f16|bf16 HEAD_DIM:GROUP=64:3|64:1|128:4|128:1|256:4
 // Targets: sm_90a
-// Needs: attention.cuh
+// Needs: attention.cuh wgmma.cuh
 //
 // As many blocks as multiprocessors take tiles of ROWS rows as they get to them; `counters` are zero before and after. In each, one warp copies queries, keys and
 // values into shared memory with the bulk copy engine, block of the cache by block, some tiles ahead; two warpgroups of
@@ -27,10 +27,6 @@ constexpr int WIDTHS = HEAD_DIM / WIDTH;
 constexpr int QUERY_PANEL = 64 * CONSUMERS * 128, CONTEXT_PANEL = KEYS * 128; // bytes
 static_assert(HEAD_DIM % 64 == 0, "panels have 64 columns");
 
-struct __align__(64) TensorMap {
-    unsigned long long words[16];
-};
-
 struct Shared {
     char query[PANELS * QUERY_PANEL];
     char keys[STAGES][PANELS * CONTEXT_PANEL], values[STAGES][PANELS * CONTEXT_PANEL];
@@ -49,21 +45,6 @@ struct Ring {
     }
 };
 
-__device__ __forceinline__ void init_barrier(unsigned long long& barrier, int arrivals) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&barrier)), "r"(arrivals));
-}
-__device__ __forceinline__ void arrive(unsigned long long& barrier) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&barrier)) : "memory");
-}
-__device__ __forceinline__ void expect_bytes(unsigned long long& barrier, int bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&barrier)), "r"(bytes) : "memory");
-}
-__device__ __forceinline__ void wait_for(unsigned long long& barrier, unsigned int parity) {
-    asm volatile("{\n.reg .pred done;\nagain:\n"
-                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-                 "@done bra.uni finished;\nbra.uni again;\nfinished:\n}" ::"r"(shared_address(&barrier)), "r"(parity)
-                 : "memory");
-}
 __device__ __forceinline__ void copy_block(void* to, const TensorMap& map, int column, int kv_head, int slot,
                                            unsigned long long& barrier) {
     asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::
@@ -75,56 +56,6 @@ __device__ __forceinline__ void copy_queries(void* to, const TensorMap& map, int
     asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, 0, %3, %4}], [%5];" ::
                      "r"(shared_address(to)), "l"(&map), "r"(column), "r"(kv_head), "r"(token), "r"(shared_address(&barrier))
                  : "memory");
-}
-
-// Matrix operands in shared memory: rows of 128 swizzled bytes, 8 of them 1024 bytes. `across` is the distance of panels
-// where the columns are the rows of the instruction.
-__device__ __forceinline__ unsigned long long operand(const void* rows, int across) {
-    return (unsigned long long)(shared_address(rows) >> 4) | (unsigned long long)(across >> 4) << 16 |
-           (unsigned long long)(1024 >> 4) << 32 | 1ull << 62;
-}
-#define TEXT_OF(word) #word
-#define TEXT(word) TEXT_OF(word)
-#define EIGHT(c, i) \
-    "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), "+f"(c[i + 6]), "+f"(c[i + 7])
-#define THIRTY_TWO(c, i) EIGHT(c, i), EIGHT(c, i + 8), EIGHT(c, i + 16), EIGHT(c, i + 24)
-#define NAMES_32 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15," "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
-#define NAMES_64 NAMES_32 "," "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47," "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-#define INSTRUCTION(n) "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." TEXT(ELEMENT) "." TEXT(ELEMENT)
-
-// c (+)= a * b^T for 64 rows of `a` and 128 or 64 of `b`, 16 columns of both, from shared memory.
-__device__ __forceinline__ void multiply_shared(float (&c)[64], unsigned long long a, unsigned long long b, int accumulate) {
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n" INSTRUCTION(128) " {" NAMES_64 "}, %64, %65, p, 1, 1, 0, 0;\n}"
-                 : THIRTY_TWO(c, 0), THIRTY_TWO(c, 32) : "l"(a), "l"(b), "r"(accumulate));
-}
-__device__ __forceinline__ void multiply_shared(float (&c)[32], unsigned long long a, unsigned long long b, int accumulate) {
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n" INSTRUCTION(64) " {" NAMES_32 "}, %32, %33, p, 1, 1, 0, 0;\n}"
-                 : THIRTY_TWO(c, 0) : "l"(a), "l"(b), "r"(accumulate));
-}
-// c += a * b for 64 rows and 16 columns of `a` in registers and 128 or 64 columns of `b`.
-__device__ __forceinline__ void multiply_weights(float (&c)[64], const unsigned int (&a)[4], unsigned long long b) {
-    asm volatile("{\n" INSTRUCTION(128) " {" NAMES_64 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 1;\n}"
-                 : THIRTY_TWO(c, 0), THIRTY_TWO(c, 32) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-__device__ __forceinline__ void multiply_weights(float (&c)[32], const unsigned int (&a)[4], unsigned long long b) {
-    asm volatile("{\n" INSTRUCTION(64) " {" NAMES_32 "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;\n}"
-                 : THIRTY_TWO(c, 0) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-}
-__device__ __forceinline__ void fence_multiplications() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void commit_multiplications() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
-template <int PENDING> __device__ __forceinline__ void wait_for_multiplications() {
-    asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory");
-}
-// The compiler must not read results before the wait.
-template <int N> __device__ __forceinline__ void settle(float (&c)[N]) {
-#pragma unroll
-    for (int i = 0; i < N; i++) asm volatile("" : "+f"(c[i])::"memory");
-}
-__device__ __forceinline__ void meet(int barrier, int threads) {
-    asm volatile("barrier.sync %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
-}
-__device__ __forceinline__ void let_go(int barrier, int threads) {
-    asm volatile("barrier.arrive %0, %1;" ::"r"(barrier), "r"(threads) : "memory");
 }
 
 // The positions that a tile goes through: `begin`, a multiple of KEYS, to `last_seen`.

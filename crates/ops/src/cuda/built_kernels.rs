@@ -12,7 +12,10 @@ use super::linear_few_rows::{Follow, Form, rows_taken, runs_on};
 use super::module_cache::{Target, build, can_compile, compiler_version, is_built_ahead, not_built, supported_targets};
 use super::paged_attention::Form as AttentionForm;
 use super::projection::rotates;
-use super::{activation, gather_rows, layer_norm, linear, linear_tiles, probe, rms_norm, rope_and_store_kv, sample};
+use super::{
+    activation, gather_rows, layer_norm, linear, linear_tiles, linear_wgmma, probe, rms_norm, rope_and_store_kv, sample,
+};
+use crate::backend::Activated;
 use crate::built_kernels::{NormKind, ProjectionShape, StepKernels, Use};
 
 /// Sequences of the largest step that attention's kernels are asked for.
@@ -111,6 +114,9 @@ fn kernels(steps: &StepKernels, gpu: &Gpu) -> Vec<Kernel> {
             Use::Keep | Use::Heads => None,
         });
         kernels.extend(of_few_rows(steps, projection, gpu));
+        if !steps.is_batch_invariant {
+            kernels.extend(of_some_rows(dtype, projection, gpu));
+        }
     }
     // A norm after a sum of its own, as Gemma's.
     if steps.projections.iter().any(|projection| projection.norm == Some(NormKind::Rms)) {
@@ -145,6 +151,16 @@ fn of_few_rows(steps: &StepKernels, projection: &ProjectionShape, gpu: &Gpu) -> 
     let alone = norm.map(|norm| form(1, Some(norm)).variant(gpu));
     let several = rows_taken(outputs * inputs, gpu, steps.is_batch_invariant).map(|rows| form(rows, None).variant(gpu));
     alone.into_iter().chain(several).collect()
+}
+
+/// The kernels that multiply tens to hundreds of rows by one matrix.
+fn of_some_rows(dtype: DType, projection: &ProjectionShape, gpu: &Gpu) -> Vec<Kernel> {
+    let activated = match projection.then {
+        Use::Activate(kind) => Activated::All(kind),
+        Use::Gate(kind) => Activated::Gated(kind),
+        Use::Keep | Use::Heads => Activated::Not,
+    };
+    linear_wgmma::kernels(dtype, activated, [projection.outputs, projection.inputs], gpu)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Multiplication by a weight matrix: own kernels for few rows and for mixed dtypes, cuBLASLt for many rows.
 //!
 //! Our kernels sum in an order that depends on the inputs alone; cuBLASLt's algorithm, and with it the order, depends on
-//! the number of rows. Few rows go through [`linear_few_rows`](super::linear_few_rows); beyond, only the library keeps
-//! the matrix units busy. Where bits must not depend on the batch, [`linear_tiles`](super::linear_tiles) takes its place.
+//! the number of rows. Few rows go through [`linear_few_rows`](super::linear_few_rows), tens to hundreds with small weights on
+//! Hopper through [`linear_wgmma`](super::linear_wgmma); beyond, the library keeps the matrix units busy. Where bits must not depend on the batch, [`linear_tiles`](super::linear_tiles) takes its place.
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
@@ -14,8 +14,10 @@ use super::kernel::Kernel;
 use super::launch::{Argument, Grid, Operands, Session, submit};
 use super::linear_few_rows::{After, FEW_ROWS, FewRows, fits, suits};
 use super::linear_tiles::linear_tiles;
+use super::linear_wgmma::{self, SomeRows};
 use super::matrix::{Matrix, Weights, dense};
 use super::{LINEAR, element};
+use crate::backend::Activated;
 
 /// Threads of a block in `linear.cu`, and the outputs and rows that it takes there.
 const THREADS: usize = 256;
@@ -74,6 +76,9 @@ pub(super) fn multiply(x: Matrix, weights: Weights, bias: Option<CubeTensor>, re
     );
     if fits(&x, &weights) {
         return FewRows { x, norm: None, weights, bias, after: After::Store(residual) }.run();
+    }
+    if linear_wgmma::fits(&x, &weights, residual.as_ref()) {
+        return SomeRows { x, weight: weights.matrix, bias, residual, activated: Activated::Not }.run();
     }
     let is_batch_invariant = is_batch_invariant();
     if is_batch_invariant && weights.scales.is_none() && suits(&x, &weights) {

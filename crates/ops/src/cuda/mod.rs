@@ -26,6 +26,7 @@ mod linear_few_rows;
 mod linear_fp8;
 mod linear_quantize;
 mod linear_tiles;
+mod linear_wgmma;
 mod matrix;
 mod memory;
 mod module_cache;
@@ -36,6 +37,8 @@ mod read_back;
 mod rms_norm;
 mod rope_and_store_kv;
 mod sample;
+#[cfg(test)]
+mod some_rows_tests;
 mod stream;
 mod tensor_map;
 #[cfg(test)]
@@ -91,6 +94,12 @@ const DECODE: &str = concat!(
 /// What comes before the tensor-core kernels of products.
 const PRODUCTS: &str = include_str!("../../../../kernels/products.cuh");
 
+/// What comes before kernels with the matrix instructions of Hopper.
+const WGMMA: &str = include_str!("../../../../kernels/wgmma.cuh");
+/// The same with what attention needs besides.
+const ATTENTION_WGMMA: &str =
+    concat!(include_str!("../../../../kernels/attention.cuh"), include_str!("../../../../kernels/wgmma.cuh"));
+
 /// What comes before kernels with a block for each row.
 const ROWS: &str = include_str!("../../../../kernels/rows.cuh");
 
@@ -125,10 +134,11 @@ sources! {
     LINEAR_FP8 = "linear_fp8",
     LINEAR_QUANTIZE = "linear_quantize" needs ROWS,
     LINEAR_TILES = "linear_tiles" needs PRODUCTS,
+    LINEAR_WGMMA = "linear_wgmma" needs WGMMA,
     PAGED_ATTENTION = "paged_attention",
     PAGED_ATTENTION_DECODE = "paged_attention_decode" needs DECODE,
     PAGED_ATTENTION_TILES = "paged_attention_tiles" needs ATTENTION,
-    PAGED_ATTENTION_WGMMA = "paged_attention_wgmma" needs ATTENTION,
+    PAGED_ATTENTION_WGMMA = "paged_attention_wgmma" needs ATTENTION_WGMMA,
     RMS_NORM = "rms_norm" needs ROWS,
     ROPE_AND_STORE_KV = "rope_and_store_kv" needs HEADS,
     SAMPLE = "sample",

@@ -7,6 +7,7 @@ use burn_cubecl::tensor::CubeTensor;
 use super::linear::multiply;
 use super::linear_few_rows::{After, FewRows, Norm, Rotation, fits};
 use super::linear_fp8::{ManyRows, multiplies};
+use super::linear_wgmma::{self, SomeRows};
 use super::matrix::{Matrix, Weights, dense};
 use super::paged_attention::attend_fresh;
 use super::{activation, gated_activation, paged_attention, rope_and_store_kv};
@@ -139,7 +140,12 @@ impl Operands {
             Some(norm) => Matrix::of(norm.of(self.x.tensor)),
             None => self.x,
         };
-        let out = multiply(x, self.weights, self.bias, self.residual.map(Matrix::of));
+        let residual = self.residual.map(Matrix::of);
+        if linear_wgmma::fits(&x, &self.weights, residual.as_ref()) {
+            let Self { weights, bias, activated, .. } = self;
+            return SomeRows { x, weight: weights.matrix, bias, residual, activated }.run();
+        }
+        let out = multiply(x, self.weights, self.bias, residual);
         match self.activated {
             Activated::Not => out,
             Activated::All(kind) => activation(out, kind),
