@@ -116,7 +116,7 @@ pub fn load_engine(
     let longest = usize::try_from(plan.kv_tokens()).unwrap_or(usize::MAX);
     if options.fit_model_len && longest >= 2 && longest < max_model_len {
         max_model_len = longest;
-        plan = memory_plan(checkpoint, options, (backend, &device), dtype, max_model_len)?;
+        plan = MemoryPlan::new(config, checkpoint.num_parameters(), PlanOptions { max_model_len, ..plan.options });
     }
     if backend == Backend::Cuda {
         check_cuda_kernels(config, &plan.options, options)?;
@@ -481,6 +481,23 @@ mod tests {
                 "{refusal}"
             );
         }
+    }
+
+    #[test]
+    fn a_tokenizer_with_more_tokens_than_the_model_is_refused() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/quantised/awq");
+        let config = Checkpoint::open(&folder).expect("the fixture opens").config().clone();
+        let vocabulary: std::collections::HashMap<String, usize> =
+            (0..=config.vocab_size).map(|id| (format!("t{id}"), id)).collect();
+        let model = serde_json::json!({"type": "WordLevel", "vocab": vocabulary, "unk_token": "t0"});
+        let document = serde_json::json!({"version": "1.0", "added_tokens": [], "model": model}).to_string();
+        let tokenizer = Tokenizer::from_bytes(document.as_bytes()).expect("a tokenizer");
+        let given = Options { tokenizer: Some("other.json".into()), ..Options::default() };
+        let refusal = check_tokenizer(&tokenizer, &config, &given).expect_err("refused").to_string();
+        let (found, known) = (config.vocab_size + 1, config.vocab_size);
+        assert!(refusal.contains(&format!("other.json has {found} tokens, but the model knows {known}")), "{refusal}");
+        let own = check_tokenizer(&tokenizer, &config, &Options::default());
+        assert!(own.is_ok(), "a model's own tokenizer is its own affair");
     }
 
     #[test]
