@@ -279,8 +279,8 @@ __device__ __forceinline__ void consume(Shared& shared, const float* bias, const
     } else {
 #pragma unroll
         for (int i = 0; i < OWN_SUMS; i++) own[i] = sums[i];
-        meet(1, CONSUMERS); // no one reads the rings, which become the place of the results
     }
+    meet(1, CONSUMERS); // no warp multiplies any more: the rings become the place of the results
     write_results(own, two, results);
     meet(1, CONSUMERS);
     copy_results(results, added, adds, out, shape);

@@ -221,6 +221,10 @@ mod tests {
         assert_eq!([75, 80, 90].map(|capability| count(capability, "paged_attention_wgmma")), [0, 0, 1]);
         assert_eq!([75, 80, 90].map(|capability| count(capability, "paged_attention_tiles")), [1, 1, 0]);
         assert_eq!(count(75, "linear_few_rows"), 0);
+        assert_eq!([75, 80, 89].map(|capability| count(capability, "linear_wgmma")), [0; 3]);
+        assert!((5..30).contains(&count(90, "linear_wgmma")), "{}", count(90, "linear_wgmma"));
+        let invariant = StepKernels { is_batch_invariant: true, ..small(DType::F16, DType::F16) };
+        assert!(variants(&invariant, 90, "linear_wgmma").is_empty());
         assert!((10..60).contains(&count(90, "linear_few_rows")), "{}", count(90, "linear_few_rows"));
         // Before 8.0 nothing multiplies bfloat16.
         let steps = small(DType::BF16, DType::BF16);
