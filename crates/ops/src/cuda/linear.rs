@@ -2,7 +2,8 @@
 //!
 //! Our kernels sum in an order that depends on the inputs alone; cuBLASLt's algorithm, and with it the order, depends on
 //! the number of rows. Few rows go through [`linear_few_rows`](super::linear_few_rows), tens to hundreds with small weights on
-//! Hopper through [`linear_wgmma`](super::linear_wgmma); beyond, the library keeps the matrix units busy. Where bits must not depend on the batch, [`linear_tiles`](super::linear_tiles) takes its place.
+//! Hopper through [`linear_wgmma`](super::linear_wgmma); beyond, the library keeps the matrix units busy. Where bits must not
+//! depend on the batch, [`linear_tiles`](super::linear_tiles) takes their place.
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
