@@ -8,7 +8,7 @@ use firebrick_checkpoint::{Checkpoint, CheckpointError, Dtype, GPUS, Gpu, KvDtyp
 use firebrick_executor::available_host_memory;
 use serde_json::json;
 
-use crate::args::{DtypeArg, ModelArgs, ModelLen, dtype, kv_cache_dtype, quantity, share, size_in_bytes};
+use crate::args::{DeviceArg, DtypeArg, ModelArgs, ModelLen, dtype, kv_cache_dtype, quantity, share, size_in_bytes};
 use crate::failure::Failure;
 use crate::output::{print, size};
 use crate::progress::Bars;
@@ -18,6 +18,7 @@ const EXAMPLES: &str = "\
 Examples:
   firebrick plan ./model.gguf                                    on this machine's CPU
   firebrick plan meta-llama/Llama-3.1-8B-Instruct --gpu L4 --max-model-len 8k
+  firebrick plan ./model.Q4_0.gguf --device wgpu --memory 2GiB   on a laptop's GPU, or in a browser
   firebrick plan ./model --memory 24GiB --dtype float16 --json";
 
 /// Say how much memory a model needs, and how many requests fit, without loading it.
@@ -36,6 +37,10 @@ pub struct PlanArgs {
     /// A device's memory, such as 24GiB [default: what this machine has free]
     #[arg(long, value_name = "SIZE", value_parser = size_in_bytes, help_heading = "Device")]
     pub memory: Option<u64>,
+
+    /// What would run the model: auto is cuda with --gpu or --memory, and else this machine's cpu
+    #[arg(long, value_enum, default_value = "auto", help_heading = "Device")]
+    pub device: DeviceArg,
 
     /// Devices that share the model, as a tensor-parallel server would
     #[arg(long, value_name = "DEVICES", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=64))]
@@ -92,7 +97,7 @@ pub fn plan(args: PlanArgs) -> Result<(), Failure> {
     let source = loading::find(&args.model.required()?, &args.model.source_options(), &bars)?;
     let checkpoint = open(&source.path).map_err(firebrick::Error::from)?;
     let options = options(&args, gpu, &checkpoint)?;
-    let packed_bytes = checkpoint.packed_bytes(options.dtype).filter(|_| args.dtype.0.is_none());
+    let packed_bytes = packed_bytes(&args, &checkpoint, options.dtype);
     let plan = MemoryPlan::new(checkpoint.config(), checkpoint.num_parameters(), options);
     let check = plan.check();
     if args.json {
@@ -100,13 +105,15 @@ pub fn plan(args: PlanArgs) -> Result<(), Failure> {
         print(&format!("{:#}\n", to_json(&plan, packed_bytes, &remedies)));
     } else {
         print(&plan.to_string());
-        if args.gpu.is_none() && args.memory.is_none() {
+        if args.runs_on()? == DeviceArg::Cpu {
             print("  On the CPU, serve takes at most 4 GiB of KV cache unless --kv-cache-memory-bytes says more.\n");
         }
-        if let Some(bytes) = packed_bytes {
+        if let Some(bytes) = packed_bytes.filter(|_| args.device != DeviceArg::Wgpu) {
             let dense = size(plan.weight_bytes * plan.options.num_devices as u64);
             let bytes = size(bytes);
-            print(&format!("  Through wgpu, quantised weights stay as they are: {bytes} instead of {dense}.\n"));
+            print(&format!(
+                "  Through wgpu (--device wgpu), quantised weights stay as they are: {bytes} instead of {dense}.\n"
+            ));
         }
     }
     check.map_err(|refusal| Failure::Run(refusal.to_string()))
@@ -131,32 +138,64 @@ fn find_gpu(name: &str) -> Result<&'static Gpu, Failure> {
     Gpu::find(name).ok_or_else(unknown)
 }
 
+impl PlanArgs {
+    /// What runs the model, with the memory of another device than this machine's where it is no CPU.
+    fn runs_on(&self) -> Result<DeviceArg, Failure> {
+        let is_given = self.gpu.is_some() || self.memory.is_some();
+        match self.device {
+            DeviceArg::Auto => Ok(if is_given { DeviceArg::Cuda } else { DeviceArg::Cpu }),
+            DeviceArg::Cuda | DeviceArg::Wgpu if !is_given => {
+                Err(Failure::Usage("a plan for a GPU needs its memory: give --gpu NAME or --memory SIZE".into()))
+            }
+            DeviceArg::Cpu if self.gpu.is_some() => {
+                Err(Failure::Usage("--device is cpu and --gpu names a GPU; leave one of them out".into()))
+            }
+            device => Ok(device),
+        }
+    }
+}
+
 fn options(args: &PlanArgs, gpu: Option<&Gpu>, checkpoint: &Checkpoint) -> Result<PlanOptions, Failure> {
     let config = checkpoint.config();
+    let device = args.runs_on()?;
     let mut options = match (gpu, args.memory) {
         (Some(gpu), _) => PlanOptions::on_gpu(config, gpu),
         (None, Some(bytes)) => PlanOptions::new(config, "a device", bytes),
         (None, None) => {
             let unknown =
                 || Failure::Usage("this system does not say how much memory is free; give --memory or --gpu".into());
-            let options = PlanOptions::new(config, "cpu", available_host_memory().ok_or_else(unknown)?);
-            // The CPU computes, and keeps keys and values, in single precision.
-            PlanOptions { kv_dtype: Dtype::F32.into(), ..options }
+            PlanOptions::new(config, "cpu", available_host_memory().ok_or_else(unknown)?)
         }
     };
     if let DtypeArg(Some(dtype)) = args.dtype {
-        let on_cpu = args.gpu.is_none() && args.memory.is_none();
-        (options.dtype, options.kv_dtype) = (dtype, if on_cpu { Dtype::F32 } else { dtype }.into());
+        (options.dtype, options.kv_dtype) = (dtype, dtype.into());
     }
-    if args.kv_cache_dtype == KvCacheDtype::Fp8E4m3 {
-        options.kv_dtype = KvDtype::E4m3;
+    if device == DeviceArg::Wgpu {
+        if args.dtype.0 == Some(Dtype::BF16) {
+            return Err(Failure::Usage("wgpu does not compute in bfloat16; use --dtype auto or float16".into()));
+        }
+        // As a checkpoint in bfloat16 becomes where there is no such format.
+        options.dtype = if options.dtype == Dtype::BF16 { Dtype::F16 } else { options.dtype };
+        options.packed_weight_bytes = packed_bytes(args, checkpoint, options.dtype);
+    }
+    if device != DeviceArg::Cuda {
+        // Keys and values are in single precision.
+        options.kv_dtype = Dtype::F32.into();
+    }
+    match args.kv_cache_dtype {
+        KvCacheDtype::Auto => {}
+        KvCacheDtype::Fp8E4m3 if device == DeviceArg::Wgpu => {
+            return Err(Failure::Usage("--kv-cache-dtype fp8 does not go with --device wgpu; leave it out".into()));
+        }
+        KvCacheDtype::Fp8E4m3 => options.kv_dtype = KvDtype::E4m3,
     }
     options.num_devices = usize::from(args.tensor_parallel_size);
     options.memory_utilization = args.gpu_memory_utilization;
     options.block_size = args.block_size.max(1);
     options.max_num_seqs = args.max_num_seqs;
     options.max_num_batched_tokens = args.max_num_batched_tokens;
-    options.packed_weight_bytes = fp8_bytes(args, gpu, checkpoint, options.dtype)?;
+    let fp8_bytes = fp8_bytes(args, gpu.filter(|_| device == DeviceArg::Cuda), checkpoint, options.dtype)?;
+    options.packed_weight_bytes = fp8_bytes.or(options.packed_weight_bytes);
     match args.max_model_len {
         Some(ModelLen::Tokens(tokens)) => options.max_model_len = tokens,
         Some(ModelLen::Auto) => {
@@ -167,6 +206,11 @@ fn options(args: &PlanArgs, gpu: Option<&Gpu>, checkpoint: &Checkpoint) -> Resul
         None => {}
     }
     Ok(options)
+}
+
+/// Bytes of the weights where quantised ones stay as they are, as through wgpu, unless a dtype is asked for.
+fn packed_bytes(args: &PlanArgs, checkpoint: &Checkpoint, dtype: Dtype) -> Option<u64> {
+    checkpoint.packed_bytes(dtype).filter(|_| args.dtype.0.is_none())
 }
 
 /// Bytes of the weights where linear layers are in FP8: on GPUs that compute with it, if the file has them so, or it is asked
@@ -222,4 +266,48 @@ fn to_json(plan: &MemoryPlan, packed_bytes: Option<u64>, remedies: &[String]) ->
         "fits": remedies.is_empty() && plan.check().is_ok(),
         "remedies": remedies,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser, Debug)]
+    struct Command {
+        #[command(flatten)]
+        plan: PlanArgs,
+    }
+
+    fn planned(flags: &[&str]) -> Result<PlanOptions, String> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/checkpoint/fixtures/every_type.gguf");
+        let checkpoint = Checkpoint::open(&path).expect("the fixture opens");
+        let args = Command::try_parse_from(["plan"].iter().chain(flags)).expect("known flags").plan;
+        let gpu = args.gpu.as_deref().map(|name| Gpu::find(name).expect("a known GPU"));
+        options(&args, gpu, &checkpoint).map_err(|failure| match failure {
+            Failure::Usage(text) | Failure::Run(text) => text,
+        })
+    }
+
+    #[test]
+    fn wgpu_keeps_weights_packed_and_keys_single() {
+        let planned = |flags: &[&str]| planned(flags).expect("a plan");
+        let [cuda, wgpu] = ["cuda", "wgpu"].map(|device| planned(&["--device", device, "--memory", "2GiB"]));
+        assert_eq!((cuda.packed_weight_bytes, cuda.kv_dtype), (None, cuda.dtype.into()));
+        assert!(wgpu.packed_weight_bytes.is_some());
+        assert_eq!(wgpu.kv_dtype, Dtype::F32.into());
+        let widened = planned(&["--device", "wgpu", "--memory", "2GiB", "--dtype", "float16"]);
+        assert_eq!((widened.packed_weight_bytes, widened.kv_dtype), (None, Dtype::F32.into()));
+        assert_eq!(planned(&["--memory", "2GiB"]), cuda);
+    }
+
+    #[test]
+    fn a_plan_for_a_gpu_of_unknown_memory_is_refused() {
+        for flags in [&["--device", "wgpu"][..], &["--device", "cuda"], &["--device", "cpu", "--gpu", "T4"]] {
+            assert!(planned(flags).expect_err("refused").contains("--gpu"), "{flags:?}");
+        }
+        let refusal = planned(&["--device", "wgpu", "--memory", "2GiB", "--kv-cache-dtype", "fp8"]);
+        assert!(refusal.expect_err("refused").contains("--kv-cache-dtype fp8 does not go with --device wgpu"));
+    }
 }

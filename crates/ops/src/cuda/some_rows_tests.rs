@@ -1,4 +1,4 @@
-//! Products of tens to hundreds of rows: what comes after them, rows apart, sizes that fill no tile, early start.
+//! Products of tens to hundreds of rows: what comes after them, rows apart, sizes that fill no tile.
 
 use burn::tensor::{DType, Device, Tensor};
 
@@ -7,8 +7,7 @@ use super::linear_wgmma::is_for;
 use super::tests::{floats, for_both_dtypes, pair};
 use crate::testing::{Seeded, assert_close};
 use crate::{
-    Activation, CapturedGraph, Projection, RowNorm, Then, Weight, activation, gated_activation, gather_rows, linear,
-    linear_add, project, reference,
+    Activation, Projection, Then, Weight, activation, gated_activation, linear, linear_add, project, reference,
 };
 
 /// Rows that fill tiles of 64, 96 and 128, or do not.
@@ -78,42 +77,6 @@ fn tens_of_rows_without_bias_or_with_a_residual_equal_the_reference() {
             assert_close(linear(device_x.clone(), &device_weight, None), product.clone(), rounding);
             let got = linear_add(device_x, &device_weight, None, device_residual);
             assert_close(got, product + residual, 2.0 * rounding);
-        }
-    });
-}
-
-/// The feed-forward parts of several layers: every kernel starts while the one before it runs.
-#[test]
-fn a_recorded_chain_of_tens_of_rows_gives_the_bits_of_the_same_calls_for_any_input() {
-    for_both_dtypes(|device, dtype, _| {
-        let mut seeded = Seeded::new(43);
-        for rows in [48, 128, 256] {
-            let layers: Vec<(Weight, Weight, Tensor<1>)> = (0..12)
-                .map(|_| {
-                    let (_, up) = pair(&mut seeded, [3072, 576], (device, dtype));
-                    let (_, down) = pair(&mut seeded, [576, 1536], (device, dtype));
-                    (Weight::dense(up * 0.06), Weight::dense(down * 0.03), floats(&mut seeded, [576], device).1)
-                })
-                .collect();
-            let step = move |x: Tensor<2>| {
-                layers.iter().fold(x, |hidden, (up, down, norm)| {
-                    let norm = Some(RowNorm { weight: norm, bias: None, eps: 1e-5 });
-                    let up = Projection { norm, weight: up, bias: None };
-                    let inner = project(hidden.clone(), up, Then::Gate(Activation::Silu));
-                    project(inner, Projection { norm: None, weight: down, bias: None }, Then::AddTo(hidden))
-                })
-            };
-            let ids = crate::int_tensor((0..rows).collect(), [rows as usize], device);
-            let (_, table) = pair(&mut seeded, [300, 576], (device, dtype));
-            let (recorded_ids, recorded_table, recorded_step) = (ids.clone(), table.clone(), step.clone());
-            let recorded = move || recorded_step(gather_rows(&recorded_table, &recorded_ids));
-            let graph = CapturedGraph::record(device, recorded).expect("every operation can be recorded");
-            for replay in 0..20 {
-                let chosen: Vec<i32> = (0..rows).map(|row| (row * 7 + replay * 5) % 300).collect();
-                drop(crate::overwrite(ids.clone(), chosen.clone()));
-                let expected = step(gather_rows(&table, &crate::int_tensor(chosen, [rows as usize], device)));
-                assert_close(graph.replay().expect("the device works"), expected, 0.0);
-            }
         }
     });
 }
