@@ -256,6 +256,15 @@ __device__ __forceinline__ unsigned int shared_address(const void* pointer) {
     return (unsigned int)__cvta_generic_to_shared(pointer);
 }
 
+// Where block `rank` of the cluster has in its shared memory what this block has at `here`.
+__device__ __forceinline__ unsigned int shared_address_of(int rank, const void* here) {
+    unsigned int there = 0;
+#if __CUDA_ARCH__ >= 900
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(here)), "r"(rank));
+#endif
+    return there;
+}
+
 // Of the kernels of a captured graph, the next may be started while this one runs, and wait for its results. Nothing that
 // an earlier kernel writes may be read, and nothing written, before `wait_for_previous_kernel` returns.
 __device__ __forceinline__ void start_next_kernel() {

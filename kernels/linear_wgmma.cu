@@ -74,11 +74,6 @@ __device__ __forceinline__ void prefetch_map(const TensorMap& map) {
 }
 __device__ __forceinline__ void arrive_in_cluster() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wait_for_cluster() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
-__device__ __forceinline__ unsigned int shared_address_of(int rank, const void* here) {
-    unsigned int there;
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(here)), "r"(rank));
-    return there;
-}
 // Four numbers to the shared memory of another block, whose barrier counts their bytes.
 __device__ __forceinline__ void send(unsigned int to, const float* four, unsigned int barrier) {
     asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to),

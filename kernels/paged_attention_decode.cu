@@ -313,9 +313,7 @@ __device__ __forceinline__ void meet_cluster() {
 __device__ __forceinline__ float of_block(const float& own, int rank) {
     float value = 0.0f;
 #if __CUDA_ARCH__ >= 900
-    unsigned int address;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared_address(&own)), "r"(rank));
-    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(address));
+    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(shared_address_of(rank, &own)));
 #endif
     return value;
 }
