@@ -6,7 +6,7 @@ use super::FEW_ROWS;
 use super::attention_tests::{HIDDEN, compare_with_single_operations};
 use super::gpu::Gpu;
 use super::gpu::limited::with_capability;
-use super::tests::{compare_projection, floats, for_both_dtypes, pair};
+use super::tests::{compare_projections, floats, for_both_dtypes, pair};
 use crate::e4m3::{decode, quantise_row};
 use crate::testing::{Seeded, assert_close, moved, reference_device};
 use crate::{
@@ -95,21 +95,9 @@ fn projections_of_few_rows_in_fp8_have_the_bits_of_the_single_operations() {
     for_both_dtypes(|device, dtype, _| {
         let mut seeded = Seeded::new(54);
         for (inputs, outputs) in [(576, 1536), (16, 6), (4096, 70), (1040, 4400)] {
-            let (_, x) = pair(&mut seeded, [FEW_ROWS, inputs], (device, dtype));
             let (_, weight) = weights(55, [outputs, inputs], device);
-            let (_, residual) = pair(&mut seeded, [FEW_ROWS, outputs], (device, dtype));
-            let (_, norm_weight) = floats(&mut seeded, [inputs], device);
-            let (_, norm_bias) = floats(&mut seeded, [inputs], device);
-            let (_, bias) = floats(&mut seeded, [outputs], device);
-            for rows in [1, 2, 9, 16] {
-                let (x, residual) = (x.clone().narrow(0, 0, rows), residual.clone().narrow(0, 0, rows));
-                let root_mean_square = RowNorm { weight: &norm_weight, bias: None, eps: 1e-5 };
-                let layer = RowNorm { bias: Some(&norm_bias), ..root_mean_square };
-                for norm in [None, Some(root_mean_square), Some(layer)] {
-                    let projection = Projection { norm, weight: &weight, bias: Some(&bias) };
-                    compare_projection(&x, projection, &residual);
-                }
-            }
+            let ranges = [0..1, 0..2, 0..9, 0..16];
+            compare_projections(&mut seeded, (device, dtype), &weight, [inputs, outputs], &ranges);
         }
     });
 }

@@ -1,5 +1,7 @@
 //! What only this backend promises: 16-bit activations, equal bits, capture in a graph, and errors that surface.
 
+use std::ops::Range;
+
 use burn::tensor::{DType, Device, Int, Shape, Tensor};
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 
@@ -128,8 +130,30 @@ fn a_row_has_the_same_bits_among_any_number_of_rows_where_the_batch_must_not_mat
     });
 }
 
+/// Projections of few rows, those of each range of rows that a seed makes, with every norm and with none.
+pub(super) fn compare_projections(
+    seeded: &mut Seeded,
+    on: (&Device, DType),
+    weight: &Weight,
+    [inputs, outputs]: [usize; 2],
+    ranges: &[Range<usize>],
+) {
+    let (_, x) = pair(seeded, [FEW_ROWS, inputs], on);
+    let (_, residual) = pair(seeded, [FEW_ROWS, outputs], on);
+    let [norm_weight, norm_bias] = [0; 2].map(|_| floats(seeded, [inputs], on.0).1);
+    let (_, bias) = floats(seeded, [outputs], on.0);
+    let root_mean_square = RowNorm { weight: &norm_weight, bias: None, eps: 1e-5 };
+    let layer = RowNorm { bias: Some(&norm_bias), ..root_mean_square };
+    for Range { start, end } in ranges.iter().cloned() {
+        let (x, residual) = (x.clone().narrow(0, start, end - start), residual.clone().narrow(0, 0, end - start));
+        for norm in [None, Some(root_mean_square), Some(layer)] {
+            compare_projection(&x, Projection { norm, weight, bias: Some(&bias) }, &residual);
+        }
+    }
+}
+
 /// A projection of few rows has the bits of the operations one after the other, whatever comes after it.
-pub(super) fn compare_projection(x: &Tensor<2>, projection: Projection, residual: &Tensor<2>) {
+fn compare_projection(x: &Tensor<2>, projection: Projection, residual: &Tensor<2>) {
     let Projection { norm, weight, bias } = projection;
     let normed = norm.map_or_else(|| x.clone(), |norm| norm.of(x.clone()));
     let product = linear(normed.clone(), weight, bias);
@@ -148,22 +172,9 @@ fn projections_of_few_rows_have_the_bits_of_the_single_operations() {
     for_both_dtypes(|device, dtype, _| {
         let mut seeded = Seeded::new(28);
         for (inputs, outputs) in [(576, 1536), (8, 6), (4096, 70), (40, 130), (1032, 4400)] {
-            let (_, x) = pair(&mut seeded, [FEW_ROWS, inputs], (device, dtype));
             let (_, weight) = pair(&mut seeded, [outputs, inputs], (device, dtype));
-            let (_, residual) = pair(&mut seeded, [FEW_ROWS, outputs], (device, dtype));
-            let (_, norm_weight) = floats(&mut seeded, [inputs], device);
-            let (_, norm_bias) = floats(&mut seeded, [inputs], device);
-            let (_, bias) = floats(&mut seeded, [outputs], device);
-            let weight = Weight::dense(weight);
-            for rows in [1, 2, 8, 9, 16] {
-                let (x, residual) = (x.clone().narrow(0, 3.min(16 - rows), rows), residual.clone().narrow(0, 0, rows));
-                let root_mean_square = RowNorm { weight: &norm_weight, bias: None, eps: 1e-5 };
-                let layer = RowNorm { bias: Some(&norm_bias), ..root_mean_square };
-                for norm in [None, Some(root_mean_square), Some(layer)] {
-                    let projection = Projection { norm, weight: &weight, bias: Some(&bias) };
-                    compare_projection(&x, projection, &residual);
-                }
-            }
+            let ranges = [3..4, 3..5, 3..11, 3..12, 0..16];
+            compare_projections(&mut seeded, (device, dtype), &Weight::dense(weight), [inputs, outputs], &ranges);
         }
     });
 }
