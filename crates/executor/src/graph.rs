@@ -11,10 +11,10 @@ use burn::tensor::{Device, Int, Tensor};
 use firebrick_engine::Batch;
 use firebrick_ops::{
     Backend, CapturedGraph, SECTION_ALIGNMENT, SampleOptions, SamplePlan, Sampled, backend_of, device_memory,
-    free_device_memory, kept_int_tensor, overwrite, sample, section,
+    free_device_memory, kept_int_tensor, sample, section,
 };
 
-use crate::inputs::{LengthBounds, SpareBlock, StepShape, carry, pack, unpack};
+use crate::inputs::{LengthBounds, SpareBlock, StepShape, carry, pack, rewrite, unpack};
 use crate::local::{Model, Output};
 use crate::sampler;
 
@@ -209,12 +209,13 @@ impl StepGraphs {
         let words = words(batch, shape, self.spare, &plan);
         let buffer = match recorded_words {
             // Written in place: the result is the same tensor.
-            Some(buffer) => overwrite(buffer, words),
-            None => kept_int_tensor(words, &self.device),
+            Some(buffer) => rewrite(buffer, words, shape, chosen),
+            None => {
+                let buffer = kept_int_tensor(words, &self.device);
+                chosen.inspect(|chosen| carry(&buffer, shape, chosen));
+                buffer
+            }
         };
-        if let Some(chosen) = chosen {
-            carry(&buffer, shape, chosen);
-        }
         if !is_recorded {
             // Recording runs the step on these very words; a replay computes the same keys and values again.
             self.record(key, buffer);

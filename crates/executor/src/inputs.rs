@@ -5,7 +5,10 @@ use std::iter::repeat_n;
 use burn::tensor::{Device, Int, Tensor};
 use firebrick_engine::Batch;
 use firebrick_model::ForwardInput;
-use firebrick_ops::{AttentionMetadata, SECTION_ALIGNMENT, Sampled, carry_tokens, int_tensor, section};
+use firebrick_ops::{
+    AttentionMetadata, Carried, SECTION_ALIGNMENT, Sampled, carry_tokens, int_tensor, overwrite, overwrite_carrying,
+    section,
+};
 
 /// The sizes of a step's arrays. A batch may be padded to a larger shape, so that few shapes occur.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -135,8 +138,27 @@ pub(crate) fn pack(batch: &Batch, shape: StepShape, spare: SpareBlock) -> Vec<i3
 
 /// Puts the choices of the step before into the buffer that [`pack`] filled.
 pub(crate) fn carry(buffer: &Tensor<1, Int>, shape: StepShape, chosen: &Sampled) {
-    let sources = shape.buffer_len() - shape.tokens.next_multiple_of(SECTION_ALIGNMENT);
-    carry_tokens(&section(buffer, 0, shape.tokens), &section(buffer, sources, shape.tokens), chosen);
+    carry_tokens(&section(buffer, 0, shape.tokens), &section(buffer, sources(shape), shape.tokens), chosen);
+}
+
+/// Replaces what a buffer holds by the arrays that [`pack`] made, with the choices of the step before.
+pub(crate) fn rewrite(
+    buffer: Tensor<1, Int>,
+    words: Vec<i32>,
+    shape: StepShape,
+    chosen: Option<&Sampled>,
+) -> Tensor<1, Int> {
+    match chosen {
+        Some(sampled) => {
+            overwrite_carrying(buffer, words, Carried { tokens: shape.tokens, sources: sources(shape), sampled })
+        }
+        None => overwrite(buffer, words),
+    }
+}
+
+/// Where the last array begins.
+fn sources(shape: StepShape) -> usize {
+    shape.buffer_len() - shape.tokens.next_multiple_of(SECTION_ALIGNMENT)
 }
 
 /// The tensors of a step, as views of the buffer that [`pack`] filled.

@@ -23,6 +23,9 @@ use crate::carry_tokens::CarryTokens;
 #[cfg(feature = "cuda")]
 use crate::cuda;
 use crate::e4m3::E4M3;
+use crate::overwrite::Overwrite;
+#[cfg(feature = "cuda")]
+use crate::overwrite::on_cuda::OverwriteCarrying;
 #[cfg(feature = "cuda")]
 use crate::read_back::on_cuda::{ReadBack, Started};
 use crate::rope_and_store_kv::QkvOptions;
@@ -220,9 +223,32 @@ impl RotatingAttention for CubeBackend {
     }
 }
 
+impl Overwrite for CubeBackend {
+    fn overwrite(target: IntTensor<Self>, values: Vec<i32>) -> IntTensor<Self> {
+        #[cfg(feature = "cuda")]
+        if target.client.name() == "cuda" {
+            return cuda::overwrite(target, values, None);
+        }
+        target.client.write(&target.handle, cubecl::bytes::Bytes::from_elems(values));
+        target
+    }
+}
+
 impl CarryTokens for CubeBackend {
     fn carry_tokens(tokens: IntTensor<Self>, sources: IntTensor<Self>, choices: IntTensor<Self>) -> IntTensor<Self> {
         on_runtime_of!(tokens, carry_tokens(tokens, sources, choices))
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl OverwriteCarrying for CubeBackend {
+    fn overwrite_carrying(
+        target: IntTensor<Self>,
+        values: Vec<i32>,
+        (tokens, sources): (usize, usize),
+        choices: IntTensor<Self>,
+    ) -> IntTensor<Self> {
+        cuda::overwrite(target, values, Some(cuda::Carried { choices, tokens, sources }))
     }
 }
 

@@ -56,7 +56,7 @@ pub use gather_rows::{gather_rows, gather_rows_of};
 pub use graph::CapturedGraph;
 pub use layer_norm::layer_norm;
 pub use linear::{linear, linear_add};
-pub use overwrite::{Overwrite, overwrite};
+pub use overwrite::{Carried, Overwrite, overwrite, overwrite_carrying};
 pub use projection::{Projection, RowNorm, Then, project};
 pub use rms_norm::{add_rms_norm, rms_norm};
 pub use rope_and_store_kv::{HeadLayout, QkvOptions, RopeTable, rope_and_store_kv};

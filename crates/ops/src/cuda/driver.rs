@@ -1,6 +1,7 @@
 //! What the device's thread keeps between launches: loaded kernels and the matrix library.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::{CString, c_void};
 
 use cudarc::driver::sys::{self, CUdeviceptr, CUfunction, CUfunction_attribute, CUmodule, CUresult, CUstream};
@@ -10,6 +11,7 @@ use super::gpu::Gpu;
 use super::kernel::{Kernel, Module};
 use super::launch::Grid;
 use super::module_cache::{Target, can_compile, compile, not_built, stored};
+use super::pinned::Ring;
 use super::upload::Staging;
 
 /// Dynamic shared memory that a kernel may use without asking.
@@ -44,6 +46,7 @@ pub(super) struct Driver {
     blas: Option<Blas>,
     counters: Option<CUdeviceptr>,
     staging: Option<Staging>,
+    rings: HashMap<CUstream, Ring>,
 }
 
 impl Driver {
@@ -51,7 +54,7 @@ impl Driver {
     pub(super) fn new() -> Self {
         let target = Target::of(Gpu::current().capability, Gpu::whole().capability);
         let (modules, functions) = (HashMap::new(), HashMap::new());
-        Self { target, modules, functions, blas: None, counters: None, staging: None }
+        Self { target, modules, functions, blas: None, counters: None, staging: None, rings: HashMap::new() }
     }
 
     /// The matrix library, opened at the first use.
@@ -68,6 +71,14 @@ impl Driver {
             self.staging = Some(Staging::new()?);
         }
         Ok(self.staging.as_mut().expect("made above"))
+    }
+
+    /// The host memory in which kernels of a stream find words, made at the first use.
+    pub(super) fn ring(&mut self, stream: CUstream) -> Result<&mut Ring, String> {
+        Ok(match self.rings.entry(stream) {
+            Entry::Occupied(ring) => ring.into_mut(),
+            Entry::Vacant(place) => place.insert(Ring::new()?),
+        })
     }
 
     /// The address of [`COUNTERS`] 32-bit zeros, which every launch that counts with them leaves zero. Allocated once.

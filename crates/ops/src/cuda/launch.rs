@@ -76,33 +76,61 @@ fn run(
     work: impl FnOnce(Session) -> Result<(), String>,
 ) {
     let Operands { bindings, written } = operands;
-    // The resources hold the memory in place until the work is enqueued; its reuse is ordered after that.
-    let resources: Result<Vec<_>, ServerError> =
-        bindings.iter().map(|binding| server.get_resource(binding.clone(), stream)).collect();
-    let resources = match resources {
-        Ok(resources) => resources,
+    let (addresses, _held) = match resolve(server, stream, &bindings) {
+        Ok(resolved) => resolved,
         Err(error) => return failed_writing(server, stream, written, error),
     };
-    // A graph that is being recorded must keep the pages it will touch.
-    if let Some(capture) = server.capturing(stream) {
-        for binding in &bindings {
-            capture.touch(binding.stream, binding.memory.descriptor().location());
-        }
-    }
-    let addresses: Vec<u64> = resources.iter().map(|resource| resource.resource().ptr).collect();
-    let outcome = ExecuteScope::over(server, stream, written).execute(|server| {
-        let raw = stream::raw(server, stream).ok_or_else(|| failure("the runtime has no CUDA stream".into()))?;
-        DRIVER.with_borrow_mut(|driver| {
-            let driver = driver.get_or_insert_with(Driver::new);
-            work(Session { driver, stream: raw, addresses: &addresses }).map_err(failure)
-        })
-    });
+    let outcome = ExecuteScope::over(server, stream, written).execute(|server| enter(server, stream, &addresses, work));
     if let ScopedOutcome::Failed(error) = outcome {
         tracing::error!("CUDA: {error}");
     }
 }
 
-fn failure(reason: String) -> ServerError {
+/// Runs `work` on the device's thread, for which it only reads tensors. An error is its own or that of the work that should
+/// have written them.
+pub(super) fn read(
+    server: &mut CudaServer,
+    stream: StreamId,
+    tensors: &[BufferBinding],
+    work: impl FnOnce(Session) -> Result<(), String>,
+) -> Result<(), ServerError> {
+    let (addresses, _held) = resolve(server, stream, tensors)?;
+    enter(server, stream, &addresses, work)
+}
+
+/// The addresses of tensors, and what holds the memory in place until work with them is enqueued: its reuse is ordered
+/// after that.
+fn resolve(
+    server: &mut CudaServer,
+    stream: StreamId,
+    bindings: &[BufferBinding],
+) -> Result<(Vec<u64>, impl Sized + use<>), ServerError> {
+    let resources: Result<Vec<_>, ServerError> =
+        bindings.iter().map(|binding| server.get_resource(binding.clone(), stream)).collect();
+    let resources = resources?;
+    // A graph that is being recorded must keep the pages it will touch.
+    if let Some(capture) = server.capturing(stream) {
+        for binding in bindings {
+            capture.touch(binding.stream, binding.memory.descriptor().location());
+        }
+    }
+    Ok((resources.iter().map(|resource| resource.resource().ptr).collect(), resources))
+}
+
+fn enter(
+    server: &mut CudaServer,
+    stream: StreamId,
+    addresses: &[u64],
+    work: impl FnOnce(Session) -> Result<(), String>,
+) -> Result<(), ServerError> {
+    let raw = stream::raw(server, stream).ok_or_else(|| failure("the runtime has no CUDA stream".into()))?;
+    DRIVER.with_borrow_mut(|driver| {
+        let driver = driver.get_or_insert_with(Driver::new);
+        work(Session { driver, stream: raw, addresses }).map_err(failure)
+    })
+}
+
+pub(super) fn failure(reason: String) -> ServerError {
     ServerError::Generic { reason, backtrace: BackTrace::capture() }
 }
 

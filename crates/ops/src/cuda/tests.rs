@@ -385,6 +385,9 @@ fn a_launch_that_fails_is_an_error_when_its_result_is_read() {
         let copy = Kernel::new(&GATHER_ROWS, "gather_rows").number("UNIT", 2);
         Launch::new(copy, Grid::new([0, 1, 1], 32)).read(&broken).write(&downstream).submit(&broken);
         for tensor in [broken, downstream] {
+            let reading = super::read_back(&tensor);
+            let error = cubecl_environment::future::block_on(reading).expect_err("nothing wrote it");
+            assert!(format!("{error:?}").contains("entry absent of rms_norm.cu"), "{error:?}");
             let error = client.read_one(tensor.handle).expect_err("nothing wrote it");
             assert!(format!("{error}").contains("entry absent of rms_norm.cu"), "{error}");
         }

@@ -11,11 +11,12 @@ use burn_cubecl::tensor::CubeTensor;
 use bytes::Bytes;
 use cubecl_common::device::Device as _;
 use cubecl_common::device_handle::DeviceHandle;
-use cudarc::driver::sys::{self, CUdeviceptr, CUevent, CUstream};
+use cudarc::driver::sys::{self, CUdeviceptr, CUstream};
 
 use super::driver::check;
 use super::launch::{CudaServer, Operands, submit};
 use super::matrix::empty;
+use super::pinned::Pinned;
 
 /// A pinned buffer.
 const BUFFER_BYTES: usize = 32 << 20;
@@ -43,22 +44,16 @@ pub(crate) fn upload(like: &CubeTensor, pieces: Vec<Bytes>, shape: [usize; 2], d
 
 /// Two pinned buffers, used by turns.
 pub(super) struct Staging {
-    buffers: [Buffer; 2],
+    /// Each waits for the last copy out of it.
+    buffers: [Pinned; 2],
     turn: usize,
     threads: usize,
-}
-
-struct Buffer {
-    /// `BUFFER_BYTES` of pinned memory, never freed.
-    memory: &'static mut [u8],
-    /// Happens when the last copy out of it is over.
-    copied: CUevent,
 }
 
 impl Staging {
     pub(super) fn new() -> Result<Self, String> {
         let threads = available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX);
-        Ok(Self { buffers: [Buffer::new()?, Buffer::new()?], turn: 0, threads })
+        Ok(Self { buffers: [Pinned::new(BUFFER_BYTES)?, Pinned::new(BUFFER_BYTES)?], turn: 0, threads })
     }
 
     /// Enqueues copies of the pieces, one after the other, to `to`. They have been read when it returns.
@@ -66,33 +61,18 @@ impl Staging {
         for part in pieces.iter().flat_map(|piece| piece.chunks(BUFFER_BYTES)) {
             let buffer = &mut self.buffers[self.turn];
             self.turn = 1 - self.turn;
-            // SAFETY: the event was created with the buffer and lives as long.
-            check("cuEventSynchronize", unsafe { sys::cuEventSynchronize(buffer.copied) })?;
+            buffer.used.wait()?;
             fill(&mut buffer.memory[..part.len()], part, self.threads);
             // SAFETY: the caller's memory has room for all pieces, the buffer stays as it is until the event, and the
             // stream is the runtime's.
             unsafe {
                 let from = buffer.memory.as_ptr().cast();
                 check("cuMemcpyHtoDAsync", sys::cuMemcpyHtoDAsync_v2(to, from, part.len(), stream))?;
-                check("cuEventRecord", sys::cuEventRecord(buffer.copied, stream))?;
             }
+            buffer.used.record(stream)?;
             to += part.len() as u64;
         }
         Ok(())
-    }
-}
-
-impl Buffer {
-    fn new() -> Result<Self, String> {
-        let (mut memory, mut copied) = (std::ptr::null_mut(), std::ptr::null_mut());
-        // SAFETY: a context is current on the device's thread; both results are written to live variables.
-        unsafe {
-            check("cuMemHostAlloc", sys::cuMemHostAlloc(&mut memory, BUFFER_BYTES, 0))?;
-            let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
-            check("cuEventCreate", sys::cuEventCreate(&mut copied, flags))?;
-            // Fresh memory of the system's is zeros, and nobody else knows of it.
-            Ok(Self { memory: std::slice::from_raw_parts_mut(memory.cast(), BUFFER_BYTES), copied })
-        }
     }
 }
 
