@@ -1,7 +1,8 @@
 // The next token of each row of logits, after edits, temperature, min_p, top_k and top_p, and its log-probability.
 //
-// A workgroup takes one row; a thread every WORKGROUP-th token of it. Long rows are surveyed first (SURVEY): then a
-// workgroup takes one of `parts` of a row and leaves what it found, and the choice (SURVEYED) begins with what they left.
+// A workgroup takes one row (CHOICE); a thread every WORKGROUP-th token of it. Long rows are divided into `parts`, of which
+// a workgroup takes one and leaves what it found: first their best draws (SURVEY), then, if rows have filters, the sums by
+// which the best draw of the row is judged (WEIGHING). The choice begins with what they left (SURVEYED, WEIGHED).
 // Memory: reads the row once; rows with filters once more per round of a draw and a judgement, mostly one or two, and once
 // (four times for a large top_k) where both top_k and top_p are given; rows with log-probabilities twice more.
 // Limits: elements of the logits below 2^32.
@@ -17,12 +18,13 @@ struct Parameters {
 
 @group(0) @binding(_) var<storage, read_write> logits: array<u32>; // [N, tokens], bits of floats
 @group(0) @binding(_) var<storage, read_write> plan: array<u32>;   // records, edits and masks
-#if SURVEY
+#if LONG
 @group(0) @binding(_) var<storage, read_write> surveys: array<vec4<u32>>; // [rows, parts]: best, largest, not_finite
-#else
-#if SURVEYED
-@group(0) @binding(_) var<storage, read_write> surveys: array<vec4<u32>>;
 #end
+#if WEIGHED
+@group(0) @binding(_) var<storage, read_write> weighed: array<vec4<u32>>; // [rows, parts, 2]: total, before; best, count, –
+#end
+#if CHOICE
 @group(0) @binding(_) var<storage, read_write> out: array<u32>;
 #end
 @group(0) @binding(_) var<uniform> parameters: Parameters;
@@ -227,145 +229,6 @@ fn first_pass(thread: u32, greedy: bool, begin: u32, end: u32) -> Pass {
 
 #if SURVEY
 #else
-// The best tokens of a thread's that have not been taken yet, in their order; 0 is none. A thread reads its tokens again only
-// when all that it held are taken.
-var<private> held0: vec2<u32>;
-var<private> held1: vec2<u32>;
-var<private> held2: vec2<u32>;
-var<private> held3: vec2<u32>;
-
-// Ranks among the logits as they came, or among the candidates.
-fn rank_at(is_raw: bool, token: u32, bits: u32) -> vec2<u32> {
-    if (is_raw) {
-        return rank_of(bitcast<f32>(bits), token);
-    }
-    let it = candidate_of(token, bits);
-    return select(vec2(0u), rank_of(it.value, token), it.possible);
-}
-
-fn offer(rank: vec2<u32>) {
-    if (!is_before(rank, held3)) {
-        return;
-    }
-    held3 = rank;
-    if (is_before(held3, held2)) {
-        let behind = held2;
-        held2 = held3;
-        held3 = behind;
-    }
-    if (is_before(held2, held1)) {
-        let behind = held1;
-        held1 = held2;
-        held2 = behind;
-    }
-    if (is_before(held1, held0)) {
-        let behind = held0;
-        held0 = held1;
-        held1 = behind;
-    }
-}
-
-// Holds the best of the thread's tokens behind `limit`.
-fn hold(thread: u32, is_raw: bool, limit: vec2<u32>) {
-    held0 = vec2(0u);
-    held1 = vec2(0u);
-    held2 = vec2(0u);
-    held3 = vec2(0u);
-    for (var first = thread; first < parameters.tokens; first += 4u * $WORKGROUPu) {
-        let bits = four_raw_bits(first);
-        for (var place = 0u; place < 4u; place++) {
-            let token = first + place * $WORKGROUPu;
-            if (token >= parameters.tokens) {
-                break;
-            }
-            let rank = rank_at(is_raw, token, bits[place]);
-            if (is_before(limit, rank)) {
-                offer(rank);
-            }
-        }
-    }
-}
-
-// The best token of the row that has not been taken yet, which is taken; 0 is none.
-fn take_best(thread: u32, is_raw: bool) -> vec2<u32> {
-    let best = first_of_workgroup(thread, held0);
-    if (best.x != 0u && held0.x == best.x && held0.y == best.y) {
-        held0 = held1;
-        held1 = held2;
-        held2 = held3;
-        held3 = vec2(0u);
-        if (held0.x == 0u) {
-            hold(thread, is_raw, best);
-        }
-    }
-    return best;
-}
-
-// How many candidates have each value of the digit that is looked at.
-var<workgroup> bins: array<atomic<u32>, 256>;
-
-// The ordered value that at least `count` tokens reach, the largest; `least` if fewer tokens than that reach it.
-fn value_at(thread: u32, count: u32, least: u32) -> u32 {
-    if (count > TAKEN_MAX) {
-        return value_by_digits(thread, count, least);
-    }
-    hold(thread, false, vec2(0xffffffffu));
-    var last = vec2(0u);
-    for (var place = 0u; place < count; place++) {
-        last = take_best(thread, false);
-        if (last.x == 0u) {
-            return least;
-        }
-    }
-    return max(last.x, least);
-}
-
-// The same, digit by digit of eight bits, from the highest: only candidates with the digits found so far are counted.
-fn value_by_digits(thread: u32, count: u32, least: u32) -> u32 {
-    var digits = 0u;
-    var wanted = count; // of the candidates with these digits
-    for (var shift = 32u; shift > 0u;) {
-        shift -= 8u;
-        for (var bin = thread; bin < 256u; bin += $WORKGROUPu) {
-            atomicStore(&bins[bin], 0u);
-        }
-        workgroupBarrier();
-        for (var first = thread; first < parameters.tokens; first += 4u * $WORKGROUPu) {
-            let bits = four_raw_bits(first);
-            for (var place = 0u; place < 4u; place++) {
-                let token = first + place * $WORKGROUPu;
-                if (token >= parameters.tokens) {
-                    break;
-                }
-                let it = candidate_of(token, bits[place]);
-                let rest = ordered(it.value) >> shift;
-                if (it.possible && (rest >> 8u) == digits) {
-                    atomicAdd(&bins[rest & 255u], 1u);
-                }
-            }
-        }
-        workgroupBarrier();
-        if (thread == 0u) {
-            var bin = 255u;
-            var left = wanted;
-            var here = atomicLoad(&bins[bin]);
-            while (here < left && bin > 0u) {
-                left -= here;
-                bin -= 1u;
-                here = atomicLoad(&bins[bin]);
-            }
-            partial[0] = vec2(bin, select(left, 0u, here < left));
-        }
-        let found = workgroupUniformLoad(&partial[0]);
-        if (found.y == 0u) {
-            return least;
-        }
-        digits = (digits << 8u) | found.x;
-        wanted = found.y;
-    }
-    return max(digits, least);
-}
-
 // The weight that the tokens before a kept one must not reach.
 fn wanted_of(total: vec2<u32>, top_p: u32) -> vec2<u32> {
     let below = (1u << TOP_P_BITS) - 1u;
@@ -374,76 +237,135 @@ fn wanted_of(total: vec2<u32>, top_p: u32) -> vec2<u32> {
     return add(product(parts, top_p), vec2((rest.y << (32u - TOP_P_BITS)) | (rest.x >> TOP_P_BITS), 0u));
 }
 
-// Rounds of a draw and a judgement: what is kept is the beginning of the order by value, so that after a candidate that
-// falls only those before it remain.
-fn draw_by_rounds(thread: u32, first: u32, largest: f32) -> u32 {
+// What the sums of a round are made of.
+struct Filters {
+    top_k: u32,
+    top_p: u32,
+    least: u32, // ordered; candidates below fall
+    by_p: bool,
+    both: bool, // of top_k and top_p: the sum is one of `top_k` candidates
+}
+
+fn row_filters(largest: f32) -> Filters {
     let top_k = workgroupUniformLoad(&record[4]);
     let top_p = workgroupUniformLoad(&record[5]);
     let min_p_bits = workgroupUniformLoad(&record[3]);
-    let by_p = top_p < (1u << TOP_P_BITS);
-    let both = by_p && top_k != 0xffffffffu;
     // -inf: no floor. The order of the lowest finite value stands for it.
     var least = 0x00800000u;
     if (min_p_bits != 0xff800000u) {
         least = max(least, ordered(largest + bitcast<f32>(min_p_bits)));
     }
-    if (both) {
-        least = value_at(thread, top_k, least);
-    }
-    var token = first;
-    for (var round = 0u; round < parameters.tokens; round++) {
-        // Every thread would find the same; browsers refuse barriers after a decision that they cannot see to be uniform.
-        if (thread == 0u) {
-            partial[0] = rank_of(candidate(token).value, token);
-        }
-        let pivot = workgroupUniformLoad(&partial[0]);
-        var total = vec2(0u);
-        var above = vec2(0u);
-        var before = vec2(0u);
-        var counts = vec2(0u); // before the candidate, above `least`
-        var best = vec2(0u);
-        for (var first = thread; first < parameters.tokens; first += 4u * $WORKGROUPu) {
-            let bits = four_raw_bits(first);
-            for (var place = 0u; place < 4u; place++) {
-                let other = first + place * $WORKGROUPu;
-                if (other >= parameters.tokens) {
-                    break;
-                }
-                let it = candidate_of(other, bits[place]);
-                let rank = rank_of(it.value, other);
-                if (!it.possible || rank.x < least) {
-                    continue;
-                }
-                let own = vec2(weight(it.value - largest), 0u);
-                total = add(total, own);
-                if (rank.x > least) {
-                    above = add(above, own);
-                    counts.y += 1u;
-                }
-                if (is_before(rank, pivot)) {
-                    before = add(before, own);
-                    counts.x += 1u;
-                    let draw = rank_of(it.value + gumbel(uniform_of(random_bits(other))), other);
-                    if (is_before(draw, best)) {
-                        best = draw;
-                    }
+    let by_p = top_p < (1u << TOP_P_BITS);
+    return Filters(top_k, top_p, least, by_p, by_p && top_k != 0xffffffffu);
+}
+
+// What a thread, or a workgroup, found of the candidates beside the one that is judged.
+struct Weights {
+    total: vec2<u32>,
+    above: vec2<u32>,  // of those above `least`
+    before: vec2<u32>, // of those before the judged one
+    counts: vec2<u32>, // before it, above `least`
+    best: vec2<u32>,   // draw among those before it
+}
+
+// The thread's tokens from `begin` to `end`.
+fn weigh(thread: u32, begin: u32, end: u32, pivot: vec2<u32>, least: u32, largest: f32) -> Weights {
+    var found = Weights(vec2(0u), vec2(0u), vec2(0u), vec2(0u), vec2(0u));
+    for (var first = begin + thread; first < end; first += 4u * $WORKGROUPu) {
+        let bits = four_raw_bits(first);
+        for (var place = 0u; place < 4u; place++) {
+            let other = first + place * $WORKGROUPu;
+            if (other >= end) {
+                break;
+            }
+            let it = candidate_of(other, bits[place]);
+            let rank = rank_of(it.value, other);
+            if (!it.possible || rank.x < least) {
+                continue;
+            }
+            let own = vec2(weight(it.value - largest), 0u);
+            found.total = add(found.total, own);
+            if (rank.x > least) {
+                found.above = add(found.above, own);
+                found.counts.y += 1u;
+            }
+            if (is_before(rank, pivot)) {
+                found.before = add(found.before, own);
+                found.counts.x += 1u;
+                let draw = rank_of(it.value + gumbel(uniform_of(random_bits(other))), other);
+                if (is_before(draw, found.best)) {
+                    found.best = draw;
                 }
             }
         }
-        total = total_of_workgroup(thread, total);
-        before = total_of_workgroup(thread, before);
-        let num_before = total_of_workgroup(thread, vec2(counts.x, 0u)).x;
-        if (both) {
+    }
+    return found;
+}
+
+// A token's rank among the candidates. Every thread would find the same; browsers refuse barriers after a decision that
+// they cannot see to be uniform.
+fn rank_of_chosen(thread: u32, token: u32) -> vec2<u32> {
+    if (thread == 0u) {
+        partial[0] = rank_of(candidate(token).value, token);
+    }
+    return workgroupUniformLoad(&partial[0]);
+}
+
+#if CHOICE
+#if WEIGHED
+// What the workgroups of a row's parts left, summed by thread. They know no `least` of both filters.
+fn left_by_parts(thread: u32, row: u32) -> Weights {
+    var found = Weights(vec2(0u), vec2(0u), vec2(0u), vec2(0u), vec2(0u));
+    for (var part = thread; part < parameters.parts; part += $WORKGROUPu) {
+        let sums = weighed[2u * (row * parameters.parts + part)];
+        let rest = weighed[2u * (row * parameters.parts + part) + 1u];
+        found.total = add(found.total, sums.xy);
+        found.before = add(found.before, sums.zw);
+        found.counts.x += rest.z;
+        if (is_before(rest.xy, found.best)) {
+            found.best = rest.xy;
+        }
+    }
+    return found;
+}
+#end
+
+// Rounds of a draw and a judgement: what is kept is the beginning of the order by value, so that after a candidate that
+// falls only those before it remain.
+fn draw_by_rounds(thread: u32, row: u32, first: u32, largest: f32) -> u32 {
+    let filters = row_filters(largest);
+    var least = filters.least;
+    if (filters.both) {
+        least = value_at(thread, filters.top_k, least);
+    }
+    var token = first;
+    for (var round = 0u; round < parameters.tokens; round++) {
+        let pivot = rank_of_chosen(thread, token);
+        var found: Weights;
+#if WEIGHED
+        if (round == 0u && !filters.both) {
+            found = left_by_parts(thread, row);
+        } else {
+            found = weigh(thread, 0u, parameters.tokens, pivot, least, largest);
+        }
+#else
+        found = weigh(thread, 0u, parameters.tokens, pivot, least, largest);
+#end
+        var total = total_of_workgroup(thread, found.total);
+        let before = total_of_workgroup(thread, found.before);
+        let num_before = total_of_workgroup(thread, vec2(found.counts.x, 0u)).x;
+        if (filters.both) {
             // Of the tokens that are equal to the last of `top_k`, only as many count as it has room for.
-            above = total_of_workgroup(thread, above);
-            let room = top_k - total_of_workgroup(thread, vec2(counts.y, 0u)).x;
+            let above = total_of_workgroup(thread, found.above);
+            let room = filters.top_k - total_of_workgroup(thread, vec2(found.counts.y, 0u)).x;
             let sum = add(above, product(weight(unordered(least) - largest), room));
             if (is_less(sum, total)) {
                 total = sum;
             }
         }
-        let next = first_of_workgroup(thread, best);
-        let kept = pivot.x >= least && num_before < top_k && (!by_p || is_less(before, wanted_of(total, top_p)));
+        let next = first_of_workgroup(thread, found.best);
+        let enough = filters.by_p && !is_less(before, wanted_of(total, filters.top_p));
+        let kept = pivot.x >= least && num_before < filters.top_k && !enough;
         if (kept || next.x == 0u) {
             return token;
         }
@@ -488,17 +410,21 @@ fn report(thread: u32, row: u32, token: u32) {
 }
 
 #end
+#end
 @compute @workgroup_size($WORKGROUP)
 fn main(
     @builtin(workgroup_id) id: vec3<u32>,
     @builtin(num_workgroups) count: vec3<u32>,
     @builtin(local_invocation_index) thread: u32,
 ) {
-#if SURVEY
     let index = workgroup_index(id, count);
-    let row = index / parameters.parts;
+#if CHOICE
+    let row = index;
 #else
-    let row = workgroup_index(id, count);
+    let row = index / parameters.parts;
+    let part_len = (parameters.tokens + parameters.parts - 1u) / parameters.parts;
+    let begin = index % parameters.parts * part_len;
+    let end = min(begin + part_len, parameters.tokens);
 #end
     if (row >= parameters.rows) {
         return;
@@ -507,9 +433,13 @@ fn main(
         record[thread] = plan[row * ROW_WORDS + thread];
     }
     let flags = workgroupUniformLoad(&record[1]);
+#if WEIGHING
+    if ((flags & FILTERED) == 0u) {
+        return;
+    }
+#end
     if ((flags & ACTIVE) == 0u) {
-#if SURVEY
-#else
+#if CHOICE
         if (thread == 0u) {
             out[row] = 0u;
             out[parameters.rows + row] = 0u;
@@ -517,11 +447,6 @@ fn main(
 #end
         return;
     }
-#if SURVEY
-    let part_len = (parameters.tokens + parameters.parts - 1u) / parameters.parts;
-    let begin = index % parameters.parts * part_len;
-    let found = first_pass(thread, (flags & GREEDY) != 0u, begin, min(begin + part_len, parameters.tokens));
-#else
 #if SURVEYED
     var found = Pass(vec2(0u), 0u, 0u);
     for (var part = thread; part < parameters.parts; part += $WORKGROUPu) {
@@ -533,6 +458,9 @@ fn main(
         found.not_finite = max(found.not_finite, survey.w);
     }
 #else
+#if SURVEY
+    let found = first_pass(thread, (flags & GREEDY) != 0u, begin, end);
+#else
     let found = first_pass(thread, (flags & GREEDY) != 0u, 0u, parameters.tokens);
 #end
 #end
@@ -543,12 +471,30 @@ fn main(
     if (thread == 0u) {
         surveys[index] = vec4(best, bounds.x, not_finite);
     }
-#else
+#end
+#if WEIGHING
+    if (best.x == 0u || not_finite != 0u) {
+        return;
+    }
+    let largest = unordered(bounds.x);
+    let filters = row_filters(largest);
+    let pivot = rank_of_chosen(thread, ~best.y);
+    let own = weigh(thread, begin, end, pivot, filters.least, largest);
+    let total = total_of_workgroup(thread, own.total);
+    let before = total_of_workgroup(thread, own.before);
+    let num_before = total_of_workgroup(thread, vec2(own.counts.x, 0u)).x;
+    let next = first_of_workgroup(thread, own.best);
+    if (thread == 0u) {
+        weighed[2u * index] = vec4(total, before);
+        weighed[2u * index + 1u] = vec4(next, num_before, 0u);
+    }
+#end
+#if CHOICE
     var token = 0u;
     if (best.x != 0u && not_finite == 0u) {
         token = ~best.y;
         if ((flags & FILTERED) != 0u) {
-            token = draw_by_rounds(thread, token, unordered(bounds.x));
+            token = draw_by_rounds(thread, row, token, unordered(bounds.x));
         }
     }
     if (thread == 0u) {

@@ -1,4 +1,5 @@
-//! The choice of tokens, a workgroup per row; before it a survey of long rows, a workgroup per part of a row.
+//! The choice of tokens, a workgroup per row. Before it long rows are surveyed, and with filters weighed, a workgroup per
+//! part of a row.
 
 use burn::tensor::{DType, Shape};
 use burn_cubecl::tensor::CubeTensor;
@@ -9,7 +10,12 @@ use crate::sample::SampleOptions;
 
 static SHADER: Shader = Shader {
     name: "sample",
-    parts: &[shader_text!("common/grid.wgsl"), shader_text!("common/random.wgsl"), shader_text!("sample.wgsl")],
+    parts: &[
+        shader_text!("common/grid.wgsl"),
+        shader_text!("common/random.wgsl"),
+        shader_text!("sample.wgsl"),
+        shader_text!("common/best_tokens.wgsl"),
+    ],
 };
 
 const WORKGROUP: u32 = 256;
@@ -23,10 +29,19 @@ pub(crate) fn sample(logits: CubeTensor, plan: CubeTensor, options: SampleOption
     assert_eq!(logits.dtype, DType::F32, "sample: activations are 32-bit floats");
     let [_, tokens] = dims2(&logits);
     let parts = if tokens > SURVEYED_MIN { tokens.div_ceil(PART) } else { 0 };
-    let enqueue = |stage: [u32; 2], tensors: &[&CubeTensor], workgroups| {
+    let enqueue = |stage: Stage, tensors: &[&CubeTensor], workgroups| {
+        let is_long = parts > 0;
         let launch = Launch {
             shader: &SHADER,
-            constants: vec![("SURVEY", stage[0]), ("SURVEYED", stage[1]), ("WORKGROUP", WORKGROUP)],
+            constants: vec![
+                ("LONG", u32::from(is_long)),
+                ("SURVEY", u32::from(stage == Stage::Survey)),
+                ("SURVEYED", u32::from(is_long && stage != Stage::Survey)),
+                ("WEIGHING", u32::from(stage == Stage::Weighing)),
+                ("WEIGHED", u32::from(is_long && stage != Stage::Survey && options.has_filters)),
+                ("CHOICE", u32::from(stage == Stage::Choice)),
+                ("WORKGROUP", WORKGROUP),
+            ],
             tensors,
             parameters: &[options.rows as u32, tokens as u32, parts as u32],
             workgroups,
@@ -35,13 +50,29 @@ pub(crate) fn sample(logits: CubeTensor, plan: CubeTensor, options: SampleOption
     };
     let out = empty_words(&logits, options.result_words());
     if parts == 0 {
-        enqueue([0, 0], &[&logits, &plan, &out], options.rows);
+        enqueue(Stage::Choice, &[&logits, &plan, &out], options.rows);
         return out;
     }
     let surveys = empty_words(&logits, 4 * options.rows * parts);
-    enqueue([1, 0], &[&logits, &plan, &surveys], options.rows * parts);
-    enqueue([0, 1], &[&logits, &plan, &surveys, &out], options.rows);
+    enqueue(Stage::Survey, &[&logits, &plan, &surveys], options.rows * parts);
+    if !options.has_filters {
+        enqueue(Stage::Choice, &[&logits, &plan, &surveys, &out], options.rows);
+        return out;
+    }
+    let weighed = empty_words(&logits, 8 * options.rows * parts);
+    enqueue(Stage::Weighing, &[&logits, &plan, &surveys, &weighed], options.rows * parts);
+    enqueue(Stage::Choice, &[&logits, &plan, &surveys, &weighed, &out], options.rows);
     out
+}
+
+/// What a dispatch does, in the order of the dispatches.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The best draw of each part of a row.
+    Survey,
+    /// What the row's best draw is judged by, of each part.
+    Weighing,
+    Choice,
 }
 
 /// A new list of 32-bit integers on the device of `like`; its values are undefined.
