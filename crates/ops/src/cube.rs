@@ -26,8 +26,7 @@ use crate::e4m3::E4M3;
 use crate::overwrite::Overwrite;
 #[cfg(feature = "cuda")]
 use crate::overwrite::on_cuda::OverwriteCarrying;
-#[cfg(feature = "cuda")]
-use crate::read_back::on_cuda::{ReadBack, Started};
+use crate::read_back::on_gpus::{ReadBack, Started};
 use crate::rope_and_store_kv::QkvOptions;
 use crate::sample::SampleOptions;
 #[cfg(feature = "cuda")]
@@ -252,10 +251,9 @@ impl OverwriteCarrying for CubeBackend {
     }
 }
 
-#[cfg(feature = "cuda")]
 impl ReadBack for CubeBackend {
     fn read_back(tensor: IntTensor<Self>, started: Started) -> IntTensor<Self> {
-        started.put(cuda::read_back(&tensor));
+        started.put(on_runtime_of!(tensor, read_back(&tensor)));
         tensor
     }
 }

@@ -1,6 +1,9 @@
 //! A computation recorded once as a graph and replayed with one call: a CUDA graph, or on wgpu the list of dispatches with
 //! everything resolved that a launch looks up. The processor has none.
 
+use std::any::Any;
+use std::sync::{Arc, Mutex};
+
 use burn::backend::{Backend as _, BackendGraph, Dispatch};
 use burn::tensor::{Device, ExecutionError};
 
@@ -9,11 +12,16 @@ use crate::{Backend, backend_of, launch};
 
 /// A recorded computation.
 pub struct CapturedGraph<T> {
+    recorded: Arc<Recorded>,
+    output: T,
+}
+
+/// What a replay needs. A replay under way shares it.
+pub(crate) struct Recorded {
     pub(crate) device: Device,
     pub(crate) graph: BackendGraph<Dispatch>,
-    output: T,
-    /// Keeps every tensor that it captured.
-    _closure: Box<dyn FnMut() -> T + Send>,
+    /// The recorded closure, which keeps every tensor that it captured; nobody calls it again.
+    _closure: Mutex<Box<dyn Any + Send>>,
 }
 
 impl<T: Clone + Send + 'static> CapturedGraph<T> {
@@ -37,8 +45,15 @@ impl<T: Clone + Send + 'static> CapturedGraph<T> {
 
     /// Runs the recorded work on what its inputs hold now; an error when the device has failed. The result's buffers are
     /// overwritten by the next replay.
+    ///
+    /// On wgpu the device's thread takes hundreds of microseconds to encode a step, for which nobody waits: a failure
+    /// shows when the result is read.
     pub fn replay(&self) -> Result<T, ExecutionError> {
-        launch::replay(self)?;
+        match backend_of(&self.recorded.device) {
+            #[cfg(feature = "wgpu")]
+            Backend::Wgpu => crate::wgpu::replay(Arc::clone(&self.recorded)),
+            _ => launch::replay(&self.recorded)?,
+        }
         Ok(self.output.clone())
     }
 }
@@ -68,7 +83,8 @@ fn record_after<T: Send + 'static>(
     let output = closure();
     // It ends the recording whether it succeeds or not.
     let graph = Dispatch::graph_stop_capture(dispatch)?;
-    Ok(CapturedGraph { device: device.clone(), graph, output, _closure: Box::new(closure) })
+    let recorded = Recorded { device: device.clone(), graph, _closure: Mutex::new(Box::new(closure)) };
+    Ok(CapturedGraph { recorded: Arc::new(recorded), output })
 }
 
 #[cfg(test)]

@@ -3,15 +3,15 @@
 use burn::backend::{Backend as _, Dispatch};
 use burn::tensor::ExecutionError;
 
-use crate::CapturedGraph;
 #[cfg(feature = "cpu")]
 use crate::cpu::lanes::{Lanes, Portable};
+use crate::graph::Recorded;
 
 /// Runs what a graph has recorded once more.
-pub(crate) fn replay<T>(captured: &CapturedGraph<T>) -> Result<(), ExecutionError> {
-    // SAFETY: the recorded closure is 'static and belongs to `captured`, which so keeps every tensor that it touches alive,
-    // and the output too. Whoever replays writes the inputs and reads the output on the stream that recorded.
-    unsafe { Dispatch::graph_replay(captured.device.as_dispatch(), &captured.graph) }
+pub(crate) fn replay(recorded: &Recorded) -> Result<(), ExecutionError> {
+    // SAFETY: the recorded closure is 'static and belongs to `recorded`, which so keeps every tensor that it touches alive.
+    // Whoever replays writes the inputs and reads the output, which the graph's pages outlive, on the stream that recorded.
+    unsafe { Dispatch::graph_replay(recorded.device.as_dispatch(), &recorded.graph) }
 }
 
 /// Work that is compiled once per instruction set. Implementations mark `run` `#[inline(always)]`, so that its loops are

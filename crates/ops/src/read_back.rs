@@ -12,9 +12,9 @@ pub(crate) type Reading = Pin<Box<dyn Future<Output = Result<Vec<i32>, Execution
 /// Starts reading a tensor of 32-bit integers: what it holds is copied in order with the work enqueued before and after
 /// this call, whenever the result is asked for.
 pub(crate) fn read_back(tensor: Tensor<1, Int>) -> Reading {
-    #[cfg(feature = "cuda")]
-    if crate::backend_of(&tensor.device()) == crate::Backend::Cuda {
-        return on_cuda::read_back(tensor);
+    #[cfg(any(feature = "wgpu", feature = "cuda"))]
+    if crate::backend_of(&tensor.device()) != crate::Backend::Cpu {
+        return on_gpus::read_back(tensor);
     }
     begun(Box::pin(async move {
         let data = tensor.into_data_async().await?;
@@ -30,8 +30,8 @@ fn begun(mut reading: Reading) -> Reading {
     }
 }
 
-#[cfg(feature = "cuda")]
-pub(crate) mod on_cuda {
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+pub(crate) mod on_gpus {
     use std::sync::{Arc, Mutex};
 
     use burn::backend::{Backend, Dispatch, backend_extension, tensor::IntTensor};

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use firebrick::{Error, FinishReason, Loaded, Message, SamplingParams, TokenId};
-use firebrick_engine::{EventKind, Request};
+use firebrick_engine::{EventKind, Pipeline, Request};
 use firebrick_text::{Detokenizer, RenderOptions, StopMatcher};
 
 /// A model that answers one prompt at a time.
@@ -68,9 +68,10 @@ impl Generator {
             started,
             answer: Answer::default(),
         };
+        let mut pipeline = Pipeline::new();
         while engine.has_work() {
             let mut go_on = true;
-            for event in pollster::block_on(engine.step())? {
+            for event in pollster::block_on(pipeline.step(engine))? {
                 let (piece, more) = text.take(event.kind);
                 text.answer.text.push_str(&piece);
                 go_on &= on_text(&piece) && more;

@@ -1,16 +1,28 @@
 //! Finds out whether there is an adapter that the kernels can run on, before Burn would panic for lack of one.
 
-use burn::tensor::{Device, DeviceKind};
+use burn::tensor::Device;
+#[cfg(target_family = "wasm")]
+use burn::tensor::DeviceKind;
 
 use crate::DeviceError;
+
+/// Dispatches of a submission, at most. A GPU is idle for some 20 µs between two of them, and a replayed step is encoded
+/// while the one before it runs; where it cannot be, the GPU waits until so many are encoded. Browsers, which encode a step
+/// when the one before it is over, keep the runtime's 32; so does what is launched kernel by kernel (`kernel.rs`).
+#[cfg(not(target_family = "wasm"))]
+const SUBMITTED_MAX: usize = 64;
 
 /// The best adapter, `WGPU_*` environment variables and `VK_DRIVER_FILES` permitting.
 #[cfg(not(target_family = "wasm"))]
 pub(crate) fn open() -> Result<Device, DeviceError> {
     // Once in a process: Vulkan loaders do not bear instances that come and go on several threads.
-    static PROBE: std::sync::OnceLock<Result<(), DeviceError>> = std::sync::OnceLock::new();
-    PROBE.get_or_init(probe).clone()?;
-    Ok(Device::wgpu(DeviceKind::DefaultDevice))
+    static OPENED: std::sync::OnceLock<Result<Device, DeviceError>> = std::sync::OnceLock::new();
+    let open = || {
+        probe()?;
+        let opened = Device::wgpu_options().tasks_max(SUBMITTED_MAX).init();
+        opened.map_err(|error| DeviceError::Unavailable { backend: "wgpu", reason: error.to_string() })
+    };
+    OPENED.get_or_init(open).clone()
 }
 
 #[cfg(not(target_family = "wasm"))]

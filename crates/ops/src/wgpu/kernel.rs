@@ -4,6 +4,8 @@
 //! uniform buffer after the tensors, uploaded once per distinct content. Tensors may share a buffer, so every tensor is
 //! bound `read_write`, and no tensor may be bound twice.
 
+use std::cell::Cell;
+
 use burn::tensor::{DType, Shape};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::ir::{AddressType, ElemType, UIntKind, metadata::Info};
@@ -13,9 +15,18 @@ use cubecl::{CubeKernel, PrecompiledSource};
 use cubecl_runtime::server::MetadataBindingInfo;
 
 use super::template::{Constants, render};
+use super::thread;
 
 /// Workgroups along one dimension of a grid, WebGPU's guaranteed limit.
 const GRID_DIMENSION_MAX: usize = 65_535;
+
+/// Launches that a GPU begins with while more are enqueued.
+const BEGUN_AFTER: usize = 32;
+
+thread_local! {
+    /// What this thread has launched that its GPU may not have begun with.
+    static LAUNCHED: Cell<usize> = const { Cell::new(0) };
+}
 
 /// The text of one kernel: parts of `shaders/`, put together in order.
 #[derive(Debug)]
@@ -49,7 +60,13 @@ impl Launch<'_> {
         let bindings = self.tensors.iter().map(|tensor| tensor.handle.clone().binding()).collect();
         let mut arguments = KernelArguments::new().with_buffers(bindings);
         arguments.info = MetadataBindingInfo::custom(uniform_words(self.parameters));
-        self.tensors[0].client.launch(Box::new(kernel), grid(self.workgroups), arguments);
+        let on = self.tensors[0];
+        on.client.launch(Box::new(kernel), grid(self.workgroups), arguments);
+        LAUNCHED.set(LAUNCHED.get() + 1);
+        if LAUNCHED.get() >= BEGUN_AFTER {
+            LAUNCHED.set(0);
+            thread::begin(&on.device);
+        }
     }
 }
 

@@ -17,6 +17,7 @@ mod rms_norm;
 mod rope_and_store_kv;
 mod sample;
 mod template;
+mod thread;
 
 pub(crate) use activation::{activation, gated_activation};
 pub(crate) use adapter::{open, open_async};
@@ -28,6 +29,7 @@ pub(crate) use paged_attention::{AttentionOperands, paged_attention, rotates, ro
 pub(crate) use rms_norm::{add_rms_norm, rms_norm};
 pub(crate) use rope_and_store_kv::rope_and_store_kv;
 pub(crate) use sample::sample;
+pub(crate) use thread::{read_back, replay};
 
 /// A file of `shaders/`.
 macro_rules! shader_text {
