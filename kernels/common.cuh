@@ -265,6 +265,25 @@ __device__ __forceinline__ unsigned int shared_address_of(int rank, const void* 
     return there;
 }
 
+#if __CUDA_ARCH__ >= 900
+// Barriers in shared memory that count arrivals, and bytes that are copied or sent there.
+__device__ __forceinline__ void init_barrier(unsigned long long& barrier, int arrivals) {
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&barrier)), "r"(arrivals));
+}
+__device__ __forceinline__ void arrive(unsigned long long& barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&barrier)) : "memory");
+}
+__device__ __forceinline__ void expect_bytes(unsigned long long& barrier, int bytes) {
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&barrier)), "r"(bytes) : "memory");
+}
+__device__ __forceinline__ void wait_for(unsigned long long& barrier, unsigned int parity) {
+    asm volatile("{\n.reg .pred done;\nagain:\n"
+                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
+                 "@done bra.uni finished;\nbra.uni again;\nfinished:\n}" ::"r"(shared_address(&barrier)), "r"(parity)
+                 : "memory");
+}
+#endif
+
 // Of the kernels of a captured graph, the next may be started while this one runs, and wait for its results. Nothing that
 // an earlier kernel writes may be read, and nothing written, before `wait_for_previous_kernel` returns.
 __device__ __forceinline__ void start_next_kernel() {

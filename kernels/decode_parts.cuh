@@ -8,6 +8,8 @@ constexpr int THREADS = WARPS * WARP;
 constexpr int TILE = 16;
 constexpr int HEADS = 8; // columns of the instructions
 constexpr int PASSES = (GROUP + HEADS - 1) / HEADS, TAKEN = PASSES == 1 ? GROUP : HEADS; // query heads of a block
+// Whether blocks may share a list of parts: not where rows come fresh, nor in clusters.
+constexpr bool MAY_SHARE = !FRESH && !CLUSTERED;
 // One part for contexts of up to 1024 positions, else parts of at least 512, at most 16 of them.
 constexpr int WHOLE_SHIFT = 10, WHOLE_CONTEXT = 1 << WHOLE_SHIFT, PART_SHIFT = 9, PARTS = 16;
 

@@ -29,6 +29,9 @@ __device__ __forceinline__ Head head_of(const Fresh& fresh, const Work& work, in
     return head;
 }
 
+// Lanes that take a head, as `rotation` has them where it is in halves.
+constexpr int HEAD_LANES = HEAD_DIM / 2 / WIDEST<ELEMENT>;
+
 // A lane's work on the heads of a block's part; groups of lanes take them in turn.
 struct Preparation {
     Work work;
@@ -41,20 +44,20 @@ struct Preparation {
                                           const Rotation& rotation) {
         work = work_of(part, query_starts, shape);
         count = work.heads + (part.has_last_tile() ? 2 : 0);
-        index = threadIdx.x / rotation.lanes;
+        index = threadIdx.x / HEAD_LANES;
         look_up(fresh, shape, rotation);
     }
     __device__ __forceinline__ void look_up(const Fresh& fresh, const Shape& shape, const Rotation& rotation) {
         if (index >= count) return;
         head = head_of(fresh, work, index, shape, rotation);
-        factors.read(head, threadIdx.x % rotation.lanes);
+        factors.read(head, threadIdx.x % HEAD_LANES);
     }
     // Whole warps call.
     __device__ __forceinline__ void finish(const Fresh& fresh, const Shape& shape, const Rotation& rotation) {
-        int first = threadIdx.x % WARP / rotation.lanes; // the warp's groups have the indices from index - first on
+        int first = threadIdx.x % WARP / HEAD_LANES; // the warp's groups have the indices from index - first on
         while (true) {
-            transform_halves(head, factors, index < count, threadIdx.x % rotation.lanes, rotation);
-            index += THREADS / rotation.lanes;
+            transform_halves(head, factors, index < count, threadIdx.x % HEAD_LANES, rotation);
+            index += THREADS / HEAD_LANES;
             if (index - first >= count) return;
             look_up(fresh, shape, rotation);
         }

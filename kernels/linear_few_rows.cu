@@ -38,6 +38,8 @@ constexpr int WARPS = 8, THREADS = WARPS * WARP;
 constexpr int X_GROUPS = CODES ? 2 : 1, CHUNK = 32 * X_GROUPS, LANE_INPUTS = CHUNK / 4;
 constexpr int ROWS = 8 * TILES, PAIRS = 8 * PASSES, OUTPUTS = 2 * PAIRS;
 constexpr bool PAIRED = AFTER == GATE || AFTER == ROTATE;
+// Chunks that a warp reads before it multiplies them: reading takes as long as multiplying.
+constexpr int AT_ONCE = !CODES && TILES * PASSES <= 2 ? 2 : 1;
 // Columns of a block's results, and how many of them a thread finishes.
 constexpr int COLUMNS = PAIRED ? PAIRS : OUTPUTS;
 constexpr int RESULTS = (ROWS * COLUMNS + THREADS - 1) / THREADS;
@@ -90,7 +92,10 @@ __device__ __forceinline__ float rounded(float value) {
 }
 
 // The first output of a pair; the other is `half` further on.
-__device__ __forceinline__ int first_output(int pair, int half) { return pair / half * 2 * half + pair % half; }
+__device__ __forceinline__ int first_output(int pair, int half) {
+    if (!PAIRED) half = 8;
+    return pair / half * 2 * half + pair % half;
+}
 
 // Where a lane's group of x is in a slot; two groups of a row change places in every other row, to spread over the banks.
 __device__ __forceinline__ int x_at(int tile, int group) {
@@ -193,6 +198,7 @@ struct Stream {
 
 template <bool SQUARES> __device__ __forceinline__ float sum_of_row(const uint4* row, int groups, float mean) {
     float sum = 0.0f;
+#pragma unroll 1
     for (int g = threadIdx.x; g < groups; g += THREADS) {
         float value[8];
         widen_16_bytes(row[g], ELEMENT{}, value);
@@ -207,11 +213,13 @@ template <bool SQUARES> __device__ __forceinline__ float sum_of_row(const uint4*
 __device__ __forceinline__ void keep_normalised(const ELEMENT* x, uint4* kept, const float* vectors, const Shape& shape) {
     int groups = shape.inputs / 8;
     // What a thread copies it alone reads, until the last barrier.
+#pragma unroll 1
     for (int g = threadIdx.x; g < groups; g += THREADS) kept[g] = reinterpret_cast<const uint4*>(x)[g];
     float mean = NORM == LAYER_NORM ? sum_of_row<false>(kept, groups, 0.0f) / shape.inputs : 0.0f;
     float variance = sum_of_row<true>(kept, groups, mean) / shape.inputs;
     float scale = 1.0f / sqrtf(variance + shape.eps);
-    wait_for_copies<STAGES - 1>(); // the vectors were the first
+    wait_for_copies<STAGES>(); // the vectors were the first
+#pragma unroll 1
     for (int g = threadIdx.x; g < (shape.inputs + CHUNK - 1) / CHUNK * (CHUNK / 8); g += THREADS) {
         float value[8] = {}, factor[8], shift[8];
         if (g < groups) {
@@ -229,11 +237,13 @@ __device__ __forceinline__ void keep_normalised(const ELEMENT* x, uint4* kept, c
     __syncthreads();
 }
 
-// One result of a block's tile: what it needs besides the sums, read before they are ready.
+// One result of a block's tile: what it needs besides the sums, read before they are ready. What no kernel of a step writes is
+// read before the kernel before this one has ended.
 struct Result {
     int row, column, output, pair;
     bool present;
-    float bias[2], scale[2], residual;
+    float bias[2], scale[2];
+    ELEMENT residual;
     float cosine, sine;
     int slot, position;
 
@@ -253,13 +263,16 @@ struct Result {
             scale[0] = operands.scales[output] * CODE_FACTOR;
             if constexpr (PAIRED) scale[1] = operands.scales[output + shape.half] * CODE_FACTOR;
         }
-        if constexpr (AFTER == STORE) {
-            if (operands.residual != nullptr) residual = widen(operands.residual[row * shape.residual_stride + output]);
-        }
         if constexpr (AFTER == ROTATE) {
             slot = operands.slots[row];
             if (shape.rotary_dim != 0) position = operands.positions[row];
         }
+    }
+
+    // It is not widened here, where that would wait for it.
+    __device__ __forceinline__ void prepare_residual(const Operands& operands, const Shape& shape) {
+        if (AFTER != STORE || !present || operands.residual == nullptr) return;
+        residual = operands.residual[row * shape.residual_stride + output];
     }
 
     __device__ __forceinline__ void prepare_rotation(const Operands& operands, const Shape& shape) {
@@ -282,7 +295,7 @@ struct Result {
         if (!present) return;
         float value = sum(partial, 0);
         if constexpr (AFTER == STORE) {
-            if (operands.residual != nullptr) value = rounded(value) + residual;
+            if (operands.residual != nullptr) value = rounded(value) + widen(residual);
             narrow(value, operands.out[(long long)row * shape.outputs + output]);
         } else if constexpr (AFTER == ACTIVATE) {
             narrow(activate<KIND>(rounded(value)), operands.out[(long long)row * shape.outputs + output]);
@@ -317,6 +330,7 @@ struct Result {
 // Starts copies of the norm's weight, and of its bias after it.
 __device__ __forceinline__ void copy_vectors(float* vectors, const Operands& operands, const Shape& shape) {
     unsigned int to = (unsigned int)__cvta_generic_to_shared(vectors);
+#pragma unroll 1
     for (int i = threadIdx.x * 8; i < shape.inputs; i += THREADS * 8) {
 #pragma unroll
         for (int v = 0; v < 8; v += 4) {
@@ -437,19 +451,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     stream.start((unsigned int)__cvta_generic_to_shared(memory), slot_bytes, weight, shape);
     if constexpr (NORM != NO_NORM) copy_vectors(vectors, operands, shape);
     Stream beginning = stream;
-#pragma unroll
-    for (int s = 0; s < STAGES - 1; s++) {
+#pragma unroll 1
+    for (int s = 0; s < STAGES; s++) {
         stream.copy_weights(shape);
         commit_copies();
         stream.advance(weight, shape);
     }
-    wait_for_previous_kernel();
     Result results[RESULTS];
 #pragma unroll
     for (int i = 0; i < RESULTS; i++) results[i].prepare(i * THREADS + threadIdx.x, blockIdx.x, operands, shape);
+    wait_for_previous_kernel();
     if constexpr (NORM == NO_NORM) {
-#pragma unroll
-        for (int s = 0; s < STAGES - 1; s++) {
+#pragma unroll 1
+        for (int s = 0; s < STAGES; s++) {
             beginning.copy_x(x, shape);
             commit_copies();
             beginning.advance(weight, shape);
@@ -464,20 +478,30 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
 #pragma unroll
         for (int i = 0; i < RESULTS; i++) {
             if (tile != blockIdx.x) results[i].prepare(i * THREADS + threadIdx.x, tile, operands, shape);
+            results[i].prepare_residual(operands, shape);
             results[i].prepare_rotation(operands, shape);
         }
         float sum[PASSES][TILES][4] = {};
-        for (int index = threadIdx.x / WARP; index < stream.chunks; index += WARPS) {
-            wait_for_copies<STAGES - 2>();
-            Chunk chunk;
-            chunk.read(slot, kept_at + index * CHUNK * 2, shape.rows);
-            // Into the slot that the chunk before this one was read from.
-            stream.copy_weights(shape);
-            if constexpr (NORM == NO_NORM) stream.copy_x(x, shape);
-            commit_copies();
-            stream.advance(weight, shape);
-            chunk.add_products(sum);
-            slot = stream.next(slot);
+        for (int index = threadIdx.x / WARP; index < stream.chunks; index += WARPS * AT_ONCE) {
+            wait_for_copies<STAGES - AT_ONCE>();
+            int present = min(AT_ONCE, (stream.chunks - index + WARPS - 1) / WARPS);
+            Chunk chunk[AT_ONCE];
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; i++) {
+                if (i < present) chunk[i].read(slot, kept_at + (index + i * WARPS) * CHUNK * 2, shape.rows), slot = stream.next(slot);
+            }
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; i++) {
+                if (i < present) chunk[i].add_products(sum);
+            }
+            // Into the slots that these were read from.
+#pragma unroll 1
+            for (int i = 0; i < present; i++) {
+                stream.copy_weights(shape);
+                if constexpr (NORM == NO_NORM) stream.copy_x(x, shape);
+                commit_copies();
+                stream.advance(weight, shape);
+            }
         }
         float* partial = partial_sums + buffer * PARTIAL_FLOATS;
         buffer ^= 1;

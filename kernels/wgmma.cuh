@@ -7,21 +7,6 @@ struct __align__(64) TensorMap {
     unsigned long long words[16];
 };
 
-__device__ __forceinline__ void init_barrier(unsigned long long& barrier, int arrivals) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&barrier)), "r"(arrivals));
-}
-__device__ __forceinline__ void arrive(unsigned long long& barrier) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&barrier)) : "memory");
-}
-__device__ __forceinline__ void expect_bytes(unsigned long long& barrier, int bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&barrier)), "r"(bytes) : "memory");
-}
-__device__ __forceinline__ void wait_for(unsigned long long& barrier, unsigned int parity) {
-    asm volatile("{\n.reg .pred done;\nagain:\n"
-                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-                 "@done bra.uni finished;\nbra.uni again;\nfinished:\n}" ::"r"(shared_address(&barrier)), "r"(parity)
-                 : "memory");
-}
 // Matrix operands in shared memory: rows of 128 swizzled bytes, 8 of them 1024 bytes. `across` is the distance of panels
 // where the columns are the rows of the instruction.
 __device__ __forceinline__ unsigned long long operand(const void* rows, int across) {

@@ -16,7 +16,7 @@ const CAPABILITIES: [u32; 4] = [75, 80, 86, 90];
 
 /// A cache of dtype `cache` filled with the whole contexts of `case`, and the keys and values rounded as it holds them, on
 /// the host.
-fn filled_with(
+pub(super) fn filled_with(
     seeded: &mut Seeded,
     case: &AttentionCase,
     heads: HeadLayout,
@@ -35,7 +35,7 @@ fn filled_with(
     [host_layer, layer]
 }
 
-fn options(heads: HeadLayout, block_size: usize) -> AttentionOptions {
+pub(super) fn options(heads: HeadLayout, block_size: usize) -> AttentionOptions {
     let scale = (heads.head_dim as f32).powf(-0.5);
     AttentionOptions { heads, block_size, scale, sliding_window: None, softcap: None }
 }
@@ -286,7 +286,7 @@ fn what_the_cache_holds_beyond_a_context_does_not_show() {
 /// Inputs of the projections to queries, keys and values.
 pub(super) const HIDDEN: usize = 576;
 
-fn projection(seeded: &mut Seeded, heads: HeadLayout, on: (&Device, DType)) -> Weight {
+pub(super) fn projection(seeded: &mut Seeded, heads: HeadLayout, on: (&Device, DType)) -> Weight {
     Weight::dense(pair(seeded, [heads.row_len(), HIDDEN], on).1 * 0.05)
 }
 

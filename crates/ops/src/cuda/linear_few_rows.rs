@@ -21,8 +21,8 @@ use crate::e4m3::E4M3;
 /// Rows of `x` up to which a row's result has the same bits whatever their number is.
 pub(crate) const FEW_ROWS: usize = 16;
 
-/// Rows up to which the kernel is faster than what takes many rows: the library with weights of up to so many numbers, which
-/// it needs several kernels for, and tiles of rows where no row's bits may depend on the batch.
+/// Rows up to which the kernel is faster than what takes more rows: the library with weights of up to so many numbers, which
+/// it needs several kernels for, and tiles of rows where no row's bits may depend on the batch. Hopper has another kernel.
 const MORE_ROWS: usize = 32;
 const SMALL_WEIGHT: usize = 8_000_000;
 
@@ -223,7 +223,7 @@ pub(super) fn rows_taken(weight: usize, gpu: &Gpu, is_batch_invariant: bool) -> 
 
 fn is_few(rows: usize, weight: usize, gpu: &Gpu, is_batch_invariant: bool) -> bool {
     (1..=FEW_ROWS).contains(&rows)
-        || (is_batch_invariant || weight <= SMALL_WEIGHT)
+        || (is_batch_invariant || weight <= SMALL_WEIGHT && gpu.capability != 90)
             && rows <= MORE_ROWS
             && smallest_shared_bytes(rows) <= room(gpu)
 }

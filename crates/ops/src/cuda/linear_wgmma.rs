@@ -4,6 +4,8 @@
 //! has ended; ours asks for its weights before, and does what comes after the product. The order of a sum follows from the
 //! number of rows, as the library's does.
 
+use std::ops::RangeInclusive;
+
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 use bytemuck::{Pod, Zeroable};
@@ -12,17 +14,18 @@ use super::activation::name;
 use super::gpu::{Gpu, is_batch_invariant};
 use super::kernel::Kernel;
 use super::launch::{Argument, Grid, Launch};
+use super::linear_few_rows::FEW_ROWS;
 use super::matrix::{Matrix, Weights, on_16_bytes, widest};
 use super::tensor_map::TensorMap;
 use super::{LINEAR_WGMMA, element};
 use crate::activation::Activation;
 use crate::backend::Activated;
 
-/// Rows of x for which the kernel is faster than the library and a kernel for the activation: all of these with weights of up
-/// to so many numbers, up to so many with larger ones.
-const ROWS: std::ops::RangeInclusive<usize> = 33..=256;
+/// Rows of x for which the kernel is faster than the one for few rows, and than the library and a kernel for the activation:
+/// these with weights of up to so many numbers, those with larger ones.
+const ROWS: RangeInclusive<usize> = FEW_ROWS + 1..=256;
 const SMALL_WEIGHT: usize = 8_000_000;
-const ROWS_OF_LARGE_WEIGHTS: usize = 64;
+const ROWS_OF_LARGE_WEIGHTS: RangeInclusive<usize> = 33..=64;
 const LARGE_WEIGHT: usize = 120_000_000;
 
 /// What the source divides work into: outputs of a block, inputs of a chunk; and its threads.
@@ -148,7 +151,7 @@ pub(super) fn fits(x: &Matrix, Weights { matrix: weight, scales }: &Weights, res
 
 /// Whether the kernel is for products of this size here.
 pub(super) fn is_for(dtype: DType, [rows, outputs, inputs]: [usize; 3], gpu: &Gpu) -> bool {
-    let largest = if rows <= ROWS_OF_LARGE_WEIGHTS { LARGE_WEIGHT } else { SMALL_WEIGHT };
+    let largest = if ROWS_OF_LARGE_WEIGHTS.contains(&rows) { LARGE_WEIGHT } else { SMALL_WEIGHT };
     gpu.capability == 90
         && ROWS.contains(&rows)
         && gpu.shared_bytes_of_block(1) >= SHARED_BYTES_MAX
@@ -245,6 +248,6 @@ mod tests {
         assert_eq!([64, 128, 256].map(|rows| division(rows, 1024, 3072)), [(64, 8), (64, 4), (64, 2)]);
         assert_eq!([64, 128, 256].map(|rows| division(rows, 6144, 1024)), [(64, 2), (128, 2), (128, 1)]);
         // SmolLM2-135M.
-        assert_eq!([64, 96, 256].map(|rows| division(rows, 576, 576)), [(64, 4), (64, 4), (64, 2)]);
+        assert_eq!([32, 64, 96, 256].map(|rows| division(rows, 576, 576)), [(64, 4), (64, 4), (64, 4), (64, 2)]);
     }
 }

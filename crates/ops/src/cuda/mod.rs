@@ -36,6 +36,8 @@ mod pinned;
 mod probe;
 mod projection;
 mod read_back;
+#[cfg(test)]
+mod recorded_tests;
 mod rms_norm;
 mod rope_and_store_kv;
 mod sample;
@@ -92,7 +94,8 @@ const DECODE: &str = concat!(
     include_str!("../../../../kernels/attention.cuh"),
     include_str!("../../../../kernels/heads.cuh"),
     include_str!("../../../../kernels/decode_parts.cuh"),
-    include_str!("../../../../kernels/fresh_rows.cuh")
+    include_str!("../../../../kernels/fresh_rows.cuh"),
+    include_str!("../../../../kernels/decode_attention.cuh")
 );
 /// What comes before the tensor-core kernels of products.
 const PRODUCTS: &str = include_str!("../../../../kernels/products.cuh");

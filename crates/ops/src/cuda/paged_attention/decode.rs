@@ -49,7 +49,7 @@ impl Decode {
         let head_dim = form.heads.head_dim;
         let (taken, warps) = (form.group().min(HEADS), if head_dim <= 64 { 8 } else { 4 });
         let tile_bytes = 2 * TILE * row_bytes(head_dim, form.cache);
-        let merging_bytes = merging_bytes(head_dim, (taken, warps));
+        let merging_bytes = merging_bytes(head_dim, (taken, warps), has_clusters(&form.gpu));
         let shared_bytes = |stages: usize| (warps * stages * tile_bytes + merging_bytes).next_multiple_of(16);
         let list_bytes = list_bytes(num_sequences);
         let fitting = |blocks: usize| {
@@ -190,7 +190,8 @@ fn list_bytes(sequences: usize) -> usize {
 }
 
 /// What `Shared` of the source has besides the rings.
-fn merging_bytes(head_dim: usize, (taken, warps): (usize, usize)) -> usize {
+fn merging_bytes(head_dim: usize, (taken, warps): (usize, usize), clustered: bool) -> usize {
     let words = warps * taken * (head_dim + 8) + 2 * warps * HEADS + taken * (LANES + 1) + warps + 1;
-    words * size_of::<f32>()
+    let sent = taken * head_dim + 4 * CLUSTER_MAX + 2 * CLUSTER_MAX * taken + 4;
+    (words + if clustered { sent } else { 0 }) * size_of::<f32>()
 }
