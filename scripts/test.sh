@@ -106,6 +106,9 @@ step "the binary"
 cargo build --workspace --bins --quiet
 
 binary="$CARGO_TARGET_DIR/debug/firebrick"
+step "CUDA without a GPU: all but the kernels' work"
+./scripts/check-cuda-host.sh "$binary"
+
 real_model() {
   part "a real client against a real server" ./scripts/test-server.sh "$binary"
 }
