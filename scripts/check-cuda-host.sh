@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Runs everything around the CUDA kernels where there is no GPU: small models with random weights, prompts, decode steps of one
-# to 200 sequences as recorded graphs, on a driver that runs no kernels (tests/null_cuda). Kernels are compiled as they
-# are asked for, launches are checked against what an H200 grants. What tokens come out says nothing.
+# Runs everything around the CUDA kernels where there is no GPU, on a driver that runs no kernels (tests/null_cuda): small
+# models with random weights, prompts, decode steps of one to 200 sequences as recorded graphs; a real model as on older
+# cards; and with kernels that were built ahead, where nothing can be compiled. Kernels are compiled as they are asked for,
+# launches are checked against what an H200 grants. What tokens come out says nothing.
 #
 #   scripts/check-cuda-host.sh path/to/firebrick
 set -euo pipefail
@@ -12,27 +13,58 @@ install() { python3 -m pip install --quiet --no-deps --target "$toolkit" "$@"; }
 ls "$toolkit"/nvidia/cu13/lib/libnvrtc.so.* >/dev/null 2>&1 || install nvidia-cuda-nvrtc
 # Burn's own kernels include headers of the toolkit.
 [ -e "$toolkit/nvidia/cu13/include/cuda_fp16.h" ] || install nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl
+compiler="$toolkit/nvidia/cu13"
+model=$(./scripts/fetch-models.sh smollm2 | tail -1)
 
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 cc -shared -fPIC -O1 -w -o "$work/libcuda.so" tests/null_cuda/driver.c
 cc -shared -fPIC -O1 -w -o "$work/libcublasLt.so" tests/null_cuda/cublaslt.c
+mkdir -p "$work/cache" "$work/none"
+
+fail() {
+  cat "$work/log"
+  echo "error: $*" >&2
+  exit 1
+}
+# Firebrick with this compiler (a folder) and these arguments, on the driver.
+with() {
+  CUDA_PATH="$1" LD_LIBRARY_PATH="$work:$1/lib" XDG_CACHE_HOME="$work/cache" \
+    "$binary" "${@:2}" >"$work/log" 2>&1
+}
+granted() { ! grep "null CUDA driver" "$work/log" || fail "$* asks the driver for what a GPU does not grant"; }
 
 # suite OPTION...: every load of every model must end, and the driver must have nothing to say.
 suite() {
-  CUDA_PATH="$toolkit/nvidia/cu13" LD_LIBRARY_PATH="$work:$toolkit/nvidia/cu13/lib" XDG_CACHE_HOME="$work/cache" \
-    "$binary" bench suite --device cuda --workloads tests/null_cuda/workloads.json --max-num-batched-tokens 2048 "$@" \
-    >"$work/log" 2>&1 || { cat "$work/log"; echo "error: bench suite $* failed without a GPU" >&2; exit 1; }
-  if grep "null CUDA driver" "$work/log"; then
-    echo "error: bench suite $* asks the driver for what a GPU does not grant" >&2
-    exit 1
-  fi
-  [ "$(grep -c 'output tok/s' "$work/log")" = 18 ] || { cat "$work/log"; echo "error: loads are missing" >&2; exit 1; }
+  with "$compiler" bench suite --device cuda --workloads tests/null_cuda/workloads.json --max-num-batched-tokens 2048 "$@" ||
+    fail "bench suite $* failed without a GPU"
+  granted bench suite "$@"
+  [ "$(grep -c 'output tok/s' "$work/log")" = 18 ] || fail "bench suite $* left loads out"
 }
-mkdir -p "$work/cache"
 suite
 suite --enforce-eager
 suite --deterministic
 suite --kv-cache-dtype fp8
 suite --quantization fp8
-echo "18 loads of three models, in five ways: every kernel compiles, every launch and recording is granted"
+
+# some COMPILER OPTION...: a few requests to the real model.
+some() {
+  with "$1" bench throughput "$model" --device cuda --input-len 50 --output-len 8 --num-prompts 40 "${@:2}"
+}
+for architecture in sm_75 sm_80; do
+  some "$compiler" --cuda-arch-path "$architecture" || fail "the real model does not run as on $architecture"
+  granted "--cuda-arch-path $architecture"
+done
+
+with "$compiler" kernels build "$model" --arch sm_90a --output "$work/kernels" || fail "kernels are not built"
+export FIREBRICK_KERNELS="$work/kernels"
+some "$work/none" || fail "built kernels do not suffice where there is no compiler"
+# refused EXPECTED OPTION...: what needs a compiler is refused with a message that says so.
+refused() {
+  ! some "$work/none" "${@:2}" || fail "${*:2} starts without a compiler"
+  grep -q "$1" "$work/log" || fail "the message does not say \"$1\""
+}
+refused 'install the CUDA toolkit (NVRTC)' --quantization fp8
+refused 'firebrick kernels build MODEL --arch sm_90a' --block-size 32
+
+echo "CUDA without a GPU: 18 loads of three models in five ways, a real model as on two older cards and without a compiler"
