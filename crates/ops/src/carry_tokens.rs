@@ -31,10 +31,23 @@ impl CarryTokens for burn_flex::Flex {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use burn::tensor::Device;
+
     use super::*;
     use crate::testing::for_each_device;
     use crate::{Backend, RowParams, SamplePlan, backend_of, float_tensor, int_tensor, sample, section};
+
+    /// What three rows of logits chose, on the device and as numbers.
+    pub(crate) fn choices_of_three_rows(device: &Device) -> (Sampled, Vec<i32>) {
+        let logits = float_tensor((0..3 * 7).map(|at| ((at * 5) % 7) as f32).collect(), [3, 7], device);
+        let rows: Vec<RowParams> = (0..3).map(RowParams::greedy).collect();
+        let plan = SamplePlan::new(&rows, 3, 7);
+        let length = plan.words.len();
+        let sampled = sample(&logits, &int_tensor(plan.words, [length], device), plan.options);
+        let chosen = sampled.ids().into_data().try_to_vec().expect("32-bit integers");
+        (sampled, chosen)
+    }
 
     #[test]
     fn tokens_with_a_source_are_what_it_chose_and_the_others_stay() {
@@ -42,12 +55,7 @@ mod tests {
             if backend_of(device) == Backend::Cpu {
                 return;
             }
-            let logits = float_tensor((0..3 * 7).map(|at| ((at * 5) % 7) as f32).collect(), [3, 7], device);
-            let rows: Vec<RowParams> = (0..3).map(RowParams::greedy).collect();
-            let plan = SamplePlan::new(&rows, 3, 7);
-            let length = plan.words.len();
-            let sampled = sample(&logits, &int_tensor(plan.words, [length], device), plan.options);
-            let chosen: Vec<i32> = sampled.ids().into_data().try_to_vec().expect("32-bit integers");
+            let (sampled, chosen) = choices_of_three_rows(device);
             let buffer =
                 int_tensor((100..228).map(|value| if value < 164 { value } else { 0 }).collect(), [128], device);
             drop(crate::overwrite(section(&buffer, 64, 5), vec![0, 3, 0, 1, 2]));

@@ -75,10 +75,11 @@ pub(crate) mod on_cuda {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::carry_tokens::tests::choices_of_three_rows;
     #[cfg(any(feature = "wgpu", feature = "cuda"))]
     use crate::read_back::read_back;
     use crate::testing::for_each_device;
-    use crate::{Backend, RowParams, SamplePlan, backend_of, float_tensor, int_tensor, sample};
+    use crate::{Backend, backend_of, int_tensor};
 
     #[test]
     fn a_tensor_has_its_new_values() {
@@ -95,12 +96,7 @@ mod tests {
             if backend_of(device) == Backend::Cpu {
                 return;
             }
-            let logits = float_tensor((0..3 * 7).map(|at| ((at * 5) % 7) as f32).collect(), [3, 7], device);
-            let rows: Vec<RowParams> = (0..3).map(RowParams::greedy).collect();
-            let plan = SamplePlan::new(&rows, 3, 7);
-            let plan_length = plan.words.len();
-            let sampled = sample(&logits, &int_tensor(plan.words, [plan_length], device), plan.options);
-            let chosen: Vec<i32> = sampled.ids().into_data().try_to_vec().expect("32-bit integers");
+            let (sampled, chosen) = choices_of_three_rows(device);
             // The longer ones are too long for a kernel to fetch.
             for length in [70, 1_000, 80_000] {
                 let mut words: Vec<i32> = (0..length).map(|at| 100 + at).collect();
