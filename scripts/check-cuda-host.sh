@@ -8,12 +8,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 binary="$1"
-toolkit="${XDG_CACHE_HOME:-$HOME/.cache}/firebrick/cuda"
-install() { python3 -m pip install --quiet --no-deps --target "$toolkit" "$@"; }
-ls "$toolkit"/nvidia/cu13/lib/libnvrtc.so.* >/dev/null 2>&1 || install nvidia-cuda-nvrtc
 # Burn's own kernels include headers of the toolkit.
-[ -e "$toolkit/nvidia/cu13/include/cuda_fp16.h" ] || install nvidia-cuda-runtime nvidia-cuda-crt nvidia-cuda-cccl
-compiler="$toolkit/nvidia/cu13"
+compiler=$(./scripts/fetch-cuda-compiler.sh)
 model=$(./scripts/fetch-models.sh smollm2 | tail -1)
 
 work="$(mktemp -d)"
