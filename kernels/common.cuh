@@ -252,6 +252,16 @@ __device__ __forceinline__ float sum_of_block(float value) {
     return sum_of_warp(lane < blockDim.x / WARP ? of_warp[lane] : 0.0f);
 }
 
+// The same for a block of 8 warps, in the same order; `sums` is shared memory on 16 bytes that nothing else uses, so that one
+// barrier is enough.
+__device__ __forceinline__ float sum_of_8_warps(float value, float* sums) {
+    value = sum_of_warp(value);
+    if (threadIdx.x % WARP == 0) sums[threadIdx.x / WARP] = value;
+    __syncthreads();
+    float4 low = *reinterpret_cast<const float4*>(sums), high = *reinterpret_cast<const float4*>(sums + 4);
+    return ((low.x + high.x) + (low.z + high.z)) + ((low.y + high.y) + (low.w + high.w));
+}
+
 __device__ __forceinline__ unsigned int shared_address(const void* pointer) {
     return (unsigned int)__cvta_generic_to_shared(pointer);
 }

@@ -1,7 +1,7 @@
 // linear_few_rows: out = after(norm(x) * weight^T + bias) for a few rows of x, through the matrix units; 16-bit elements,
 // weights also as codes of 8 bits with a scale for each output.
 //
-// Variants: ELEMENT=f16|bf16 NORM:AFTER:KIND:TILES:PASSES:STAGES:WEIGHT=NO_NORM:STORE:RELU:1:1:6:ELEMENT|NO_NORM:STORE:RELU:2:2:5:ELEMENT|NO_NORM:STORE:RELU:4:1:5:ELEMENT|NO_NORM:GATE:SILU:4:2:4:ELEMENT|RMS_NORM:GATE:SILU:1:1:6:ELEMENT|LAYER_NORM:ACTIVATE:RELU:1:1:6:ELEMENT|RMS_NORM:ROTATE:SILU:1:2:6:ELEMENT|NO_NORM:GATE:GELU_TANH:2:1:6:ELEMENT|NO_NORM:ROTATE:SILU:2:2:5:ELEMENT|NO_NORM:STORE:RELU:1:2:6:e4m3|RMS_NORM:GATE:SILU:1:2:6:e4m3|LAYER_NORM:ACTIVATE:RELU:1:1:6:e4m3|NO_NORM:GATE:SILU:4:2:4:e4m3|RMS_NORM:ROTATE:SILU:2:2:5:e4m3 CACHE=ELEMENT|e4m3
+// Variants: ELEMENT=f16|bf16 NORM:AFTER:KIND:TILES:PASSES:STAGES:WEIGHT=NO_NORM:STORE:RELU:1:1:6:ELEMENT|NO_NORM:STORE:RELU:2:2:5:ELEMENT|NO_NORM:STORE:RELU:4:1:5:ELEMENT|NO_NORM:GATE:SILU:4:2:4:ELEMENT|RMS_NORM:GATE:SILU:1:3:4:ELEMENT|NO_NORM:STORE:RELU:1:1:8:ELEMENT|LAYER_NORM:ACTIVATE:RELU:1:1:6:ELEMENT|RMS_NORM:ROTATE:SILU:1:2:6:ELEMENT|NO_NORM:GATE:GELU_TANH:2:1:6:ELEMENT|NO_NORM:ROTATE:SILU:2:2:5:ELEMENT|NO_NORM:STORE:RELU:1:2:6:e4m3|RMS_NORM:GATE:SILU:1:2:6:e4m3|LAYER_NORM:ACTIVATE:RELU:1:1:6:e4m3|NO_NORM:GATE:SILU:4:2:4:e4m3|RMS_NORM:ROTATE:SILU:2:2:5:e4m3 CACHE=ELEMENT|e4m3
 // Needs: products.cuh
 // Targets: sm_80 sm_86 sm_89 sm_90a
 //
@@ -23,6 +23,9 @@
 // read itself, so the ring needs no barrier. Reading begins before the kernel before this one has ended: weights are
 // nothing that it writes. A normalised row is kept in shared memory; others come through the ring. At least N K bytes per
 // element of the weights, and of a few rows, have to be moved: half as many with codes.
+//
+// With small weights the time goes into instructions between the end of the kernel before and the last store, so that
+// addresses are found before that end, and move on by additions.
 //
 // Codes (e4m3) are widened in registers by moving their bits to where a 16-bit element has sign, exponent and fraction:
 // the numbers are those of the codes, below one too, times a power of two, without conversions or multiplications. With
@@ -47,7 +50,6 @@ constexpr int RESULTS = (ROWS * COLUMNS + THREADS - 1) / THREADS;
 constexpr int PARTIAL_STRIDE = OUTPUTS + 4;
 constexpr int PARTIAL_FLOATS = WARPS * ROWS * PARTIAL_STRIDE;
 constexpr int WEIGHT_BYTES = PASSES * 2 * WARP * 16;
-constexpr int NORM_VECTORS = NORM == LAYER_NORM ? 2 : NORM == RMS_NORM ? 1 : 0;
 // Codes as elements: how far exponent and fraction move to the right, what an element has of them, and what the sums have
 // to be multiplied by: with f16 2^8, with bf16 2^(120 - 64).
 constexpr bool IS_HALF = IS_F16<ELEMENT>;
@@ -119,144 +121,195 @@ __device__ __forceinline__ unsigned int for_codes(unsigned int pair) {
     return pair;
 }
 
-// What a lane copies for its warp, chunk after chunk and tile after tile.
-struct Stream {
-    const WEIGHT* row[PASSES][2];
-    bool present[PASSES][2];
-    int tile, chunk, tiles, chunks;
-    unsigned int slot, ring, slot_bytes;
+// A lane's place in the chunks of its warp: its first input, and how many chunks of the tile come after this one.
+struct Place {
+    int k, later;
+    __device__ __forceinline__ void start(int chunks) {
+        k = (int)(threadIdx.x / WARP) * CHUNK + threadIdx.x % 4 * LANE_INPUTS;
+        later = (chunks - 1 - (int)(threadIdx.x / WARP)) / WARPS;
+    }
+};
+constexpr int STEP = WARPS * CHUNK; // inputs from a chunk of a warp to its next one
 
-    __device__ __forceinline__ void start(unsigned int memory, int bytes, const WEIGHT* weight, const Shape& shape) {
-        int warp = threadIdx.x / WARP;
+// The ring of a warp: where its slots begin, for a lane's first 16 bytes.
+struct Slots {
+    unsigned int begin, end, bytes;
+    __device__ __forceinline__ unsigned int next(unsigned int slot) const { return slot + bytes == end ? begin : slot + bytes; }
+};
+
+// The weights that a lane copies for its warp, chunk after chunk and tile after tile.
+struct Weights {
+    const WEIGHT* from[PASSES][2];
+    Place place;
+    int tile, tiles, chunks;
+
+    __device__ __forceinline__ void start(const WEIGHT* weight, const Shape& shape) {
         tiles = (shape.pairs + PAIRS - 1) / PAIRS;
         chunks = (shape.inputs + CHUNK - 1) / CHUNK;
-        chunk = warp;
-        tile = warp < chunks ? blockIdx.x : tiles;
-        slot_bytes = bytes;
-        ring = slot = memory + warp * STAGES * bytes;
+        tile = threadIdx.x / WARP < chunks ? blockIdx.x : tiles;
         start_tile(weight, shape);
     }
-
-    __device__ __forceinline__ unsigned int next(unsigned int slot) const {
-        return slot + slot_bytes == ring + STAGES * slot_bytes ? ring : slot + slot_bytes;
-    }
-
+    // Outputs that do not exist have the weights of others; nobody takes their sums.
     __device__ __forceinline__ void start_tile(const WEIGHT* weight, const Shape& shape) {
-        int group = threadIdx.x % WARP / 4;
+        place.start(chunks);
 #pragma unroll
         for (int pass = 0; pass < PASSES; pass++) {
-            int pair = tile * PAIRS + pass * 8 + group;
-            int output = first_output(pair, shape.half);
+            int output = first_output(tile * PAIRS + pass * 8 + threadIdx.x % WARP / 4, shape.half);
 #pragma unroll
             for (int second = 0; second < 2; second++) {
-                int at = output + second * shape.half;
-                present[pass][second] = tile < tiles && pair < shape.pairs && at < shape.outputs;
-                row[pass][second] = weight + (present[pass][second] ? at * shape.weight_stride : 0);
+                int at = min(output + second * shape.half, shape.outputs - 1);
+                from[pass][second] = weight + at * shape.weight_stride + place.k;
             }
         }
     }
-
-    // Copies of the weights of the chunk under way into its slot.
-    __device__ __forceinline__ void copy_weights(const Shape& shape) const {
-        int lane = threadIdx.x % WARP;
-        int k = chunk * CHUNK + lane % 4 * LANE_INPUTS;
-        bool inside = k < shape.inputs;
+    __device__ __forceinline__ bool has_more() const { return tile < tiles; }
+    __device__ __forceinline__ void copy(unsigned int slot, const WEIGHT* weight, const Shape& shape) {
+        bool inside = place.k < shape.inputs;
 #pragma unroll
-        for (int pass = 0; pass < PASSES; pass++) {
-#pragma unroll
-            for (int second = 0; second < 2; second++) {
-                bool copied = inside && present[pass][second];
-                copy_16_bytes(slot + ((pass * 2 + second) * WARP + lane) * 16, row[pass][second] + (copied ? k : 0), copied);
-            }
+        for (int i = 0; i < 2 * PASSES; i++) {
+            copy_16_bytes(slot + i * WARP * 16, from[i / 2][i % 2], inside);
+            from[i / 2][i % 2] += STEP;
         }
-    }
-
-    __device__ __forceinline__ void copy_x(const ELEMENT* x, const Shape& shape) const {
-        int lane = threadIdx.x % WARP;
-        int k = chunk * CHUNK + lane % 4 * LANE_INPUTS;
-        bool inside = k < shape.inputs && tile < tiles;
-#pragma unroll
-        for (int t = 0; t < TILES; t++) {
-            int index = t * 8 + lane / 4;
-            if (index >= shape.rows) break;
-            const ELEMENT* from = x + index * shape.x_stride + (inside ? k : 0);
-#pragma unroll
-            for (int g = 0; g < X_GROUPS; g++) copy_16_bytes(slot + WEIGHT_BYTES + x_at(t, g), from + g * 8, inside);
-        }
-    }
-
-    __device__ __forceinline__ void advance(const WEIGHT* weight, const Shape& shape) {
-        slot = next(slot);
-        chunk += WARPS;
-        if (chunk >= chunks) {
-            chunk = threadIdx.x / WARP;
+        place.k += STEP;
+        if (place.later-- == 0) {
             tile += gridDim.x;
             start_tile(weight, shape);
         }
     }
 };
 
-template <bool SQUARES> __device__ __forceinline__ float sum_of_row(const uint4* row, int groups, float mean) {
-    float sum = 0.0f;
-#pragma unroll 1
-    for (int g = threadIdx.x; g < groups; g += THREADS) {
-        float value[8];
-        widen_16_bytes(row[g], ELEMENT{}, value);
-#pragma unroll
-        for (int v = 0; v < 8; v++) sum = SQUARES ? fmaf(value[v] - mean, value[v] - mean, sum) : sum + value[v];
-    }
-    return sum_of_block(sum);
-}
+// The rows of x that a lane copies for its warp, likewise; every tile takes the same.
+struct Rows {
+    const ELEMENT* from[TILES];
+    Place place;
+    int taken; // of TILES
 
-// Normalises a row into `kept`, whose end is filled up with zeros to whole chunks, in the same operations and the same
-// order as rms_norm.cu and layer_norm.cu. `vectors` holds the norm's weight, then its bias.
-__device__ __forceinline__ void keep_normalised(const ELEMENT* x, uint4* kept, const float* vectors, const Shape& shape) {
-    int groups = shape.inputs / 8;
-    // What a thread copies it alone reads, until the last barrier.
+    __device__ __forceinline__ void start(const ELEMENT* x, int chunks, const Shape& shape) {
+        place.start(chunks);
+        taken = 0;
+#pragma unroll
+        for (int t = 0; t < TILES; t++) {
+            int row = t * 8 + threadIdx.x % WARP / 4;
+            if (row < shape.rows) taken = t + 1;
+            from[t] = x + row * shape.x_stride + place.k;
+        }
+    }
+    __device__ __forceinline__ void copy(unsigned int slot, const ELEMENT* x, int chunks, const Shape& shape) {
+        bool inside = place.k < shape.inputs;
+#pragma unroll
+        for (int t = 0; t < TILES; t++) {
+            if (t < taken) {
+#pragma unroll
+                for (int g = 0; g < X_GROUPS; g++) copy_16_bytes(slot + x_at(t, g), from[t] + g * 8, inside);
+            }
+            from[t] += STEP;
+        }
+        place.k += STEP;
+        if (place.later-- == 0) start(x, chunks, shape);
+    }
+};
+
+// A single row that is normalised: the groups of 8 inputs that a thread takes, and the norm's vectors, which are there before
+// the row is. Longer rows are read when they are needed.
+struct Normalisation {
+    static constexpr int HELD = 2;
+    float factor[HELD][8], shift[HELD][8];
+
+    __device__ __forceinline__ void read_vectors(float (&factor)[8], float (&shift)[8], int group, const Operands& operands) const {
+        load_constants<8>(operands.norm_weight + group * 8, factor);
+        if (NORM == LAYER_NORM) load_constants<8>(operands.norm_bias + group * 8, shift);
+    }
+    __device__ __forceinline__ void begin(const Operands& operands, const Shape& shape) {
+#pragma unroll
+        for (int h = 0; h < HELD; h++) {
+            int g = threadIdx.x + h * THREADS;
+            if (g < shape.inputs / 8) read_vectors(factor[h], shift[h], g, operands);
+        }
+    }
+
+    // The sum of the row, or of the squares of its distances to `mean`; `sums` is used once.
+    template <bool SQUARES>
+    __device__ __forceinline__ float sum(const uint4 (&held)[HELD], const uint4* row, int groups, float mean, float* sums) const {
+        float sum = 0.0f;
+        auto add = [&](uint4 group) {
+            float value[8];
+            widen_16_bytes(group, ELEMENT{}, value);
+#pragma unroll
+            for (int v = 0; v < 8; v++) sum = SQUARES ? fmaf(value[v] - mean, value[v] - mean, sum) : sum + value[v];
+        };
+#pragma unroll
+        for (int h = 0; h < HELD; h++) {
+            if (threadIdx.x + h * THREADS < groups) add(held[h]);
+        }
 #pragma unroll 1
-    for (int g = threadIdx.x; g < groups; g += THREADS) kept[g] = reinterpret_cast<const uint4*>(x)[g];
-    float mean = NORM == LAYER_NORM ? sum_of_row<false>(kept, groups, 0.0f) / shape.inputs : 0.0f;
-    float variance = sum_of_row<true>(kept, groups, mean) / shape.inputs;
-    float scale = 1.0f / sqrtf(variance + shape.eps);
-    wait_for_copies<STAGES>(); // the vectors were the first
-#pragma unroll 1
-    for (int g = threadIdx.x; g < (shape.inputs + CHUNK - 1) / CHUNK * (CHUNK / 8); g += THREADS) {
-        float value[8] = {}, factor[8], shift[8];
-        if (g < groups) {
-            widen_16_bytes(kept[g], ELEMENT{}, value);
-            load_floats<8>(vectors + g * 8, factor);
-            if (NORM == LAYER_NORM) load_floats<8>(vectors + shape.inputs + g * 8, shift);
+        for (int g = threadIdx.x + HELD * THREADS; g < groups; g += THREADS) add(row[g]);
+        return sum_of_8_warps(sum, sums);
+    }
+
+    // Normalises the row into `kept`, whose end is filled up with zeros to whole chunks, in the same operations and the same
+    // order as rms_norm.cu and layer_norm.cu. `sums` holds two numbers of each warp.
+    __device__ __forceinline__ void keep(uint4* kept, float* sums, const Operands& operands, const Shape& shape) {
+        static_assert(WARPS == 8, "as sum_of_8_warps has them");
+        const uint4* row = reinterpret_cast<const uint4*>(operands.x);
+        int groups = shape.inputs / 8;
+        uint4 held[HELD];
+#pragma unroll
+        for (int h = 0; h < HELD; h++) {
+            if (threadIdx.x + h * THREADS < groups) held[h] = row[threadIdx.x + h * THREADS];
+        }
+        float mean = NORM == LAYER_NORM ? sum<false>(held, row, groups, 0.0f, sums) / shape.inputs : 0.0f;
+        float variance = sum<true>(held, row, groups, mean, sums + WARPS) / shape.inputs;
+        float scale = 1.0f / sqrtf(variance + shape.eps);
+        auto normalise = [&](int g, uint4 raw, const float (&factor)[8], const float (&shift)[8]) {
+            float value[8];
+            widen_16_bytes(raw, ELEMENT{}, value);
 #pragma unroll
             for (int v = 0; v < 8; v++) {
                 value[v] = NORM == LAYER_NORM ? fmaf((value[v] - mean) * scale, factor[v], shift[v])
                                               : value[v] * scale * factor[v];
             }
+            store<8>(reinterpret_cast<ELEMENT*>(kept + g), value);
+        };
+#pragma unroll
+        for (int h = 0; h < HELD; h++) {
+            int g = threadIdx.x + h * THREADS;
+            if (g < groups) normalise(g, held[h], factor[h], shift[h]);
         }
-        store<8>(reinterpret_cast<ELEMENT*>(kept + g), value);
+#pragma unroll 1
+        for (int g = threadIdx.x + HELD * THREADS; g < groups; g += THREADS) {
+            read_vectors(factor[0], shift[0], g, operands);
+            normalise(g, row[g], factor[0], shift[0]);
+        }
+        int end = (shape.inputs + CHUNK - 1) / CHUNK * (CHUNK / 8);
+        if (groups + threadIdx.x < end) kept[groups + threadIdx.x] = make_uint4(0, 0, 0, 0);
+        __syncthreads();
     }
-    __syncthreads();
-}
+};
 
-// One result of a block's tile: what it needs besides the sums, read before they are ready. What no kernel of a step writes is
-// read before the kernel before this one has ended.
+// One result of a block's tile: what it needs besides the sums. What no kernel of a step writes is read before the kernel
+// before this one has ended.
 struct Result {
-    int row, column, output, pair;
+    int pair, from; // `from`: its place among the sums of a warp
     bool present;
+    ELEMENT* to;
+    const ELEMENT* residual_from; // may be null
     float bias[2], scale[2];
     ELEMENT residual;
     float cosine, sine;
-    int slot, position;
+    int slot;
 
     __device__ __forceinline__ void prepare(int index, int tile, const Operands& operands, const Shape& shape) {
-        row = index / COLUMNS;
-        int local = index % COLUMNS;
+        int row = index / COLUMNS, local = index % COLUMNS;
         int in_tile = PAIRED ? local : local / 16 * 8 + local % 8;
         int second = PAIRED ? 0 : local / 8 % 2;
-        column = in_tile / 8 * 16 + second * 8 + in_tile % 8;
+        from = row * PARTIAL_STRIDE + in_tile / 8 * 16 + second * 8 + in_tile % 8;
         pair = tile * PAIRS + in_tile;
-        output = first_output(pair, shape.half) + second * shape.half;
+        int output = first_output(pair, shape.half) + second * shape.half;
         present = row < shape.rows && pair < shape.pairs && output < shape.outputs;
         if (!present) return;
+        to = operands.out + (long long)row * (AFTER == GATE ? shape.half : shape.outputs) + output;
+        residual_from = AFTER == STORE && operands.residual != nullptr ? operands.residual + row * shape.residual_stride + output
+                                                                       : nullptr;
         bias[0] = operands.bias == nullptr ? 0.0f : operands.bias[output];
         if constexpr (PAIRED) bias[1] = operands.bias == nullptr ? 0.0f : operands.bias[output + shape.half];
         if constexpr (CODES) {
@@ -265,29 +318,24 @@ struct Result {
         }
         if constexpr (AFTER == ROTATE) {
             slot = operands.slots[row];
-            if (shape.rotary_dim != 0) position = operands.positions[row];
+            bool is_value = pair / shape.half >= shape.num_heads + shape.num_kv_heads;
+            if (shape.rotary_dim == 0 || is_value) return;
+            const float* angle = operands.table + (long long)operands.positions[row] * shape.rotary_dim + pair % shape.half;
+            cosine = angle[0];
+            sine = angle[shape.half];
         }
     }
 
     // It is not widened here, where that would wait for it.
-    __device__ __forceinline__ void prepare_residual(const Operands& operands, const Shape& shape) {
-        if (AFTER != STORE || !present || operands.residual == nullptr) return;
-        residual = operands.residual[row * shape.residual_stride + output];
-    }
-
-    __device__ __forceinline__ void prepare_rotation(const Operands& operands, const Shape& shape) {
-        bool is_value = pair / shape.half >= shape.num_heads + shape.num_kv_heads;
-        if (AFTER != ROTATE || shape.rotary_dim == 0 || !present || is_value) return;
-        const float* angle = operands.table + (long long)position * shape.rotary_dim + pair % shape.half;
-        cosine = angle[0];
-        sine = angle[shape.half];
+    __device__ __forceinline__ void prepare_residual() {
+        if (AFTER == STORE && present && residual_from != nullptr) residual = *residual_from;
     }
 
     // The first or the second sum of a pair.
     __device__ __forceinline__ float sum(const float* partial, int second) const {
         float total = 0.0f;
 #pragma unroll
-        for (int w = 0; w < WARPS; w++) total += partial[(w * ROWS + row) * PARTIAL_STRIDE + column + 8 * second];
+        for (int w = 0; w < WARPS; w++) total += partial[w * ROWS * PARTIAL_STRIDE + from + 8 * second];
         return CODES ? fmaf(total, scale[second], bias[second]) : total + bias[second];
     }
 
@@ -295,14 +343,14 @@ struct Result {
         if (!present) return;
         float value = sum(partial, 0);
         if constexpr (AFTER == STORE) {
-            if (operands.residual != nullptr) value = rounded(value) + widen(residual);
-            narrow(value, operands.out[(long long)row * shape.outputs + output]);
+            if (residual_from != nullptr) value = rounded(value) + widen(residual);
+            narrow(value, *to);
         } else if constexpr (AFTER == ACTIVATE) {
-            narrow(activate<KIND>(rounded(value)), operands.out[(long long)row * shape.outputs + output]);
+            narrow(activate<KIND>(rounded(value)), *to);
         } else {
             float other = sum(partial, 1);
             if constexpr (AFTER == GATE) {
-                narrow(activate<KIND>(rounded(value)) * rounded(other), operands.out[(long long)row * shape.half + output]);
+                narrow(activate<KIND>(rounded(value)) * rounded(other), *to);
             } else {
                 rotate_and_store(rounded(value), rounded(other), operands, shape);
             }
@@ -312,7 +360,6 @@ struct Result {
     __device__ __forceinline__ void rotate_and_store(float a, float b, const Operands& operands, const Shape& shape) const {
         int head = pair / shape.half, at = pair % shape.half;
         if (shape.rotary_dim != 0 && head < shape.num_heads + shape.num_kv_heads) rotate_pair(a, b, cosine, sine);
-        ELEMENT* to = operands.out + (long long)row * shape.outputs + output;
         narrow(a, to[0]);
         narrow(b, to[shape.half]);
         int kv_head = head - shape.num_heads;
@@ -327,40 +374,22 @@ struct Result {
     }
 };
 
-// Starts copies of the norm's weight, and of its bias after it.
-__device__ __forceinline__ void copy_vectors(float* vectors, const Operands& operands, const Shape& shape) {
-    unsigned int to = (unsigned int)__cvta_generic_to_shared(vectors);
-#pragma unroll 1
-    for (int i = threadIdx.x * 8; i < shape.inputs; i += THREADS * 8) {
-#pragma unroll
-        for (int v = 0; v < 8; v += 4) {
-            copy_16_bytes(to + (i + v) * 4, operands.norm_weight + i + v, true);
-            if (NORM == LAYER_NORM) copy_16_bytes(to + (shape.inputs + i + v) * 4, operands.norm_bias + i + v, true);
-        }
-    }
-    commit_copies();
-}
-
 // What a lane multiplies of one chunk: 8 inputs of its outputs' weights and of its rows of x.
 struct Chunk {
     uint4 weight[PASSES][2], x[TILES][X_GROUPS];
 
-    // `kept` is the chunk of the normalised row.
-    __device__ __forceinline__ void read(unsigned int slot, unsigned int kept, int rows) {
+    // `slot` is the lane's, `inputs` where x is: in the slot, or in the chunk of the normalised row.
+    __device__ __forceinline__ void read(unsigned int slot, unsigned int inputs, int rows) {
         int lane = threadIdx.x % WARP;
 #pragma unroll
-        for (int pass = 0; pass < PASSES; pass++) {
-            weight[pass][0] = read_shared(slot + (pass * 2 * WARP + lane) * 16);
-            weight[pass][1] = read_shared(slot + ((pass * 2 + 1) * WARP + lane) * 16);
-        }
+        for (int i = 0; i < 2 * PASSES; i++) weight[i / 2][i % 2] = read_shared(slot + i * WARP * 16);
 #pragma unroll
         for (int t = 0; t < TILES; t++) {
 #pragma unroll
             for (int g = 0; g < X_GROUPS; g++) {
                 x[t][g] = make_uint4(0, 0, 0, 0);
                 if (t * 8 + lane / 4 >= rows) continue;
-                unsigned int of_kept = kept + (lane % 4 * X_GROUPS + g) * 16;
-                x[t][g] = read_shared(NORM == NO_NORM ? slot + WEIGHT_BYTES + x_at(t, g) : of_kept);
+                x[t][g] = read_shared(inputs + (NORM == NO_NORM ? x_at(t, g) : (lane % 4 * X_GROUPS + g) * 16));
             }
         }
     }
@@ -431,8 +460,8 @@ __device__ __forceinline__ void keep_sums(const float (&sum)[PASSES][TILES][4], 
     }
 }
 
-// Shared memory: the ring of every warp, partial sums, then what a norm needs: its vectors and the normalised row.
-extern "C" __global__ void __launch_bounds__(THREADS, 1)
+// Shared memory: the ring of every warp, partial sums, then, for a norm, the sums of its warps and the normalised row.
+extern "C" __global__ void __launch_bounds__(THREADS, TILES > 2 ? 1 : 2)
     linear_few_rows(const ELEMENT* x, const WEIGHT* weight, const float* scales, const ELEMENT* residual,
                     const float* norm_weight, const float* norm_bias, const float* bias, const float* table,
                     const int* positions, const int* slots, CACHE* keys, CACHE* values, ELEMENT* out,
@@ -441,66 +470,83 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     start_next_kernel();
     Operands operands = {x,    residual,  weight, scales, norm_weight, norm_bias, bias, table,
                          positions, slots, keys,   values, out};
-    int slot_bytes = WEIGHT_BYTES + (NORM == NO_NORM ? shape.rows * CHUNK * 2 : 0);
-    float* partial_sums = reinterpret_cast<float*>(memory + WARPS * STAGES * slot_bytes);
-    float* vectors = partial_sums + 2 * PARTIAL_FLOATS;
-    uint4* kept = reinterpret_cast<uint4*>(vectors + NORM_VECTORS * shape.inputs);
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    Slots ring;
+    ring.bytes = WEIGHT_BYTES + (NORM == NO_NORM ? shape.rows * CHUNK * 2 : 0);
+    ring.begin = shared_address(memory) + warp * STAGES * ring.bytes;
+    ring.end = ring.begin + STAGES * ring.bytes;
+    float* partial_sums = reinterpret_cast<float*>(memory + WARPS * STAGES * ring.bytes);
+    float* norm_sums = partial_sums + 2 * PARTIAL_FLOATS;
+    uint4* kept = reinterpret_cast<uint4*>(norm_sums + 2 * WARPS);
 
     // Weights and vectors of the norm are on their way before the results of the kernel before this one are there.
-    Stream stream;
-    stream.start((unsigned int)__cvta_generic_to_shared(memory), slot_bytes, weight, shape);
-    if constexpr (NORM != NO_NORM) copy_vectors(vectors, operands, shape);
-    Stream beginning = stream;
+    Weights weights;
+    weights.start(weight, shape);
 #pragma unroll 1
-    for (int s = 0; s < STAGES; s++) {
-        stream.copy_weights(shape);
+    for (unsigned int slot = ring.begin; slot != ring.end; slot += ring.bytes) {
+        if (weights.has_more()) weights.copy(slot + lane * 16, weight, shape);
         commit_copies();
-        stream.advance(weight, shape);
     }
+    Normalisation normalisation;
+    if constexpr (NORM != NO_NORM) normalisation.begin(operands, shape);
+    Rows rows;
+    rows.start(x, weights.chunks, shape);
     Result results[RESULTS];
 #pragma unroll
     for (int i = 0; i < RESULTS; i++) results[i].prepare(i * THREADS + threadIdx.x, blockIdx.x, operands, shape);
     wait_for_previous_kernel();
     if constexpr (NORM == NO_NORM) {
-#pragma unroll 1
-        for (int s = 0; s < STAGES; s++) {
-            beginning.copy_x(x, shape);
-            commit_copies();
-            beginning.advance(weight, shape);
-        }
-    } else {
-        keep_normalised(x, kept, vectors, shape);
-    }
-
-    unsigned int slot = stream.ring, kept_at = (unsigned int)__cvta_generic_to_shared(kept);
-    int buffer = 0;
-    for (int tile = blockIdx.x; tile < stream.tiles; tile += gridDim.x) {
+        unsigned int slot = ring.begin + WEIGHT_BYTES;
 #pragma unroll
-        for (int i = 0; i < RESULTS; i++) {
-            if (tile != blockIdx.x) results[i].prepare(i * THREADS + threadIdx.x, tile, operands, shape);
-            results[i].prepare_residual(operands, shape);
-            results[i].prepare_rotation(operands, shape);
+        for (int s = 0; s < STAGES; s++) {
+            rows.copy(slot, x, weights.chunks, shape);
+            commit_copies();
+            slot += ring.bytes;
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < RESULTS; i++) results[i].prepare_residual();
+    if constexpr (NORM != NO_NORM) normalisation.keep(kept, norm_sums, operands, shape);
+
+    unsigned int slot = ring.begin, kept_at = shared_address(kept) + warp * CHUNK * 2;
+    int buffer = 0;
+    for (int tile = blockIdx.x; tile < weights.tiles; tile += gridDim.x) {
+        if (tile != blockIdx.x) {
+#pragma unroll
+            for (int i = 0; i < RESULTS; i++) {
+                results[i].prepare(i * THREADS + threadIdx.x, tile, operands, shape);
+                results[i].prepare_residual();
+            }
         }
         float sum[PASSES][TILES][4] = {};
-        for (int index = threadIdx.x / WARP; index < stream.chunks; index += WARPS * AT_ONCE) {
+        unsigned int inputs = kept_at;
+        for (int left = (weights.chunks - warp + WARPS - 1) / WARPS; left > 0; left -= AT_ONCE) {
             wait_for_copies<STAGES - AT_ONCE>();
-            int present = min(AT_ONCE, (stream.chunks - index + WARPS - 1) / WARPS);
             Chunk chunk[AT_ONCE];
+            unsigned int at = slot;
 #pragma unroll
             for (int i = 0; i < AT_ONCE; i++) {
-                if (i < present) chunk[i].read(slot, kept_at + (index + i * WARPS) * CHUNK * 2, shape.rows), slot = stream.next(slot);
+                if (i < left) {
+                    chunk[i].read(at + lane * 16, NORM == NO_NORM ? at + WEIGHT_BYTES : inputs, shape.rows);
+                    at = ring.next(at);
+                    inputs += STEP * 2;
+                }
             }
 #pragma unroll
             for (int i = 0; i < AT_ONCE; i++) {
-                if (i < present) chunk[i].add_products(sum);
+                if (i < left) chunk[i].add_products(sum);
             }
             // Into the slots that these were read from.
-#pragma unroll 1
-            for (int i = 0; i < present; i++) {
-                stream.copy_weights(shape);
-                if constexpr (NORM == NO_NORM) stream.copy_x(x, shape);
-                commit_copies();
-                stream.advance(weight, shape);
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; i++) {
+                if (i < left) {
+                    if (weights.has_more()) {
+                        weights.copy(slot + lane * 16, weight, shape);
+                        if constexpr (NORM == NO_NORM) rows.copy(slot + WEIGHT_BYTES, x, weights.chunks, shape);
+                    }
+                    commit_copies();
+                    slot = ring.next(slot);
+                }
             }
         }
         float* partial = partial_sums + buffer * PARTIAL_FLOATS;

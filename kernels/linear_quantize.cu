@@ -1,7 +1,6 @@
 // linear_quantize: codes of 8 bits and one scale for each row, of x or of its root-mean-square norm: x = code * scale.
 //
 // Variants: ELEMENT=f16|bf16 NORM=NO_NORM|RMS_NORM
-// Needs: rows.cuh
 //
 // `x` is [M, K] with rows apart by a stride and on 16-byte boundaries, K a multiple of 8; `codes` [M, K], `scales` [M]. The
 // largest magnitude of a row becomes the largest code's, 448; a row of zeros has the scale 1. A norm is rounded as
@@ -24,6 +23,18 @@ __device__ __forceinline__ float max_of_block(float value) {
     if (lane == 0) of_warp[warp] = value;
     __syncthreads();
     return max_of_warp(lane < blockDim.x / WARP ? of_warp[lane] : 0.0f);
+}
+
+// The sum of a row's squares, in the order of rms_norm.cu.
+__device__ __forceinline__ float sum_of_squares(const ELEMENT* x, int columns) {
+    float sum = 0.0f;
+    for (int i = threadIdx.x * V; i < columns; i += blockDim.x * V) {
+        float value[V];
+        load<V>(x + i, value);
+#pragma unroll
+        for (int v = 0; v < V; v++) sum = fmaf(value[v], value[v], sum);
+    }
+    return sum_of_block(sum);
 }
 
 struct Row {
@@ -51,7 +62,7 @@ extern "C" __global__ void quantize_rows(const ELEMENT* x, long long x_stride, c
     start_next_kernel();
     wait_for_previous_kernel();
     Row row = {x + blockIdx.x * x_stride, norm_weight, 1.0f};
-    if constexpr (NORM == RMS_NORM) row.scale = 1.0f / sqrtf(sum_of_squares<V>(row.x, columns) / columns + eps);
+    if constexpr (NORM == RMS_NORM) row.scale = 1.0f / sqrtf(sum_of_squares(row.x, columns) / columns + eps);
     float largest = 0.0f, value[V];
     for (int i = threadIdx.x * V; i < columns; i += blockDim.x * V) {
         row.read(i, value);

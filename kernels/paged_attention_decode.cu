@@ -46,8 +46,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     bool has_part;
     Part part = {};
     // No kernel of a step writes lengths, tables, or keys and values before the last position: they are read, as far as
-    // there is room, before this step's keys are there.
-    start_next_kernel();
+    // there is room, before this step's keys are there. The next kernel starts after that: its weights would take their time.
     if (MAY_SHARE && shape.dense) {
         list_parts(shared.of_warp, list, query_starts, context_lens, shape);
         items = list.starts[shape.num_sequences] * per_part;
@@ -76,12 +75,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     Preparation preparation;
     preparation.begin(fresh, part, query_starts, shape, rotation);
     wait_for_previous_kernel();
+    start_next_kernel();
     preparation.finish(fresh, shape, rotation);
     __syncthreads();
     const ELEMENT* queries = out;
     long long query_stride = (long long)shape.num_heads * HEAD_DIM;
 #else
     wait_for_previous_kernel();
+    start_next_kernel();
     const ELEMENT* queries = qkv;
     long long query_stride = shape.row_stride;
 #endif
@@ -120,21 +121,34 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     }
 }
 
-// Merges the parts after a launch with a list: a block per sequence and group of heads.
+// Merges the parts after a launch with a list: a block takes every gridDim.x-th sequence and group of heads. Where no
+// context has several parts, it ends as soon as the launch before it has.
 extern "C" __global__ void __launch_bounds__(THREADS)
     merge_decode(const int* query_starts, const int* context_lens, ELEMENT* out, const float* partial,
                  const __grid_constant__ Shape shape) {
     __shared__ PartFactors factors;
     start_next_kernel();
+    int per_part = shape.num_kv_heads * PASSES, items = shape.num_sequences * per_part;
+    auto parts_of_item = [&](int item) {
+        return num_parts(context_of(item / per_part, query_starts, context_lens, shape), shape);
+    };
+    bool has_parts = false;
+    for (int item = blockIdx.x + threadIdx.x * gridDim.x; item < items; item += THREADS * gridDim.x) {
+        has_parts |= parts_of_item(item) > 1;
+    }
+    has_parts = __syncthreads_or(has_parts);
     wait_for_previous_kernel();
-    int per_part = shape.num_kv_heads * PASSES;
-    int sequence = blockIdx.x / per_part, count = num_parts(context_of(sequence, query_starts, context_lens, shape), shape);
-    if (count <= 1) return;
-    Part part;
-    part.sequence = sequence, part.heads_index = blockIdx.x % per_part;
-    Work work = work_of(part, query_starts, shape);
-    long long row = ((long long)sequence * shape.num_heads + work.first_head) * shape.parts_max;
-    const float* scales = partial + (long long)shape.num_sequences * shape.num_heads * shape.parts_max * HEAD_DIM + row * 2;
-    ELEMENT* to = out + ((long long)work.token * shape.num_heads + work.first_head) * HEAD_DIM;
-    merge_parts(factors, work.heads, count, to, partial + row * HEAD_DIM, scales, shape.parts_max);
+    if (!has_parts) return;
+    for (int item = blockIdx.x; item < items; item += gridDim.x) {
+        int sequence = item / per_part, count = parts_of_item(item);
+        if (count <= 1) continue;
+        Part part;
+        part.sequence = sequence, part.heads_index = item % per_part;
+        Work work = work_of(part, query_starts, shape);
+        long long row = ((long long)sequence * shape.num_heads + work.first_head) * shape.parts_max;
+        const float* scales = partial + (long long)shape.num_sequences * shape.num_heads * shape.parts_max * HEAD_DIM + row * 2;
+        ELEMENT* to = out + ((long long)work.token * shape.num_heads + work.first_head) * HEAD_DIM;
+        merge_parts(factors, work.heads, count, to, partial + row * HEAD_DIM, scales, shape.parts_max);
+        __syncthreads(); // the factors are free
+    }
 }

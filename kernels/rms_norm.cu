@@ -1,27 +1,62 @@
 // rms_norm: out = x / sqrt(mean(x^2) + eps) * weight for each row, alone and after adding a residual.
 //
 // Variants: ELEMENT=f32|f16|bf16
-// Needs: rows.cuh
 //
-// A block takes one row; a thread takes every blockDim.x-th group of V elements, once to sum the squares and once to
-// scale, where the second reading hits the cache. For many short rows there are entries in which a warp takes a row and
+// A block of 8 warps takes one row; a thread takes every THREADS-th group of V elements and keeps the first of them, with
+// their weights, which it reads before the kernel before this one has ended. For many short rows there are entries in which a warp takes a row and
 // keeps it in registers: all of it is under way at once, and nothing waits for a barrier. The order of the sum depends on
 // the row's length alone: that of a block of 256 threads, also where a warp takes the row.
 
-template <int V> __device__ void scale_row(const ELEMENT* x, const float* weight, ELEMENT* out, int columns, float mean_square, float eps) {
-    float scale = 1.0f / sqrtf(mean_square + eps);
-    for (int i = threadIdx.x * V; i < columns; i += blockDim.x * V) {
-        float value[V], factor[V];
-        load<V>(x + i, value);
-        load_constants<V>(weight + i, factor);
+constexpr int THREADS = 256;
+// Groups that a thread of a block keeps; of longer rows it reads the others twice.
+constexpr int HELD = 2;
+
+template <int V> __device__ __forceinline__ void scale(float (&value)[V], const float (&factor)[V], float scale) {
 #pragma unroll
-        for (int v = 0; v < V; v++) value[v] = value[v] * scale * factor[v];
-        store<V>(out + i, value);
-    }
+    for (int v = 0; v < V; v++) value[v] = value[v] * scale * factor[v];
+}
+template <int V> __device__ __forceinline__ void scale_group(const ELEMENT* x, const float* weight, ELEMENT* out, float factor) {
+    float value[V], weights[V];
+    load<V>(x, value);
+    load_constants<V>(weight, weights);
+    scale<V>(value, weights, factor);
+    store<V>(out, value);
+}
+template <int V> __device__ __forceinline__ void add_squares(const float (&value)[V], float& sum) {
+#pragma unroll
+    for (int v = 0; v < V; v++) sum = fmaf(value[v], value[v], sum);
 }
 
-template <int V> __device__ void norm_row(const ELEMENT* x, const float* weight, ELEMENT* out, int columns, float eps) {
-    scale_row<V>(x, weight, out, columns, sum_of_squares<V>(x, columns) / columns, eps);
+template <int V> __device__ __forceinline__ void norm_row(const ELEMENT* x, const float* weight, ELEMENT* out, int columns, float eps) {
+    __shared__ __align__(16) float sums[THREADS / WARP];
+    float value[HELD][V], factor[HELD][V], sum = 0.0f;
+    auto place = [&](int h) { return ((int)threadIdx.x + h * THREADS) * V; };
+#pragma unroll
+    for (int h = 0; h < HELD; h++) {
+        if (place(h) < columns) load_constants<V>(weight + place(h), factor[h]);
+    }
+    wait_for_previous_kernel();
+#pragma unroll
+    for (int h = 0; h < HELD; h++) {
+        if (place(h) < columns) load<V>(x + place(h), value[h]);
+    }
+#pragma unroll
+    for (int h = 0; h < HELD; h++) {
+        if (place(h) < columns) add_squares<V>(value[h], sum);
+    }
+    for (int i = place(HELD); i < columns; i += THREADS * V) {
+        float more[V];
+        load<V>(x + i, more);
+        add_squares<V>(more, sum);
+    }
+    float common = 1.0f / sqrtf(sum_of_8_warps(sum, sums) / columns + eps);
+#pragma unroll
+    for (int h = 0; h < HELD; h++) {
+        if (place(h) >= columns) return;
+        scale<V>(value[h], factor[h], common);
+        store<V>(out + place(h), value[h]);
+    }
+    for (int i = place(HELD); i < columns; i += THREADS * V) scale_group<V>(x + i, weight + i, out + i, common);
 }
 
 // Adds groups and rounds: the squares summed are those of the rounded sums, which is what the next layer reads as its
@@ -38,17 +73,18 @@ template <int V> __device__ __forceinline__ void add_rounded(float (&value)[V], 
 template <int V>
 __device__ void add_norm_row(const ELEMENT* x, const ELEMENT* residual, const float* weight, ELEMENT* total, ELEMENT* out,
                              int columns, float eps) {
+    __shared__ __align__(16) float sums[THREADS / WARP];
     float sum = 0.0f;
-    for (int i = threadIdx.x * V; i < columns; i += blockDim.x * V) {
+    for (int i = threadIdx.x * V; i < columns; i += THREADS * V) {
         float value[V], other[V];
         load<V>(x + i, value);
         load<V>(residual + i, other);
         add_rounded<V>(value, other);
-#pragma unroll
-        for (int v = 0; v < V; v++) sum = fmaf(value[v], value[v], sum);
+        add_squares<V>(value, sum);
         store<V>(total + i, value);
     }
-    scale_row<V>(total, weight, out, columns, sum_of_block(sum) / columns, eps);
+    float common = 1.0f / sqrtf(sum_of_8_warps(sum, sums) / columns + eps);
+    for (int i = threadIdx.x * V; i < columns; i += THREADS * V) scale_group<V>(total + i, weight + i, out + i, common);
 }
 
 // The sum over a warp of N numbers of each lane, where number n is what the lane of the same number in warp n of a block
@@ -104,8 +140,7 @@ __device__ __forceinline__ void norm_short_row(const ELEMENT* x, const ELEMENT* 
             if (i < columns) *reinterpret_cast<uint4*>(total + i) = kept[n];
         }
         squares[n] = 0.0f;
-#pragma unroll
-        for (int v = 0; v < V; v++) squares[n] = fmaf(value[v], value[v], squares[n]);
+        add_squares<V>(value, squares[n]);
     }
     float scale = 1.0f / sqrtf(sum_as_block<N>(squares) / columns + eps);
 #pragma unroll
@@ -124,7 +159,6 @@ __device__ __forceinline__ void norm_short_row(const ELEMENT* x, const ELEMENT* 
 extern "C" __global__ void rms_norm(const ELEMENT* x, long long x_stride, const float* weight, ELEMENT* out, int columns,
                                     float eps) {
     start_next_kernel();
-    wait_for_previous_kernel();
     const ELEMENT* row = x + blockIdx.x * x_stride;
     ELEMENT* to = out + (long long)blockIdx.x * columns;
     bool wide = rows_on_16_bytes(x, x_stride) && rows_on_16_bytes(out, columns) && on_16_bytes(weight);

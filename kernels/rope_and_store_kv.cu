@@ -71,43 +71,51 @@ __device__ __forceinline__ void copy_halves(const Head& head, const uint4 (&raw)
     }
 }
 
-// Heads of `TOKENS` tokens from blockIdx.x * TOKENS on, where rotations are `in_halves`. Whole warps call.
+// Heads of `TOKENS` tokens from blockIdx.x * TOKENS on, where rotations are `in_halves`. Whole warps call. What no kernel of a
+// step writes is read before the kernel before this one has ended.
 template <int TOKENS>
 __device__ __forceinline__ void take_halves(const Operands& operands, const Rows& rows, const Rotation& rotation) {
     constexpr int V = WIDEST<ELEMENT>;
     Place place(rows, rotation.lanes);
     Head head = place.head(operands, rows, rotation);
     int first = blockIdx.x * TOKENS;
-    uint4 raw[TOKENS][2];
     int position[TOKENS], slot[TOKENS];
 #pragma unroll
     for (int t = 0; t < TOKENS; t++) {
+        bool present = place.present && first + t < rows.num_tokens;
+        position[t] = present ? operands.positions[first + t] : -1;
+        slot[t] = present ? operands.slots[first + t] : -1;
+    }
+    Factors<V> factors;
+    auto read_angles = [&](int t) {
+        head.angles = position[t] >= 0 && !place.is_value ? rotation.angles(operands.table, position[t]) : nullptr;
+        factors.read_angles(head, place.lane);
+    };
+    if (place.present) factors.read_weights(head, place.lane);
+    if (TOKENS == 1) read_angles(0);
+    wait_for_previous_kernel();
+    uint4 raw[TOKENS][2];
+#pragma unroll
+    for (int t = 0; t < TOKENS; t++) {
         raw[t][0] = raw[t][1] = make_uint4(0, 0, 0, 0);
-        position[t] = slot[t] = -1;
         if (!place.present || first + t >= rows.num_tokens) continue;
         place.of_token(head, first + t, -1, operands, rows);
         raw[t][0] = *reinterpret_cast<const uint4*>(head.from + place.lane * V);
         raw[t][1] = *reinterpret_cast<const uint4*>(head.from + head.half + place.lane * V);
-        position[t] = operands.positions[first + t];
-        slot[t] = operands.slots[first + t];
     }
-    Factors<V> factors;
-    if (place.present) factors.read_weights(head, place.lane);
 #pragma unroll
     for (int t = 0; t < TOKENS; t++) {
-        bool present = position[t] >= 0;
         place.of_token(head, first + t, slot[t], operands, rows);
         if (__all_sync(ALL_LANES, place.is_value)) {
             // Nothing happens to them, and a warp of nothing else need not wait for a sum.
             if (head.stored != nullptr) copy_halves(head, raw[t], place.lane);
             continue;
         }
-        head.angles = present && !place.is_value ? rotation.angles(operands.table, position[t]) : nullptr;
-        factors.read_angles(head, place.lane);
+        if (TOKENS > 1) read_angles(t);
         float value[2][V];
         widen_16_bytes(raw[t][0], ELEMENT{}, value[0]);
         widen_16_bytes(raw[t][1], ELEMENT{}, value[1]);
-        transform_halves(head, factors, value, present, place.lane, rotation);
+        transform_halves(head, factors, value, position[t] >= 0, place.lane, rotation);
     }
 }
 
@@ -116,11 +124,11 @@ extern "C" __global__ void rope_and_store_kv(ELEMENT* qkv, const float* query_no
                                              CACHE* values, const __grid_constant__ Rows rows,
                                              const __grid_constant__ Rotation rotation) {
     start_next_kernel();
-    wait_for_previous_kernel();
     Operands operands = {qkv, query_norm, key_norm, table, positions, slots, keys, values};
     if constexpr (WIDEST<ELEMENT> == WIDEST<CACHE>) {
         if (rotation.in_halves) return take_halves<1>(operands, rows, rotation);
     }
+    wait_for_previous_kernel();
     Place place(rows, rotation.lanes);
     int token = blockIdx.x;
     Head head = place.head(operands, rows, rotation);
@@ -139,7 +147,6 @@ extern "C" __global__ void __launch_bounds__(128)
                         const int* positions, const int* slots, CACHE* keys, CACHE* values,
                         const __grid_constant__ Rows rows, const __grid_constant__ Rotation rotation) {
     start_next_kernel();
-    wait_for_previous_kernel();
     if constexpr (WIDEST<ELEMENT> == WIDEST<CACHE>) {
         take_halves<TOKENS>({qkv, query_norm, key_norm, table, positions, slots, keys, values}, rows, rotation);
     }

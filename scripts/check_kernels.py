@@ -46,6 +46,9 @@ class Compiler:
     """NVRTC, through its C interface."""
 
     def __init__(self, folder):
+        # It asks for these by name; what is loaded is found.
+        for builtins in glob.glob(os.path.join(folder, "libnvrtc-builtins.so.*")):
+            ctypes.CDLL(builtins, mode=ctypes.RTLD_GLOBAL)
         self.library = ctypes.CDLL(sorted(glob.glob(os.path.join(folder, "libnvrtc.so.*")))[0])
 
     def version(self):

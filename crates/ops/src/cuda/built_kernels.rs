@@ -59,7 +59,7 @@ pub(crate) fn tasks(steps: &StepKernels, capability: u32) -> Result<Vec<Task>, S
         return Err(format!("NVRTC {major}.{minor} does not compile for sm_{capability}, only for {supported:?}"));
     }
     let target = Target::exactly(capability);
-    let modules = modules(steps, &Gpu::of_architecture(capability));
+    let modules = modules_of_architecture(steps, capability);
     Ok(modules.into_iter().map(|module| Task { module, target }).collect())
 }
 
@@ -75,7 +75,7 @@ pub(crate) fn check_built(steps: &StepKernels) -> Result<(), String> {
     }
     let gpu = Gpu::current();
     let target = Target::of(gpu.capability, Gpu::whole().capability);
-    let missing = modules(steps, &[gpu]).into_iter().filter(|module| !is_built_ahead(module, target));
+    let missing = modules(steps, &gpu).into_iter().filter(|module| !is_built_ahead(module, target));
     let missing: Vec<Module> = missing.collect();
     match &missing[..] {
         [] => Ok(()),
@@ -84,10 +84,24 @@ pub(crate) fn check_built(steps: &StepKernels) -> Result<(), String> {
     }
 }
 
-/// The variants of sources, each once, in the order in which a layer needs them.
-fn modules(steps: &StepKernels, gpus: &[Gpu]) -> Vec<Module> {
+/// What any card of this compute capability may take.
+fn modules_of_architecture(steps: &StepKernels, capability: u32) -> Vec<Module> {
+    let [smallest, largest] = Gpu::of_architecture(capability);
+    // How few rows are divided follows from the number of multiprocessors, not only from whether they are many.
+    let between = smallest.up_to(&largest);
+    let divided = between
+        .flat_map(|gpu| steps.projections.iter().flat_map(move |projection| of_few_rows(steps, projection, &gpu)));
+    each_once(kernels(steps, &smallest).into_iter().chain(kernels(steps, &largest)).chain(divided))
+}
+
+/// The variants of sources, in the order in which a layer needs them.
+fn modules(steps: &StepKernels, gpu: &Gpu) -> Vec<Module> {
+    each_once(kernels(steps, gpu))
+}
+
+fn each_once(kernels: impl IntoIterator<Item = Kernel>) -> Vec<Module> {
     let mut modules: Vec<Module> = Vec::new();
-    for kernel in gpus.iter().flat_map(|gpu| kernels(steps, gpu)) {
+    for kernel in kernels {
         if !modules.contains(&kernel.module) {
             modules.push(kernel.module);
         }
@@ -194,7 +208,7 @@ mod tests {
     }
 
     fn variants(steps: &StepKernels, capability: u32, source: &str) -> Vec<String> {
-        let modules = modules(steps, &Gpu::of_architecture(capability));
+        let modules = modules_of_architecture(steps, capability);
         modules.iter().filter(|module| module.name() == source).map(Module::variant).collect()
     }
 
@@ -204,10 +218,10 @@ mod tests {
             for (dtype, cache) in [(DType::F16, DType::F16), (DType::BF16, E4M3), (DType::F32, DType::F32)] {
                 for is_batch_invariant in [false, true] {
                     let steps = StepKernels { is_batch_invariant, ..small(dtype, cache) };
-                    let built = modules(&steps, &Gpu::of_architecture(capability));
+                    let built = modules_of_architecture(&steps, capability);
                     let [mut card, _] = Gpu::of_architecture(capability);
                     card.multiprocessors = multiprocessors;
-                    let taken = modules(&steps, &[card]);
+                    let taken = modules(&steps, &card);
                     assert!(!taken.is_empty() && taken.iter().all(|module| built.contains(module)), "sm_{capability}");
                 }
             }

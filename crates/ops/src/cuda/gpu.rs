@@ -82,6 +82,12 @@ impl Gpu {
         })
     }
 
+    /// Cards with as many multiprocessors as this one, as `largest`, and as any card between them: they come in pairs.
+    pub(super) fn up_to(self, largest: &Self) -> impl Iterator<Item = Self> + use<> {
+        let counts = (self.multiprocessors..=largest.multiprocessors).step_by(2);
+        counts.map(move |multiprocessors| Self { multiprocessors, ..self })
+    }
+
     fn ask() -> Self {
         let attribute = |attribute| {
             let device = driver::device::get(0).ok()?;

@@ -37,14 +37,15 @@ const CAPABILITY_MIN: u32 = 80;
 /// Threads of a block, and chunks of inputs that a warp may have in flight: at most (more gain nothing), at least.
 const THREADS: usize = 256;
 const WARPS: usize = THREADS / 32;
-const STAGES: std::ops::RangeInclusive<usize> = 3..=6;
+const STAGES: std::ops::RangeInclusive<usize> = 3..=8;
 /// Inputs of a chunk, and where weights are codes.
 const CHUNK: usize = 32;
 const CHUNK_OF_CODES: usize = 64;
 /// Codes that an access moves.
 const CODES_AT_ONCE: usize = 16;
-/// Static shared memory of the kernel, rounded up.
-const STATIC_SHARED_BYTES: usize = 1024;
+/// Shared memory that a block asks for at least, where there is so much, with one row and with several. Measured on Hopper:
+/// with less, kernels far behind in a graph find room and hold up those that are due.
+const SHARED_BYTES_MIN: [usize; 2] = [80_000, 116_000];
 
 /// `Shape` of the source.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -180,36 +181,45 @@ impl Form {
         }
     }
 
-    /// A block for each multiprocessor or fewer, which take more outputs at a time if there are enough of them, with as
-    /// many copies in flight as shared memory has room for.
+    /// A block for each multiprocessor or fewer, which take more outputs at a time where that is no more work for the one that
+    /// has most, with as many copies in flight as help and shared memory has room for.
     fn division(&self, gpu: &Gpu) -> Division {
         let multiprocessors = gpu.multiprocessors;
         let tiles = self.rows.div_ceil(8);
-        let [_, pairs] = self.pairs();
-        let wanted = if pairs.div_ceil(8) <= multiprocessors { 1 } else { 2 };
-        let stages_wanted = if wanted * tiles > 2 { 5 } else { *STAGES.end() };
+        let groups = self.pairs()[1].div_ceil(8);
+        // Three at a time leave no registers for more rows, or for codes.
+        let passes_max = if tiles == 1 && self.weight == self.dtype { 3 } else { 2 };
+        let most = |passes: usize| groups.div_ceil(passes).div_ceil(multiprocessors) * passes;
+        let wanted = [2, 3, 1].into_iter().filter(|&passes| passes <= passes_max).min_by_key(|&passes| most(passes));
+        let wanted = wanted.unwrap_or(1);
+        let chunks_of_warp = self.inputs.div_ceil(chunk(self.weight)).div_ceil(WARPS);
+        let stages_wanted = match wanted {
+            _ if tiles > 1 && wanted * tiles > 2 => 5,
+            1 => chunks_of_warp.clamp(6, *STAGES.end()),
+            2 => 6,
+            _ => chunks_of_warp.clamp(4, 6),
+        };
         let candidates = (1..=wanted).rev().flat_map(|passes| {
             STAGES.rev().filter(|&stages| stages <= stages_wanted).map(move |stages| (passes, stages))
         });
+        let shared_bytes_min = SHARED_BYTES_MIN[usize::from(self.rows > 1)].min(room(gpu));
         let division = |(passes, stages)| Division {
             tiles,
             passes,
             stages,
-            blocks: pairs.div_ceil(8 * passes).min(multiprocessors),
-            shared_bytes: self.shared_bytes(tiles, passes, stages),
+            blocks: groups.div_ceil(passes).min(multiprocessors),
+            shared_bytes: self.shared_bytes(tiles, passes, stages).max(shared_bytes_min),
         };
         let mut candidates = candidates.map(division);
         let smallest = division((1, *STAGES.start()));
         candidates.find(|division| division.shared_bytes <= room(gpu)).unwrap_or(smallest)
     }
 
-    /// The shared memory that the source divides: rings, partial sums, the norm's vectors, the normalised row.
+    /// The shared memory that the source divides: rings, partial sums, sums of a norm's warps, the normalised row.
     fn shared_bytes(&self, tiles: usize, passes: usize, stages: usize) -> usize {
         let chunk = chunk(self.weight);
-        let norm = self.norm.map_or(0, |norm| {
-            let vectors = if norm == NormKind::Layer { 2 } else { 1 };
-            vectors * self.inputs * size_of::<f32>() + self.inputs.next_multiple_of(chunk) * 2
-        });
+        let norm_sums = 2 * WARPS * size_of::<f32>();
+        let norm = self.norm.map_or(0, |_| norm_sums + self.inputs.next_multiple_of(chunk) * 2);
         let rows_in_ring = if self.norm.is_some() { 0 } else { self.rows };
         shared_bytes((rows_in_ring, chunk), (tiles, passes, stages)) + norm
     }
@@ -276,7 +286,7 @@ fn smallest_shared_bytes(rows: usize) -> usize {
 
 /// Shared memory that a block may have.
 fn room(gpu: &Gpu) -> usize {
-    gpu.shared_bytes_of_block(1).saturating_sub(STATIC_SHARED_BYTES)
+    gpu.shared_bytes_of_block(1)
 }
 
 impl FewRows {

@@ -106,9 +106,6 @@ const WGMMA: &str = include_str!("../../../../kernels/wgmma.cuh");
 const ATTENTION_WGMMA: &str =
     concat!(include_str!("../../../../kernels/attention.cuh"), include_str!("../../../../kernels/wgmma.cuh"));
 
-/// What comes before kernels with a block for each row.
-const ROWS: &str = include_str!("../../../../kernels/rows.cuh");
-
 macro_rules! needs {
     () => {
         ""
@@ -138,14 +135,14 @@ sources! {
     LINEAR = "linear",
     LINEAR_FEW_ROWS = "linear_few_rows" needs PRODUCTS,
     LINEAR_FP8 = "linear_fp8",
-    LINEAR_QUANTIZE = "linear_quantize" needs ROWS,
+    LINEAR_QUANTIZE = "linear_quantize",
     LINEAR_TILES = "linear_tiles" needs PRODUCTS,
     LINEAR_WGMMA = "linear_wgmma" needs WGMMA,
     PAGED_ATTENTION = "paged_attention",
     PAGED_ATTENTION_DECODE = "paged_attention_decode" needs DECODE,
     PAGED_ATTENTION_TILES = "paged_attention_tiles" needs ATTENTION,
     PAGED_ATTENTION_WGMMA = "paged_attention_wgmma" needs ATTENTION_WGMMA,
-    RMS_NORM = "rms_norm" needs ROWS,
+    RMS_NORM = "rms_norm",
     ROPE_AND_STORE_KV = "rope_and_store_kv" needs HEADS,
     SAMPLE = "sample",
 }

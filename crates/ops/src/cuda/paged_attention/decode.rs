@@ -27,6 +27,9 @@ const PARTS: usize = 16;
 const STAGES_MAX: usize = 3;
 const LANES: usize = 32;
 const CLUSTER_MAX: usize = 8;
+/// Blocks for each multiprocessor that merge parts: as many as have room beside those that attend, so that where no context has
+/// parts they have nothing to wait for but the end of those.
+const MERGING_BLOCKS: usize = 4;
 
 /// What is still to happen to rows of queries, keys and values.
 pub(super) struct Fresh<'a> {
@@ -107,7 +110,8 @@ impl Decode {
         }
         .submit(out);
         if is_dense && parts_max > 1 {
-            let grid = Grid::new([sequences * per_part, 1, 1], self.warps * LANES);
+            let blocks = (sequences * per_part).min(MERGING_BLOCKS * attention.gpu.multiprocessors);
+            let grid = Grid::new([blocks, 1, 1], self.warps * LANES);
             Launch::new(kernel("merge_decode"), grid)
                 .read(&attention.query_starts)
                 .read(&attention.context_lens)
