@@ -60,7 +60,9 @@ refused() {
   ! some "$work/none" "${@:2}" || fail "${*:2} starts without a compiler"
   grep -q "$1" "$work/log" || fail "the message does not say \"$1\""
 }
-refused 'install the CUDA toolkit (NVRTC)' --quantization fp8
+refused 'firebrick kernels build MODEL --arch sm_90a' --quantization fp8
 refused 'firebrick kernels build MODEL --arch sm_90a' --block-size 32
+with "$compiler" kernels build "$model" --arch sm_90a --quantization fp8 --output "$work/kernels" || fail "FP8 kernels are not built"
+some "$work/none" --quantization fp8 || fail "built kernels do not suffice for FP8 where there is no compiler"
 
 echo "CUDA without a GPU: 18 loads of three models in five ways, a real model as on two older cards and without a compiler"

@@ -187,10 +187,20 @@ fn choose_fp8(checkpoint: &Checkpoint, options: &Options, device: &Device, dtype
         "does not go with --dtype float32; use bfloat16 or float16"
     } else if options.deterministic {
         "does not go with --deterministic; leave one of them out"
-    } else if !has_kernel_compiler() {
-        "takes kernels that are compiled when they are needed; install the CUDA toolkit (NVRTC)"
     } else {
-        return Ok(if is_made { Fp8::All } else { Fp8::Stored });
+        let kernel_options = KernelOptions {
+            dtype,
+            kv_dtype: choose_kv_dtype(checkpoint, options, device, dtype)?,
+            block_size: options.block_size as usize,
+            deterministic: false,
+            fp8_weights: true,
+        };
+        return match check_kernels(&step_kernels(checkpoint.config(), kernel_options)) {
+            Ok(()) => Ok(if is_made { Fp8::All } else { Fp8::Stored }),
+            // Nothing can be compiled, and what was built is not for FP8.
+            Err(error) if is_made => Err(error.into()),
+            Err(_) => Ok(Fp8::Never),
+        };
     };
     match is_made {
         true => Err(Error::Option(format!("--quantization is fp8, which {obstacle}"))),
@@ -221,6 +231,7 @@ fn check_cuda_kernels(config: &ModelConfig, plan: &PlanOptions, options: &Option
         kv_dtype: plan.kv_dtype,
         block_size: plan.block_size,
         deterministic: options.deterministic,
+        fp8_weights: false, // where there are such, it is known that their kernels are there
     };
     check_kernels(&step_kernels(config, kernel_options))?;
     match burns_part(config) {

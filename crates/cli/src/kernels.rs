@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use clap::{ArgAction, Args, Subcommand};
 use firebrick::{KvCacheDtype, SourceOptions};
-use firebrick_checkpoint::{Checkpoint, Dtype, KvDtype, ModelConfig};
+use firebrick_checkpoint::{Checkpoint, Dtype, KvDtype};
 use firebrick_model::{KernelOptions, step_kernels};
 use firebrick_ops::{KernelTask, kernel_tasks};
 
@@ -32,7 +32,8 @@ the other commands look in the folder `kernels` beside the program, or in --kern
 $FIREBRICK_KERNELS. A kernel that is not there is compiled at the start where NVRTC is, and named in
 an error where it is not. A machine that runs what was built needs the driver and cuBLASLt. Gemma,
 OPT and GPT-2 also take kernels of Burn, which cannot be built ahead: they need NVRTC and the CUDA
-headers where they run. Without them FP8 weights are widened when they are loaded.";
+headers where they run. Kernels for FP8 weights are built for models that have such, and with
+--quantization fp8.";
 
 /// Compile the CUDA kernels of models ahead.
 #[derive(Args, Debug)]
@@ -76,6 +77,10 @@ struct BuildArgs {
     #[arg(long, value_name = "TOKENS", default_value = "16", value_parser = quantity)]
     block_size: usize,
 
+    /// Also those of `serve --quantization fp8`
+    #[arg(long, value_name = "METHOD", value_parser = ["fp8"])]
+    quantization: Option<String>,
+
     /// Also those of `serve --deterministic`
     #[arg(long, action = ArgAction::SetTrue)]
     deterministic: bool,
@@ -111,13 +116,15 @@ fn tasks(args: &BuildArgs, bars: &Bars) -> Result<Vec<KernelTask>, Failure> {
     let mut tasks = Vec::new();
     for name in &args.models {
         let source = loading::find(name, &SourceOptions::default(), bars)?;
-        let opened = match source.path.is_dir() {
+        // A configuration is enough; weights, where there are any, say which of them are in FP8.
+        let opened = Checkpoint::open(&source.path).or_else(|error| match source.path.is_dir() {
             true => Checkpoint::open_with_dummy_weights(&source.path),
-            false => Checkpoint::open(&source.path),
-        };
+            false => Err(error),
+        });
         let checkpoint = opened.map_err(firebrick::Error::from)?;
         for &capability in &args.arch {
-            let steps = step_kernels(checkpoint.config(), options(args, checkpoint.config(), capability)?);
+            let options = options(args, &checkpoint, capability)?;
+            let steps = step_kernels(checkpoint.config(), options);
             for task in kernel_tasks(&steps, capability).map_err(firebrick::Error::from)? {
                 if !tasks.contains(&task) {
                     tasks.push(task);
@@ -129,7 +136,8 @@ fn tasks(args: &BuildArgs, bars: &Bars) -> Result<Vec<KernelTask>, Failure> {
 }
 
 /// As `serve` will choose on a card of this compute capability.
-fn options(args: &BuildArgs, config: &ModelConfig, capability: u32) -> Result<KernelOptions, Failure> {
+fn options(args: &BuildArgs, checkpoint: &Checkpoint, capability: u32) -> Result<KernelOptions, Failure> {
+    let config = checkpoint.config();
     let has_bfloat16 = capability >= 80;
     let dtype = match args.dtype.0 {
         Some(Dtype::BF16) if !has_bfloat16 => {
@@ -144,7 +152,13 @@ fn options(args: &BuildArgs, config: &ModelConfig, capability: u32) -> Result<Ke
         KvCacheDtype::Auto => dtype.into(),
         KvCacheDtype::Fp8E4m3 => KvDtype::E4m3,
     };
-    Ok(KernelOptions { dtype, kv_dtype, block_size: args.block_size, deterministic: args.deterministic })
+    Ok(KernelOptions {
+        dtype,
+        kv_dtype,
+        block_size: args.block_size,
+        deterministic: args.deterministic,
+        fp8_weights: args.quantization.is_some() || checkpoint.stored_fp8_bytes(dtype).is_some(),
+    })
 }
 
 /// One compiled kernel.

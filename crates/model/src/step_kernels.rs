@@ -1,6 +1,6 @@
 //! What a model's steps look like to the kernels, from its configuration alone: no weights, no device.
 
-use firebrick_checkpoint::{Architecture, Dtype, KvDtype, ModelConfig};
+use firebrick_checkpoint::{Architecture, Dtype, FP8_MULTIPLE, KvDtype, ModelConfig};
 use firebrick_ops::e4m3::E4M3;
 use firebrick_ops::{NormKind, ProjectionShape, QkvOptions, StepKernels, Use};
 
@@ -19,6 +19,8 @@ pub struct KernelOptions {
     pub block_size: usize,
     /// Every row has the same bits in every batch.
     pub deterministic: bool,
+    /// Matrices of linear layers may be in FP8.
+    pub fp8_weights: bool,
 }
 
 /// What decides which kernels the model's steps may take on CUDA.
@@ -29,7 +31,14 @@ pub fn step_kernels(config: &ModelConfig, options: KernelOptions) -> StepKernels
     let (query, kv) = (config.query_size(), config.kv_size());
     let kind = activation_of(config.activation);
     let (up, then) = if config.has_gated_mlp() { (2 * inner, Use::Gate(kind)) } else { (inner, Use::Activate(kind)) };
-    let shape = |inputs, outputs, norm, then| ProjectionShape { inputs, outputs, norm, then };
+    let shape = |inputs: usize, outputs: usize, norm, then| ProjectionShape {
+        inputs,
+        outputs,
+        norm,
+        then,
+        may_be_fp8: options.fp8_weights && [inputs, outputs].iter().all(|size| size.is_multiple_of(FP8_MULTIPLE)),
+    };
+    let logits = ProjectionShape { may_be_fp8: false, ..shape(hidden, config.vocab_size, norm, Use::Keep) };
     let rotary_dim = config.rope.as_ref().map_or(0, |rope| rope.rotary_dim / 2 * 2);
     StepKernels {
         dtype: burn_dtype(options.dtype),
@@ -44,7 +53,7 @@ pub fn step_kernels(config: &ModelConfig, options: KernelOptions) -> StepKernels
             shape(query, hidden, None, Use::Keep),
             shape(hidden, up, norm, then),
             shape(inner, hidden, None, Use::Keep),
-            shape(hidden, config.vocab_size, norm, Use::Keep),
+            logits,
         ],
         is_batch_invariant: options.deterministic,
     }
@@ -71,8 +80,13 @@ mod tests {
     fn steps(model: &str) -> (StepKernels, Option<&'static str>) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/models").join(model);
         let checkpoint = Checkpoint::open(&folder).expect("the fixture opens");
-        let options =
-            KernelOptions { dtype: Dtype::BF16, kv_dtype: Dtype::BF16.into(), block_size: 16, deterministic: false };
+        let options = KernelOptions {
+            dtype: Dtype::BF16,
+            kv_dtype: Dtype::BF16.into(),
+            block_size: 16,
+            deterministic: false,
+            fp8_weights: true,
+        };
         (step_kernels(checkpoint.config(), options), burns_part(checkpoint.config()))
     }
 
@@ -81,6 +95,8 @@ mod tests {
         let (steps, burns) = steps("llama-tied");
         assert_eq!(burns, None);
         assert_eq!(steps.projections.iter().filter(|projection| projection.norm.is_some()).count(), 3);
+        let fp8: Vec<bool> = steps.projections.iter().map(|projection| projection.may_be_fp8).collect();
+        assert_eq!(fp8, [true, true, true, true, false], "all but the output projection");
         assert!(steps.projections.iter().all(|projection| projection.norm != Some(NormKind::Layer)));
         assert!(matches!(steps.projections[2].then, Use::Gate(_)));
     }

@@ -46,6 +46,8 @@ pub struct ProjectionShape {
     pub norm: Option<NormKind>,
     /// What comes after it.
     pub then: Use,
+    /// It may be held in FP8, where the GPU multiplies such.
+    pub may_be_fp8: bool,
 }
 
 /// What decides which kernels a model's steps may take.

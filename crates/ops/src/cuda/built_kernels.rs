@@ -8,15 +8,17 @@ use burn::tensor::DType;
 
 use super::gpu::Gpu;
 use super::kernel::{Kernel, Module};
-use super::linear_few_rows::{Follow, Form, rows_taken, runs_on};
+use super::linear_few_rows::{FEW_ROWS, Follow, Form, rows_taken, runs_on};
 use super::module_cache::{Target, build, can_compile, compiler_version, is_built_ahead, not_built, supported_targets};
 use super::paged_attention::Form as AttentionForm;
 use super::projection::rotates;
 use super::{
-    activation, gather_rows, layer_norm, linear, linear_tiles, linear_wgmma, probe, rms_norm, rope_and_store_kv, sample,
+    activation, gather_rows, layer_norm, linear, linear_fp8, linear_quantize, linear_tiles, linear_wgmma, probe,
+    rms_norm, rope_and_store_kv, sample,
 };
 use crate::backend::Activated;
 use crate::built_kernels::{NormKind, ProjectionShape, StepKernels, Use};
+use crate::e4m3::E4M3;
 
 /// Sequences of the largest step that attention's kernels are asked for.
 const SEQUENCES_MAX: usize = 1024;
@@ -128,6 +130,9 @@ fn kernels(steps: &StepKernels, gpu: &Gpu) -> Vec<Kernel> {
             Use::Keep | Use::Heads => None,
         });
         kernels.extend(of_few_rows(steps, projection, gpu));
+        if is_fp8(steps, projection, gpu) {
+            kernels.extend(of_rows_of_codes(dtype, projection));
+        }
         if !steps.is_batch_invariant {
             kernels.extend(of_some_rows(dtype, projection, gpu));
         }
@@ -146,9 +151,32 @@ fn takes_few_rows(dtype: DType, gpu: &Gpu) -> bool {
     matches!(dtype, DType::F16 | DType::BF16) && runs_on(gpu)
 }
 
+/// Whether codes of 8 bits may be multiplied.
+fn is_fp8(steps: &StepKernels, projection: &ProjectionShape, gpu: &Gpu) -> bool {
+    projection.may_be_fp8
+        && gpu.capability >= probe::FP8_CAPABILITY
+        && !steps.is_batch_invariant
+        && matches!(steps.dtype, DType::F16 | DType::BF16)
+}
+
+/// The kernels around the library's product of rows that have become codes.
+fn of_rows_of_codes(dtype: DType, projection: &ProjectionShape) -> Vec<Kernel> {
+    let normed = (projection.norm == Some(NormKind::Rms)).then(|| linear_quantize::kernel(dtype, true));
+    let finish = linear_fp8::kernel(dtype, activated(projection));
+    [linear_quantize::kernel(dtype, false), finish].into_iter().chain(normed).collect()
+}
+
+fn activated(projection: &ProjectionShape) -> Activated {
+    match projection.then {
+        Use::Activate(kind) => Activated::All(kind),
+        Use::Gate(kind) => Activated::Gated(kind),
+        Use::Keep | Use::Heads => Activated::Not,
+    }
+}
+
 /// The kernels that multiply few rows by one matrix: alone with the norm, or several without.
 fn of_few_rows(steps: &StepKernels, projection: &ProjectionShape, gpu: &Gpu) -> Vec<Kernel> {
-    let ProjectionShape { inputs, outputs, norm, then } = *projection;
+    let ProjectionShape { inputs, outputs, norm, then, .. } = *projection;
     if !takes_few_rows(steps.dtype, gpu) {
         return Vec::new();
     }
@@ -161,31 +189,30 @@ fn of_few_rows(steps: &StepKernels, projection: &ProjectionShape, gpu: &Gpu) -> 
     };
     let cache = if rotates { steps.cache } else { steps.dtype };
     let dtype = steps.dtype;
-    let form = |rows, norm| Form { dtype, weight: dtype, cache, norm, follow, rows, outputs, inputs };
-    let alone = norm.map(|norm| form(1, Some(norm)).variant(gpu));
-    let several = rows_taken(outputs * inputs, gpu, steps.is_batch_invariant).map(|rows| form(rows, None).variant(gpu));
-    alone.into_iter().chain(several).collect()
+    let of = |weight: DType, rows_max: usize| {
+        let form = move |rows, norm| Form { dtype, weight, cache, norm, follow, rows, outputs, inputs };
+        let alone = norm.map(|norm| form(1, Some(norm)).variant(gpu));
+        let rows =
+            rows_taken(outputs * inputs, gpu, steps.is_batch_invariant).take_while(move |&rows| rows <= rows_max);
+        alone.into_iter().chain(rows.map(move |rows| form(rows, None).variant(gpu)))
+    };
+    let codes = is_fp8(steps, projection, gpu).then(|| of(E4M3, FEW_ROWS));
+    of(dtype, usize::MAX).chain(codes.into_iter().flatten()).collect()
 }
 
 /// The kernels that multiply tens to hundreds of rows by one matrix.
 fn of_some_rows(dtype: DType, projection: &ProjectionShape, gpu: &Gpu) -> Vec<Kernel> {
-    let activated = match projection.then {
-        Use::Activate(kind) => Activated::All(kind),
-        Use::Gate(kind) => Activated::Gated(kind),
-        Use::Keep | Use::Heads => Activated::Not,
-    };
-    linear_wgmma::kernels(dtype, activated, [projection.outputs, projection.inputs], gpu)
+    linear_wgmma::kernels(dtype, activated(projection), [projection.outputs, projection.inputs], gpu)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::e4m3::E4M3;
     use crate::{Activation, HeadLayout, QkvOptions};
 
     /// SmolLM2-135M.
     fn small(dtype: DType, cache: DType) -> StepKernels {
-        let shape = |inputs, outputs, norm, then| ProjectionShape { inputs, outputs, norm, then };
+        let shape = |inputs, outputs, norm, then| ProjectionShape { inputs, outputs, norm, then, may_be_fp8: false };
         let norm = Some(NormKind::Rms);
         StepKernels {
             dtype,
@@ -261,6 +288,23 @@ mod tests {
                 "heads of {head_dim}, of which {rotary_dim} are rotated: {variants:?}"
             );
         }
+    }
+
+    #[test]
+    fn weights_of_eight_bits_have_kernels_of_their_own_where_they_are_multiplied() {
+        let mut steps = small(DType::BF16, DType::BF16);
+        steps.projections[0].may_be_fp8 = true;
+        let count = |capability, source| variants(&steps, capability, source).len();
+        let of_codes = |capability| {
+            let few = variants(&steps, capability, "linear_few_rows");
+            few.iter().filter(|variant| variant.contains("WEIGHT=e4m3")).count()
+        };
+        assert_eq!([86, 89, 90].map(|capability| of_codes(capability) > 0), [false, true, true]);
+        // With the norm and without; what is kept.
+        assert_eq!([86, 89, 90].map(|capability| count(capability, "linear_quantize")), [0, 2, 2]);
+        assert_eq!([86, 89, 90].map(|capability| count(capability, "linear_fp8")), [0, 1, 1]);
+        let invariant = StepKernels { is_batch_invariant: true, ..steps.clone() };
+        assert!(variants(&invariant, 90, "linear_fp8").is_empty());
     }
 
     #[test]

@@ -110,11 +110,8 @@ impl ManyRows {
     }
 
     fn finish(self, sums: &CubeTensor, x_scales: &CubeTensor) -> CubeTensor {
-        let (after, kind, columns) = match self.activated {
-            Activated::Not => ("STORE", Activation::Relu, self.codes.rows),
-            Activated::All(kind) => ("ACTIVATE", kind, self.codes.rows),
-            Activated::Gated(kind) => ("GATE", kind, self.codes.rows / 2),
-        };
+        let is_gated = matches!(self.activated, Activated::Gated(_));
+        let columns = if is_gated { self.codes.rows / 2 } else { self.codes.rows };
         let dtype = self.x.tensor.dtype;
         let aligned = |tensor: CubeTensor| if on_16_bytes(&tensor) { tensor } else { tensor.copy() };
         let residual = self.residual.map(|residual| {
@@ -132,14 +129,11 @@ impl ManyRows {
         };
         let groups = columns / RESULTS;
         let threads = groups.next_multiple_of(32).clamp(32, THREADS);
-        let kernel = Kernel::new(&LINEAR_FP8, "linear_fp8")
-            .word("ELEMENT", element(dtype))
-            .word("AFTER", after)
-            .word("KIND", name(kind));
         let read = |launch: Launch, tensor: Option<&CubeTensor>| match tensor {
             Some(tensor) => launch.read(tensor),
             None => launch.value(Argument::Null),
         };
+        let kernel = kernel(dtype, self.activated);
         let launch = Launch::new(kernel, Grid::new([self.x.rows, groups.div_ceil(threads), 1], threads))
             .read(sums)
             .read(x_scales)
@@ -148,4 +142,14 @@ impl ManyRows {
         launch.write(&out).value(Argument::structure(&shape)).submit(&out);
         out
     }
+}
+
+/// The variant that applies the scales, and what comes after.
+pub(super) fn kernel(dtype: DType, activated: Activated) -> Kernel {
+    let (after, kind) = match activated {
+        Activated::Not => ("STORE", Activation::Relu),
+        Activated::All(kind) => ("ACTIVATE", kind),
+        Activated::Gated(kind) => ("GATE", kind),
+    };
+    Kernel::new(&LINEAR_FP8, "linear_fp8").word("ELEMENT", element(dtype)).word("AFTER", after).word("KIND", name(kind))
 }

@@ -87,9 +87,12 @@ pub(crate) fn has_bfloat16() -> bool {
     Gpu::current().capability >= 80
 }
 
+/// The compute capability from which matrix units multiply codes of 8 bits.
+pub(super) const FP8_CAPABILITY: u32 = 89;
+
 /// Whether the matrix units multiply codes of 8 bits.
 pub(crate) fn multiplies_fp8() -> bool {
-    Gpu::current().capability >= 89
+    Gpu::current().capability >= FP8_CAPABILITY
 }
 
 /// Burn compiles its own kernels, where a model needs any, and stops the process when it finds no toolkit for them.
