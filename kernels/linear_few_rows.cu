@@ -131,7 +131,7 @@ struct Place {
 };
 constexpr int STEP = WARPS * CHUNK; // inputs from a chunk of a warp to its next one
 
-// The ring of a warp: where its slots begin, for a lane's first 16 bytes.
+// The ring of a warp in shared memory.
 struct Slots {
     unsigned int begin, end, bytes;
     __device__ __forceinline__ unsigned int next(unsigned int slot) const { return slot + bytes == end ? begin : slot + bytes; }

@@ -393,3 +393,31 @@ impl Norm {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_is_divided_as_measured_best() {
+        let [_, gpu] = Gpu::of_architecture(90);
+        let division = |rows, norm, follow, [outputs, inputs]: [usize; 2]| {
+            let (dtype, norm) = (DType::BF16, (norm && rows == 1).then_some(NormKind::Rms));
+            let form = Form { dtype, weight: dtype, cache: dtype, norm, follow, rows, outputs, inputs };
+            let division = form.division(&gpu);
+            assert!((SHARED_BYTES_MIN[usize::from(rows > 1)]..=room(&gpu)).contains(&division.shared_bytes));
+            [division.passes, division.stages, division.blocks]
+        };
+        let gate = Follow::Gate(Activation::Silu);
+        // Qwen3-0.6B: three groups of outputs at a time where two would take two rounds.
+        assert_eq!(division(1, true, Follow::Store, [4096, 1024]), [2, 6, 128]);
+        assert_eq!(division(1, false, Follow::Store, [1024, 2048]), [1, 8, 64]);
+        assert_eq!(division(8, false, Follow::Store, [1024, 3072]), [1, 8, 64]);
+        assert_eq!(division(1, true, gate, [6144, 1024]), [3, 4, 128]);
+        assert_eq!(division(16, true, gate, [6144, 1024]), [2, 5, 132]);
+        // SmolLM2-135M and Llama-3.1-8B.
+        assert_eq!(division(1, true, Follow::Rotate { head_dim: 64 }, [960, 576]), [1, 6, 60]);
+        assert_eq!(division(1, true, Follow::Rotate { head_dim: 128 }, [6144, 4096]), [3, 6, 128]);
+        assert_eq!(division(1, true, gate, [28_672, 4096]), [2, 6, 132]);
+    }
+}
