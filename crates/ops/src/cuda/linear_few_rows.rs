@@ -187,11 +187,10 @@ impl Form {
         let multiprocessors = gpu.multiprocessors;
         let tiles = self.rows.div_ceil(8);
         let groups = self.pairs()[1].div_ceil(8);
+        let rounds = |passes: usize| groups.div_ceil(passes).div_ceil(multiprocessors);
         // Three at a time leave no registers for more rows, or for codes.
-        let passes_max = if tiles == 1 && self.weight == self.dtype { 3 } else { 2 };
-        let most = |passes: usize| groups.div_ceil(passes).div_ceil(multiprocessors) * passes;
-        let wanted = [2, 3, 1].into_iter().filter(|&passes| passes <= passes_max).min_by_key(|&passes| most(passes));
-        let wanted = wanted.unwrap_or(1);
+        let takes_three = tiles == 1 && self.weight == self.dtype && 3 * rounds(3) < 2 * rounds(2);
+        let wanted = if rounds(1) == 1 { 1 } else { 2 + usize::from(takes_three) };
         let chunks_of_warp = self.inputs.div_ceil(chunk(self.weight)).div_ceil(WARPS);
         let stages_wanted = match wanted {
             _ if tiles > 1 && wanted * tiles > 2 => 5,
