@@ -1,7 +1,7 @@
 // linear_few_rows: out = after(norm(x) * weight^T + bias) for a few rows of x, through the matrix units; 16-bit elements,
 // weights also as codes of 8 bits with a scale for each output.
 //
-// Variants: ELEMENT=f16|bf16 NORM:AFTER:KIND:TILES:PASSES:STAGES:WEIGHT=NO_NORM:STORE:RELU:1:1:6:ELEMENT|NO_NORM:STORE:RELU:2:2:5:ELEMENT|NO_NORM:STORE:RELU:4:1:5:ELEMENT|NO_NORM:GATE:SILU:4:2:4:ELEMENT|RMS_NORM:GATE:SILU:1:3:4:ELEMENT|NO_NORM:STORE:RELU:1:1:8:ELEMENT|LAYER_NORM:ACTIVATE:RELU:1:1:6:ELEMENT|RMS_NORM:ROTATE:SILU:1:2:6:ELEMENT|NO_NORM:GATE:GELU_TANH:2:1:6:ELEMENT|NO_NORM:ROTATE:SILU:2:2:5:ELEMENT|NO_NORM:STORE:RELU:1:2:6:e4m3|RMS_NORM:GATE:SILU:1:2:6:e4m3|LAYER_NORM:ACTIVATE:RELU:1:1:6:e4m3|NO_NORM:GATE:SILU:4:2:4:e4m3|RMS_NORM:ROTATE:SILU:2:2:5:e4m3 CACHE=ELEMENT|e4m3
+// Variants: ELEMENT=f16|bf16 NORM:AFTER:KIND:TILES:PASSES:STAGES:WEIGHT:ORDERED=NO_NORM:STORE:RELU:1:1:6:ELEMENT:0|NO_NORM:STORE:RELU:2:2:5:ELEMENT:0|NO_NORM:STORE:RELU:4:1:5:ELEMENT:0|NO_NORM:GATE:SILU:4:2:4:ELEMENT:0|RMS_NORM:GATE:SILU:1:3:4:ELEMENT:0|NO_NORM:STORE:RELU:1:1:8:ELEMENT:0|LAYER_NORM:ACTIVATE:RELU:1:1:6:ELEMENT:0|RMS_NORM:ROTATE:SILU:1:2:6:ELEMENT:0|NO_NORM:GATE:GELU_TANH:2:1:6:ELEMENT:0|NO_NORM:ROTATE:SILU:2:2:5:ELEMENT:0|NO_NORM:STORE:RELU:1:2:6:e4m3:0|RMS_NORM:GATE:SILU:1:2:6:e4m3:0|LAYER_NORM:ACTIVATE:RELU:1:1:6:e4m3:0|NO_NORM:GATE:SILU:4:2:4:e4m3:0|RMS_NORM:ROTATE:SILU:2:2:5:e4m3:0|NO_NORM:STORE:RELU:1:1:6:ELEMENT:1|NO_NORM:GATE:SILU:2:2:5:ELEMENT:1|RMS_NORM:GATE:SILU:1:3:4:ELEMENT:1|RMS_NORM:ROTATE:SILU:1:2:6:ELEMENT:1 CACHE=ELEMENT|e4m3
 // Needs: products.cuh
 // Targets: sm_80 sm_86 sm_89 sm_90a
 //
@@ -17,7 +17,9 @@
 // where weights are codes) and are summed at the end, in order. A tile is mma.m16n8k16 with 16 outputs as m and 8 rows of x
 // as n. A lane takes 16 bytes of a weight row and as many numbers of a row of x: 8 inputs feed two multiplications, in the
 // same order on both sides, which is all that a sum over inputs needs. The order of every sum depends on K alone, so that
-// a row's result is the same to the last bit whatever M is.
+// a row's result is the same to the last bit whatever M is. ORDERED gives it the bits that linear_wgmma gives among many
+// rows: a multiplication takes 16 neighbouring inputs, whose order within does not matter, so that lanes read what others
+// have copied; two warps take a quarter of the inputs, and their sums are added up in pairs.
 //
 // Memory: each weight is read once, through a ring of STAGES chunks per warp in shared memory; a lane copies what it will
 // read itself, so the ring needs no barrier. Reading begins before the kernel before this one has ended: weights are
@@ -36,6 +38,7 @@ enum Norm { NO_NORM, RMS_NORM, LAYER_NORM };
 enum After { STORE, ACTIVATE, GATE, ROTATE };
 
 constexpr bool CODES = sizeof(WEIGHT) == 1;
+static_assert(!ORDERED || !CODES, "linear_wgmma takes no codes");
 constexpr int WARPS = 8, THREADS = WARPS * WARP;
 // 16-byte groups of x that a lane takes of a chunk, and the inputs of a chunk: a lane takes a quarter of them.
 constexpr int X_GROUPS = CODES ? 2 : 1, CHUNK = 32 * X_GROUPS, LANE_INPUTS = CHUNK / 4;
@@ -86,6 +89,13 @@ __device__ __forceinline__ uint4 read_shared(unsigned int from) {
     asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(raw.x), "=r"(raw.y), "=r"(raw.z), "=r"(raw.w) : "r"(from));
     return raw;
 }
+// A lane's share of 32 inputs of a row at `row`: 4 of the first 16, which are `first` bytes behind it, and 4 of the last.
+__device__ __forceinline__ uint4 read_shared_halves(unsigned int row, int first) {
+    uint4 raw;
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(raw.x), "=r"(raw.y) : "r"(row + first));
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(raw.z), "=r"(raw.w) : "r"(row + (first ^ 32)));
+    return raw;
+}
 
 __device__ __forceinline__ float rounded(float value) {
     ELEMENT narrowed;
@@ -99,8 +109,13 @@ __device__ __forceinline__ int first_output(int pair, int half) {
     return pair / half * 2 * half + pair % half;
 }
 
-// Where a lane's group of x is in a slot; two groups of a row change places in every other row, to spread over the banks.
+// Where a lane's 16 bytes of 8 rows are; if halves of them are read, those of two rows in four change places, to spread over the banks.
+__device__ __forceinline__ int place_of_lane() {
+    return (threadIdx.x % WARP ^ (ORDERED ? threadIdx.x % WARP / 8 % 2 * 2 : 0)) * 16;
+}
+// Where a lane's group of x is in a slot; two groups of a row change places in every other row.
 __device__ __forceinline__ int x_at(int tile, int group) {
+    if (ORDERED) return tile * 512 + place_of_lane();
     int lane = threadIdx.x % WARP, row = tile * 8 + lane / 4;
     return ((row * X_GROUPS + (CODES ? group ^ (row & 1) : 0)) * 4 + lane % 4) * 16;
 }
@@ -121,15 +136,31 @@ __device__ __forceinline__ unsigned int for_codes(unsigned int pair) {
     return pair;
 }
 
-// A lane's place in the chunks of its warp: its first input, and how many chunks of the tile come after this one.
-struct Place {
-    int k, later;
-    __device__ __forceinline__ void start(int chunks) {
-        k = (int)(threadIdx.x / WARP) * CHUNK + threadIdx.x % 4 * LANE_INPUTS;
-        later = (chunks - 1 - (int)(threadIdx.x / WARP)) / WARPS;
+// The chunks of a warp: its first one's first input, and how many it has, `STEP` inputs apart.
+struct Chunks {
+    int first, count;
+    __device__ __forceinline__ Chunks(int inputs) {
+        int warp = threadIdx.x / WARP;
+        if constexpr (ORDERED) {
+            int all = (inputs + 2 * CHUNK - 1) / (2 * CHUNK), begin = warp / 2 * all / 4; // pairs of chunks
+            first = begin * 2 * CHUNK + warp % 2 * CHUNK, count = (warp / 2 + 1) * all / 4 - begin;
+        } else {
+            first = warp * CHUNK, count = ((inputs + CHUNK - 1) / CHUNK - warp + WARPS - 1) / WARPS;
+        }
     }
 };
-constexpr int STEP = WARPS * CHUNK; // inputs from a chunk of a warp to its next one
+constexpr int STEP = (ORDERED ? 2 : WARPS) * CHUNK;
+// What a normalised row is filled up to with zeros: chunks, of both warps of a quarter.
+constexpr int WHOLE = (ORDERED ? 2 : 1) * CHUNK;
+
+// A lane's place in them: its first input, and how many chunks of the tile come after this one.
+struct Place {
+    int k, later;
+    __device__ __forceinline__ void start(const Chunks& chunks) {
+        k = chunks.first + threadIdx.x % 4 * LANE_INPUTS;
+        later = chunks.count - 1;
+    }
+};
 
 // The ring of a warp in shared memory.
 struct Slots {
@@ -141,12 +172,12 @@ struct Slots {
 struct Weights {
     const WEIGHT* from[PASSES][2];
     Place place;
-    int tile, tiles, chunks;
+    Chunks chunks;
+    int tile, tiles;
 
-    __device__ __forceinline__ void start(const WEIGHT* weight, const Shape& shape) {
+    __device__ __forceinline__ Weights(const WEIGHT* weight, const Shape& shape) : chunks(shape.inputs) {
         tiles = (shape.pairs + PAIRS - 1) / PAIRS;
-        chunks = (shape.inputs + CHUNK - 1) / CHUNK;
-        tile = threadIdx.x / WARP < chunks ? blockIdx.x : tiles;
+        tile = chunks.count > 0 ? blockIdx.x : tiles;
         start_tile(weight, shape);
     }
     // Outputs that do not exist have the weights of others; nobody takes their sums.
@@ -184,7 +215,7 @@ struct Rows {
     Place place;
     int taken; // of TILES
 
-    __device__ __forceinline__ void start(const ELEMENT* x, int chunks, const Shape& shape) {
+    __device__ __forceinline__ void start(const ELEMENT* x, const Chunks& chunks, const Shape& shape) {
         place.start(chunks);
         taken = 0;
 #pragma unroll
@@ -194,7 +225,7 @@ struct Rows {
             from[t] = x + row * shape.x_stride + place.k;
         }
     }
-    __device__ __forceinline__ void copy(unsigned int slot, const ELEMENT* x, int chunks, const Shape& shape) {
+    __device__ __forceinline__ void copy(unsigned int slot, const ELEMENT* x, const Chunks& chunks, const Shape& shape) {
         bool inside = place.k < shape.inputs;
 #pragma unroll
         for (int t = 0; t < TILES; t++) {
@@ -280,7 +311,7 @@ struct Normalisation {
             read_vectors(factor[0], shift[0], g, operands);
             normalise(g, row[g], factor[0], shift[0]);
         }
-        int end = (shape.inputs + CHUNK - 1) / CHUNK * (CHUNK / 8);
+        int end = (shape.inputs + WHOLE - 1) / WHOLE * (WHOLE / 8);
         if (groups + threadIdx.x < end) kept[groups + threadIdx.x] = make_uint4(0, 0, 0, 0);
         __syncthreads();
     }
@@ -334,8 +365,9 @@ struct Result {
     // The first or the second sum of a pair.
     __device__ __forceinline__ float sum(const float* partial, int second) const {
         float total = 0.0f;
+        auto of_warp = [&](int w) { return partial[w * ROWS * PARTIAL_STRIDE + from + 8 * second]; };
 #pragma unroll
-        for (int w = 0; w < WARPS; w++) total += partial[w * ROWS * PARTIAL_STRIDE + from + 8 * second];
+        for (int w = 0; w < WARPS; w += 1 + ORDERED) total += ORDERED ? of_warp(w) + of_warp(w + 1) : of_warp(w);
         return CODES ? fmaf(total, scale[second], bias[second]) : total + bias[second];
     }
 
@@ -378,18 +410,26 @@ struct Result {
 struct Chunk {
     uint4 weight[PASSES][2], x[TILES][X_GROUPS];
 
-    // `slot` is the lane's, `inputs` where x is: in the slot, or in the chunk of the normalised row.
+    // From a slot, and from where x is: in the slot, or in the chunk of the normalised row.
     __device__ __forceinline__ void read(unsigned int slot, unsigned int inputs, int rows) {
-        int lane = threadIdx.x % WARP;
+        int lane = threadIdx.x % WARP, first = lane % 4 * 8 ^ lane / 8 % 2 * 32;
 #pragma unroll
-        for (int i = 0; i < 2 * PASSES; i++) weight[i / 2][i % 2] = read_shared(slot + i * WARP * 16);
+        for (int i = 0; i < 2 * PASSES; i++) {
+            unsigned int at = slot + i * WARP * 16;
+            weight[i / 2][i % 2] = ORDERED ? read_shared_halves(at + lane / 4 * 64, first) : read_shared(at + lane * 16);
+        }
 #pragma unroll
         for (int t = 0; t < TILES; t++) {
+            int row = t * 8 + lane / 4;
 #pragma unroll
             for (int g = 0; g < X_GROUPS; g++) {
                 x[t][g] = make_uint4(0, 0, 0, 0);
-                if (t * 8 + lane / 4 >= rows) continue;
-                x[t][g] = read_shared(inputs + (NORM == NO_NORM ? x_at(t, g) : (lane % 4 * X_GROUPS + g) * 16));
+                if (row >= rows) continue;
+                if constexpr (ORDERED) {
+                    x[t][g] = NORM == NO_NORM ? read_shared_halves(inputs + row * 64, first) : read_shared_halves(inputs, lane % 4 * 8);
+                } else {
+                    x[t][g] = read_shared(inputs + (NORM == NO_NORM ? x_at(t, g) : (lane % 4 * X_GROUPS + g) * 16));
+                }
             }
         }
     }
@@ -480,11 +520,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, TILES > 2 ? 1 : 2)
     uint4* kept = reinterpret_cast<uint4*>(norm_sums + 2 * WARPS);
 
     // Weights and vectors of the norm are on their way before the results of the kernel before this one are there.
-    Weights weights;
-    weights.start(weight, shape);
+    Weights weights(weight, shape);
 #pragma unroll 1
     for (unsigned int slot = ring.begin; slot != ring.end; slot += ring.bytes) {
-        if (weights.has_more()) weights.copy(slot + lane * 16, weight, shape);
+        if (weights.has_more()) weights.copy(slot + place_of_lane(), weight, shape);
         commit_copies();
     }
     Normalisation normalisation;
@@ -508,7 +547,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, TILES > 2 ? 1 : 2)
     for (int i = 0; i < RESULTS; i++) results[i].prepare_residual();
     if constexpr (NORM != NO_NORM) normalisation.keep(kept, norm_sums, operands, shape);
 
-    unsigned int slot = ring.begin, kept_at = shared_address(kept) + warp * CHUNK * 2;
+    unsigned int slot = ring.begin, kept_at = shared_address(kept) + weights.chunks.first * 2;
     int buffer = 0;
     for (int tile = blockIdx.x; tile < weights.tiles; tile += gridDim.x) {
         if (tile != blockIdx.x) {
@@ -520,14 +559,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, TILES > 2 ? 1 : 2)
         }
         float sum[PASSES][TILES][4] = {};
         unsigned int inputs = kept_at;
-        for (int left = (weights.chunks - warp + WARPS - 1) / WARPS; left > 0; left -= AT_ONCE) {
+        for (int left = weights.chunks.count; left > 0; left -= AT_ONCE) {
             wait_for_copies<STAGES - AT_ONCE>();
+            if (ORDERED) __syncwarp(); // other lanes' copies are there
             Chunk chunk[AT_ONCE];
             unsigned int at = slot;
 #pragma unroll
             for (int i = 0; i < AT_ONCE; i++) {
                 if (i < left) {
-                    chunk[i].read(at + lane * 16, NORM == NO_NORM ? at + WEIGHT_BYTES : inputs, shape.rows);
+                    chunk[i].read(at, NORM == NO_NORM ? at + WEIGHT_BYTES : inputs, shape.rows);
                     at = ring.next(at);
                     inputs += STEP * 2;
                 }
@@ -536,12 +576,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, TILES > 2 ? 1 : 2)
             for (int i = 0; i < AT_ONCE; i++) {
                 if (i < left) chunk[i].add_products(sum);
             }
+            if (ORDERED) __syncwarp(); // other lanes have read theirs
             // Into the slots that these were read from.
 #pragma unroll
             for (int i = 0; i < AT_ONCE; i++) {
                 if (i < left) {
                     if (weights.has_more()) {
-                        weights.copy(slot + lane * 16, weight, shape);
+                        weights.copy(slot + place_of_lane(), weight, shape);
                         if constexpr (NORM == NO_NORM) rows.copy(slot + WEIGHT_BYTES, x, weights.chunks, shape);
                     }
                     commit_copies();

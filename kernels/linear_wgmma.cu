@@ -1,9 +1,9 @@
 // linear_wgmma: out = after(x * weight^T + bias) for tens to hundreds of rows of x, with the asynchronous matrix instructions
 // of Hopper; 16-bit elements.
 //
-// Variants: ELEMENT=f16|bf16 AFTER:KIND:ROWS:SPLIT:WEIGHT_STAGES:X_STAGES=STORE:RELU:128:2:4:4|STORE:RELU:64:8:6:6|STORE:RELU:64:4:7:5|STORE:RELU:96:1:6:5|GATE:SILU:128:1:6:4|GATE:GELU_TANH:96:2:5:5|GATE:SILU:64:2:7:6|ACTIVATE:GELU_ERF:64:1:8:6
+// Variants: ELEMENT=f16|bf16 AFTER:KIND:ROWS:SPLIT:WEIGHT_STAGES:X_STAGES:ORDERED=STORE:RELU:128:2:4:4:0|STORE:RELU:64:8:6:6:0|STORE:RELU:64:4:7:5:0|STORE:RELU:96:1:6:5:0|GATE:SILU:128:1:6:4:0|GATE:GELU_TANH:96:2:5:5:0|GATE:SILU:64:2:7:6:0|ACTIVATE:GELU_ERF:64:1:8:6:0|STORE:RELU:64:4:7:5:1|STORE:RELU:64:2:6:6:1|STORE:RELU:128:1:6:4:1|GATE:SILU:64:2:6:6:1|GATE:SILU:128:1:6:4:1|ACTIVATE:GELU_ERF:64:1:8:6:1
 // Targets: sm_90a
-// Needs: wgmma.cuh
+// Needs: wgmma.cuh wgmma_products.cuh
 //
 // `x` is [M, K], `weight` [N, K], both with rows apart by a stride. AFTER is as in linear_few_rows: STORE, with a residual if
 // there is one, ACTIVATE or GATE, each result rounded where the separate operations round it.
@@ -15,6 +15,9 @@
 // by: 8 rows of the one, 8 of the other, so that a thread has both. (Tried: blocks beside each other that copy parts of x into
 // each other's shared memory as well; 1.3 to 3 times slower.)
 //
+// ORDERED gives each row the bits that linear_few_rows gives it: a quarter of the chunks after the other has a pair of sums, one
+// for either half of its chunks. The blocks of a cluster share the quarters.
+//
 // One warp copies weights into a ring, chunk after chunk of 64 inputs, and begins before the kernel before this one has
 // ended; another copies x, which waits for it; a warpgroup multiplies. A block takes less than half of a multiprocessor's
 // shared memory, so that the next kernel's first weights have room beside it.
@@ -22,11 +25,12 @@
 // Memory: x is read by every tile of outputs, from the second-level cache; weights by every tile of rows.
 // Limits: K a multiple of 8, N of 16, everything on 16-byte boundaries.
 
-enum After { STORE, ACTIVATE, GATE };
+static_assert(!ORDERED || PAIRS % SPLIT == 0, "blocks have equal numbers of pairs of sums");
+// Quarters of a block, and the sums that it then has, which others need.
+constexpr int QUARTERS = ORDERED ? PAIRS / SPLIT : 1, KEPT = SPLIT == 1 ? 1 : QUARTERS;
 
 constexpr int OUTPUTS = 64; // of a block, gates and values counted
 constexpr int CONSUMERS = 128, THREADS = CONSUMERS + 2 * WARP;
-constexpr int INPUTS = 64; // of a chunk: 128 bytes, the width of a swizzled row
 constexpr int WEIGHT_BYTES = OUTPUTS * INPUTS * 2, X_BYTES = ROWS * INPUTS * 2;
 // What a block finishes: rows of x, sums of a thread for them, columns of the results.
 constexpr int OWN_ROWS = ROWS / SPLIT, OWN_SUMS = ROWS / 2 / SPLIT, COLUMNS = AFTER == GATE ? OUTPUTS / 2 : OUTPUTS;
@@ -44,36 +48,12 @@ struct Shape {
 
 struct Shared {
     char weights[WEIGHT_STAGES][WEIGHT_BYTES], x[X_STAGES][X_BYTES];
-    float4 received[SPLIT - 1 + (SPLIT == 1)][SPLIT == 1 ? 1 : OWN_SUMS / 4][SPLIT == 1 ? 1 : CONSUMERS]; // by other blocks
+    float4 received[SPLIT == 1 ? 1 : (SPLIT - 1) * KEPT][SPLIT == 1 ? 1 : OWN_SUMS / 4][SPLIT == 1 ? 1 : CONSUMERS]; // by other blocks
     unsigned long long weights_full[WEIGHT_STAGES], weights_empty[WEIGHT_STAGES], x_full[X_STAGES], x_empty[X_STAGES];
     unsigned long long all_received;
 };
 static_assert(OWN_ROWS * RESULT_BYTES <= WEIGHT_STAGES * WEIGHT_BYTES + X_STAGES * X_BYTES, "results have room in the rings");
 
-// A place in a ring, and how often it was passed.
-template <int STAGES> struct Ring {
-    int stage = 0;
-    unsigned int parity = 0;
-    __device__ __forceinline__ void advance() {
-        if (++stage == STAGES) stage = 0, parity ^= 1;
-    }
-};
-
-__device__ __forceinline__ void copy_weights(void* to, const TensorMap& map, int column, int group, unsigned long long& barrier) {
-    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, 0, 0, %3}], [%4];" ::
-                     "r"(shared_address(to)), "l"(&map), "r"(column), "r"(group), "r"(shared_address(&barrier))
-                 : "memory");
-}
-__device__ __forceinline__ void copy_x(void* to, const TensorMap& map, int column, int row, unsigned long long& barrier) {
-    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::
-                     "r"(shared_address(to)), "l"(&map), "r"(column), "r"(row), "r"(shared_address(&barrier))
-                 : "memory");
-}
-__device__ __forceinline__ void prefetch_map(const TensorMap& map) {
-    asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
-}
-__device__ __forceinline__ void arrive_in_cluster() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
-__device__ __forceinline__ void wait_for_cluster() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 // Four numbers to the shared memory of another block, whose barrier counts their bytes.
 __device__ __forceinline__ void send(unsigned int to, const float* four, unsigned int barrier) {
     asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(to),
@@ -88,14 +68,9 @@ __device__ __forceinline__ void write_matrix(unsigned int to, unsigned int pairs
 __device__ __forceinline__ void write_matrices(unsigned int to, unsigned int first, unsigned int second) {
     asm volatile("stmatrix.sync.aligned.m8n8.x2.trans.shared.b16 [%0], {%1, %2};" ::"r"(to), "r"(first), "r"(second) : "memory");
 }
-__device__ __forceinline__ float rounded(float value) {
-    ELEMENT narrowed;
-    narrow(value, narrowed);
-    return widen(narrowed);
-}
 // With the quick forms of exponential and division, whose error is far below that of a 16-bit result.
 __device__ __forceinline__ float activated(float x) {
-    if constexpr (KIND == SILU) return __fdividef(x, 1.0f + __expf(-x));
+    if constexpr (KIND == SILU && !ORDERED) return __fdividef(x, 1.0f + __expf(-x));
     return activate<KIND>(x);
 }
 
@@ -122,66 +97,112 @@ __device__ void produce_x(Shared& shared, const TensorMap& x, Span span) {
     }
 }
 
-__device__ __forceinline__ void multiply_all(float (&sums)[ROWS / 2], Shared& shared, Span span) {
-    Ring<WEIGHT_STAGES> of_weights, weights_before;
-    Ring<X_STAGES> of_x, x_before;
-    for (int chunk = span.begin; chunk < span.end; chunk++) {
-        wait_for(shared.weights_full[of_weights.stage], of_weights.parity);
-        wait_for(shared.x_full[of_x.stage], of_x.parity);
-        const char *weights = shared.weights[of_weights.stage], *x = shared.x[of_x.stage];
-        fence_multiplications();
+// Where the consumers are in the rings.
+struct Places {
+    Ring<WEIGHT_STAGES> weights;
+    Ring<X_STAGES> x;
+};
+
+// Products of the 16 inputs from `FIRST` * 16 on, and of so many more.
+template <int FIRST, int COUNT>
+__device__ __forceinline__ void start_products(float (&sums)[ROWS / 2], const char* weights, const char* x, bool adds) {
 #pragma unroll
-        for (int step = 0; step < INPUTS / 16; step++) {
-            multiply_shared(sums, operand(weights + step * 32, 16), operand(x + step * 32, 16), chunk > span.begin || step > 0);
+    for (int step = FIRST; step < FIRST + COUNT; step++) {
+        multiply_shared(sums, operand(weights + step * 32, 16), operand(x + step * 32, 16), adds || step > FIRST);
+    }
+}
+
+// The sums over chunks [begin, end); where they are `ORDERED`, over the first half of each chunk and over the second.
+__device__ __forceinline__ void multiply_chunks(float (&sums)[ROWS / 2], float (&others)[ROWS / 2], Shared& shared,
+                                                Places& places, int begin, int end) {
+    Places before;
+    for (int chunk = begin; chunk < end; chunk++) {
+        wait_for(shared.weights_full[places.weights.stage], places.weights.parity);
+        wait_for(shared.x_full[places.x.stage], places.x.parity);
+        const char *weights = shared.weights[places.weights.stage], *x = shared.x[places.x.stage];
+        fence_multiplications();
+        if constexpr (ORDERED) {
+            start_products<0, 2>(sums, weights, x, chunk > begin);
+            start_products<2, 2>(others, weights, x, chunk > begin);
+        } else {
+            start_products<0, 4>(sums, weights, x, chunk > begin);
         }
         commit_multiplications();
         wait_for_multiplications<1>();
-        if (chunk > span.begin && threadIdx.x == 0) {
-            arrive(shared.weights_empty[weights_before.stage]);
-            arrive(shared.x_empty[x_before.stage]);
+        if (chunk > begin && threadIdx.x == 0) {
+            arrive(shared.weights_empty[before.weights.stage]);
+            arrive(shared.x_empty[before.x.stage]);
         }
-        weights_before = of_weights, x_before = of_x;
-        of_weights.advance(), of_x.advance();
+        before = places;
+        places.weights.advance(), places.x.advance();
     }
     wait_for_multiplications<0>();
     settle(sums);
+    if constexpr (ORDERED) settle(others);
+    if (QUARTERS > 1 && begin < end && threadIdx.x == 0) {
+        arrive(shared.weights_empty[before.weights.stage]);
+        arrive(shared.x_empty[before.x.stage]);
+    }
+}
+
+// The sums of all of the block's chunks, of every quarter if others need them.
+__device__ __forceinline__ void multiply_all(float (&kept)[KEPT][ROWS / 2], Shared& shared, Span span, int chunks) {
+    Places places;
+    if constexpr (!ORDERED) {
+        multiply_chunks(kept[0], kept[0], shared, places, span.begin, span.end);
+        return;
+    }
+#pragma unroll(KEPT)
+    for (int own = 0; own < QUARTERS; own++) {
+        float sums[ROWS / 2] = {}, others[ROWS / 2] = {};
+        int quarter = blockIdx.x * QUARTERS + own;
+        multiply_chunks(sums, others, shared, places, begin_of(quarter, chunks), begin_of(quarter + 1, chunks));
+#pragma unroll
+        for (int i = 0; i < ROWS / 2; i++) kept[KEPT == 1 ? 0 : own][i] += sums[i] + others[i];
+    }
 }
 
 // Sums of the rows that are another block's go there; of this block's rows, `own` becomes the sum over all inputs.
-__device__ __forceinline__ void exchange(float (&own)[OWN_SUMS], const float (&sums)[ROWS / 2], Shared& shared) {
+__device__ __forceinline__ void exchange(float (&own)[OWN_SUMS], const float (&kept)[KEPT][ROWS / 2], Shared& shared) {
     int rank = blockIdx.x;
+    float mine[KEPT][OWN_SUMS];
     wait_for_cluster(); // the others have begun
 #pragma unroll
     for (int to = 0; to < SPLIT; to++) {
-        if (to == rank) {
 #pragma unroll
-            for (int i = 0; i < OWN_SUMS; i++) own[i] = sums[to * OWN_SUMS + i];
-        } else {
-            int place = rank < to ? rank : rank - 1;
-            unsigned int there = shared_address_of(to, &shared.received[place][0][threadIdx.x]);
-            unsigned int barrier = shared_address_of(to, &shared.all_received);
+        for (int k = 0; k < KEPT; k++) {
+            if (to == rank) {
 #pragma unroll
-            for (int i = 0; i < OWN_SUMS; i += 4) send(there + i / 4 * CONSUMERS * 16, sums + to * OWN_SUMS + i, barrier);
-        }
-    }
-    wait_for(shared.all_received, 0);
-    float total[OWN_SUMS] = {};
+                for (int i = 0; i < OWN_SUMS; i++) mine[k][i] = kept[k][to * OWN_SUMS + i];
+            } else {
+                int place = (rank < to ? rank : rank - 1) * KEPT + k;
+                unsigned int there = shared_address_of(to, &shared.received[place][0][threadIdx.x]);
+                unsigned int barrier = shared_address_of(to, &shared.all_received);
 #pragma unroll
-    for (int from = 0; from < SPLIT; from++) {
-        if (from == rank) {
-#pragma unroll
-            for (int i = 0; i < OWN_SUMS; i++) total[i] += own[i];
-        } else {
-            int place = from < rank ? from : from - 1;
-#pragma unroll
-            for (int i = 0; i < OWN_SUMS; i += 4) {
-                float4 four = shared.received[place][i / 4][threadIdx.x];
-                total[i] += four.x, total[i + 1] += four.y, total[i + 2] += four.z, total[i + 3] += four.w;
+                for (int i = 0; i < OWN_SUMS; i += 4) send(there + i / 4 * CONSUMERS * 16, kept[k] + to * OWN_SUMS + i, barrier);
             }
         }
     }
+    wait_for(shared.all_received, 0);
 #pragma unroll
-    for (int i = 0; i < OWN_SUMS; i++) own[i] = total[i];
+    for (int i = 0; i < OWN_SUMS; i++) own[i] = 0.0f;
+#pragma unroll
+    for (int from = 0; from < SPLIT; from++) {
+#pragma unroll
+        for (int k = 0; k < KEPT; k++) {
+            if (from == rank) {
+#pragma unroll
+                for (int i = 0; i < OWN_SUMS; i++) own[i] += mine[k][i];
+            } else {
+                int place = (from < rank ? from : from - 1) * KEPT + k;
+#pragma unroll
+                for (int i = 0; i < OWN_SUMS; i += 4) {
+                    float4 four = shared.received[place][i / 4][threadIdx.x];
+                    own[i] += four.x, own[i + 1] += four.y, own[i + 2] += four.z, own[i + 3] += four.w;
+                }
+            }
+        }
+    }
 }
 
 // A thread has two of every eight rows of x for two of its warp's 16 outputs, the first of which may be the other's gate.
@@ -238,12 +259,7 @@ __device__ __forceinline__ void copy_results(const char* results, const uint4 (&
         if (!group.present) continue;
         uint4 raw = *reinterpret_cast<const uint4*>(results + group.row * RESULT_BYTES + group.column * 2);
         if (adds) {
-            float value[8], other[8];
-            widen_16_bytes(raw, ELEMENT{}, value);
-            widen_16_bytes(residual[i], ELEMENT{}, other);
-#pragma unroll
-            for (int v = 0; v < 8; v++) value[v] += other[v];
-            store<8>(out + (long long)group.in_batch * shape.width + group.output, value);
+            store_sum(out + (long long)group.in_batch * shape.width + group.output, raw, residual[i]);
         } else {
             *reinterpret_cast<uint4*>(out + (long long)group.in_batch * shape.width + group.output) = raw;
         }
@@ -265,15 +281,15 @@ __device__ __forceinline__ void consume(Shared& shared, const float* bias, const
     bool adds = AFTER == STORE && residual != nullptr;
     uint4 added[GROUPS_OF_THREAD];
     if (adds) read_residual(added, residual, shape);
-    float sums[ROWS / 2] = {};
-    multiply_all(sums, shared, span);
+    float sums[KEPT][ROWS / 2] = {};
+    multiply_all(sums, shared, span, (shape.inputs + INPUTS - 1) / INPUTS);
     char* results = shared.weights[0];
     float own[OWN_SUMS];
     if constexpr (SPLIT > 1) {
         exchange(own, sums, shared);
     } else {
 #pragma unroll
-        for (int i = 0; i < OWN_SUMS; i++) own[i] = sums[i];
+        for (int i = 0; i < OWN_SUMS; i++) own[i] = sums[0][i];
     }
     meet(1, CONSUMERS); // no warp multiplies any more: the rings become the place of the results
     write_results(own, two, results);
@@ -300,7 +316,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(SPLIT,
         }
         if constexpr (SPLIT > 1) {
             init_barrier(shared.all_received, 1);
-            expect_bytes(shared.all_received, (SPLIT - 1) * OWN_SUMS * CONSUMERS * 4);
+            expect_bytes(shared.all_received, (SPLIT - 1) * KEPT * OWN_SUMS * CONSUMERS * 4);
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }

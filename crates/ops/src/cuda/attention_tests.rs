@@ -204,6 +204,44 @@ fn a_token_has_the_same_bits_alone_and_at_the_end_of_a_prompt_where_the_batch_mu
 }
 
 #[test]
+fn single_tokens_have_the_bits_that_they_have_in_prompts_where_the_batch_must_not_matter() {
+    const CONTEXTS: [usize; 7] = [1, 2, 127, 128, 129, 300, 577];
+    /// How many of each context's last tokens are in the batch.
+    const BATCHES: [[usize; 7]; 3] = [[1; 7], [1, 2, 1, 128, 1, 1, 577], [1, 1, 127, 1, 40, 1, 2]];
+    for_both_dtypes(|device, dtype, _| {
+        for (num_heads, num_kv_heads, head_dim) in [(16, 8, 128), (9, 3, 64), (4, 1, 256)] {
+            let heads = HeadLayout { num_heads, num_kv_heads, head_dim };
+            // Block tables follow from the contexts and the seed.
+            let case = |lens: [usize; 7]| {
+                let sequences: Vec<_> = lens.into_iter().zip(CONTEXTS).collect();
+                AttentionCase::new(&sequences, 16, &mut Seeded::new(51), device)
+            };
+            let prompts = case(CONTEXTS);
+            let mut seeded = Seeded::new(52);
+            let [_, layer] = filled_with(&mut seeded, &prompts, heads, (device, dtype), dtype);
+            let (_, qkv) = pair(&mut seeded, [prompts.num_tokens(), heads.row_len()], (device, dtype));
+            let last = |rows: &Tensor<2>, lens: [usize; 7]| {
+                let ends = CONTEXTS.iter().scan(0, |end, context| {
+                    *end += context;
+                    Some(*end)
+                });
+                Tensor::cat(ends.zip(lens).map(|(end, len)| rows.clone().narrow(0, end - len, len)).collect(), 0)
+            };
+            for sliding_window in [None, Some(100)] {
+                let options = AttentionOptions { sliding_window, ..options(heads, 16) };
+                with_batch_invariance(|| {
+                    let expected = paged_attention(qkv.clone(), &layer, &prompts.metadata(device), options);
+                    for lens in BATCHES {
+                        let got = paged_attention(last(&qkv, lens), &layer, &case(lens).metadata(device), options);
+                        assert_close(got, last(&expected, lens), 0.0);
+                    }
+                });
+            }
+        }
+    });
+}
+
+#[test]
 fn a_recorded_graph_attends_with_the_same_bits_at_every_replay() {
     for_both_dtypes(|device, dtype, _| {
         let mut seeded = Seeded::new(49);

@@ -116,6 +116,9 @@ fn kernels(steps: &StepKernels, gpu: &Gpu) -> Vec<Kernel> {
     let attention = AttentionForm { dtype, cache, heads: steps.qkv.heads, block_size: steps.block_size, gpu: *gpu };
     let mut kernels: Vec<Kernel> = gather_rows::UNITS.map(gather_rows::kernel).to_vec();
     kernels.extend(attention.kernels(SEQUENCES_MAX, &steps.qkv));
+    if steps.is_batch_invariant {
+        kernels.extend(attention.single_token_kernels());
+    }
     kernels.push(rope_and_store_kv::kernel(dtype, cache, gpu));
     kernels.push(linear::kernel("any_rows", dtype, dtype));
     kernels.push(sample::kernel("sample", dtype));
@@ -133,9 +136,7 @@ fn kernels(steps: &StepKernels, gpu: &Gpu) -> Vec<Kernel> {
         if is_fp8(steps, projection, gpu) {
             kernels.extend(of_rows_of_codes(dtype, projection));
         }
-        if !steps.is_batch_invariant {
-            kernels.extend(of_some_rows(dtype, projection, gpu));
-        }
+        kernels.extend(of_some_rows(steps, projection, gpu));
     }
     // A norm after a sum of its own, as Gemma's.
     if steps.projections.iter().any(|projection| projection.norm == Some(NormKind::Rms)) {
@@ -189,20 +190,23 @@ fn of_few_rows(steps: &StepKernels, projection: &ProjectionShape, gpu: &Gpu) -> 
     };
     let cache = if rotates { steps.cache } else { steps.dtype };
     let dtype = steps.dtype;
+    let keeps_order = linear_wgmma::keeps_order(dtype, [outputs, inputs], gpu);
+    let ordered = steps.is_batch_invariant && keeps_order;
     let of = |weight: DType, rows_max: usize| {
-        let form = move |rows, norm| Form { dtype, weight, cache, norm, follow, rows, outputs, inputs };
+        let form = move |rows, norm| Form { dtype, weight, cache, norm, follow, rows, outputs, inputs, ordered };
         let alone = norm.map(|norm| form(1, Some(norm)).variant(gpu));
-        let rows =
-            rows_taken(outputs * inputs, gpu, steps.is_batch_invariant).take_while(move |&rows| rows <= rows_max);
+        let rows = rows_taken(outputs * inputs, gpu, steps.is_batch_invariant && !keeps_order)
+            .take_while(move |&rows| rows <= rows_max);
         alone.into_iter().chain(rows.map(move |rows| form(rows, None).variant(gpu)))
     };
     let codes = is_fp8(steps, projection, gpu).then(|| of(E4M3, FEW_ROWS));
     of(dtype, usize::MAX).chain(codes.into_iter().flatten()).collect()
 }
 
-/// The kernels that multiply tens to hundreds of rows by one matrix.
-fn of_some_rows(dtype: DType, projection: &ProjectionShape, gpu: &Gpu) -> Vec<Kernel> {
-    linear_wgmma::kernels(dtype, activated(projection), [projection.outputs, projection.inputs], gpu)
+/// The kernels that multiply more rows by one matrix, as far as the library does not.
+fn of_some_rows(steps: &StepKernels, projection: &ProjectionShape, gpu: &Gpu) -> Vec<Kernel> {
+    let size = [projection.outputs, projection.inputs];
+    linear_wgmma::kernels(steps.dtype, activated(projection), size, (gpu, steps.is_batch_invariant))
 }
 
 #[cfg(test)]
@@ -265,7 +269,11 @@ mod tests {
         assert_eq!([75, 80, 89].map(|capability| count(capability, "linear_wgmma")), [0; 3]);
         assert!((5..30).contains(&count(90, "linear_wgmma")), "{}", count(90, "linear_wgmma"));
         let invariant = StepKernels { is_batch_invariant: true, ..small(DType::F16, DType::F16) };
-        assert!(variants(&invariant, 90, "linear_wgmma").is_empty());
+        let ordered = |source| variants(&invariant, 90, source).iter().all(|variant| variant.contains("ORDERED=1"));
+        assert!(ordered("linear_wgmma") && ordered("linear_few_rows"));
+        let tiles = |steps| variants(steps, 90, "linear_wgmma_tiles").len();
+        assert_eq!([tiles(&invariant), tiles(&steps)], [3, 0], "what is kept by one block and by two, and gates");
+        assert_eq!(variants(&invariant, 90, "paged_attention_wgmma").len(), 2, "prompts and single tokens");
         assert!((10..60).contains(&count(90, "linear_few_rows")), "{}", count(90, "linear_few_rows"));
         // Before 8.0 nothing multiplies bfloat16.
         let steps = small(DType::BF16, DType::BF16);

@@ -3,7 +3,7 @@
 //! Our kernels sum in an order that depends on the inputs alone; cuBLASLt's algorithm, and with it the order, depends on
 //! the number of rows. Few rows go through [`linear_few_rows`](super::linear_few_rows), tens to hundreds with small weights on
 //! Hopper through [`linear_wgmma`](super::linear_wgmma); beyond, the library keeps the matrix units busy. Where bits must not
-//! depend on the batch, [`linear_tiles`](super::linear_tiles) takes their place.
+//! depend on the batch, the kernels of Hopper take all rows but few, and [`linear_tiles`](super::linear_tiles) those on other cards.
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
@@ -78,7 +78,7 @@ pub(super) fn multiply(x: Matrix, weights: Weights, bias: Option<CubeTensor>, re
     if fits(&x, &weights) {
         return FewRows { x, norm: None, weights, bias, after: After::Store(residual) }.run();
     }
-    if linear_wgmma::fits(&x, &weights, residual.as_ref()) {
+    if linear_wgmma::fits(&x, &weights, residual.as_ref(), Activated::Not) {
         return SomeRows { x, weight: weights.matrix, bias, residual, activated: Activated::Not }.run();
     }
     let is_batch_invariant = is_batch_invariant();

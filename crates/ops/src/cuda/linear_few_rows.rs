@@ -10,6 +10,7 @@ use super::gpu::{Gpu, is_batch_invariant};
 use super::kernel::Kernel;
 use super::launch::{Argument, Grid, Launch};
 use super::linear_fp8::multiplies;
+use super::linear_wgmma::keeps_order;
 use super::matrix::{Matrix, Weights, on_16_bytes, widest};
 use super::rope_and_store_kv::cache_strides;
 use super::{LINEAR_FEW_ROWS, element, rms_norm};
@@ -139,6 +140,8 @@ pub(super) struct Form {
     pub rows: usize,
     pub outputs: usize,
     pub inputs: usize,
+    /// Whether sums have the order that [`linear_wgmma`] gives them among many rows.
+    pub ordered: bool,
 }
 
 impl Form {
@@ -169,6 +172,7 @@ impl Form {
             .number("TILES", division.tiles)
             .number("PASSES", division.passes)
             .number("STAGES", division.stages)
+            .number("ORDERED", self.ordered.into())
     }
 
     /// The distance of the two outputs of a pair, and the number of pairs.
@@ -218,31 +222,39 @@ impl Form {
     fn shared_bytes(&self, tiles: usize, passes: usize, stages: usize) -> usize {
         let chunk = chunk(self.weight);
         let norm_sums = 2 * WARPS * size_of::<f32>();
-        let norm = self.norm.map_or(0, |_| norm_sums + self.inputs.next_multiple_of(chunk) * 2);
+        let whole = if self.ordered { 2 * chunk } else { chunk };
+        let norm = self.norm.map_or(0, |_| norm_sums + self.inputs.next_multiple_of(whole) * 2);
         let rows_in_ring = if self.norm.is_some() { 0 } else { self.rows };
         shared_bytes((rows_in_ring, chunk), (tiles, passes, stages)) + norm
     }
 }
 
-/// Numbers of rows for which the kernel may be chosen, for weights of this size on this GPU.
-pub(super) fn rows_taken(weight: usize, gpu: &Gpu, is_batch_invariant: bool) -> impl Iterator<Item = usize> {
+/// Numbers of rows for which the kernel may be chosen, for weights of this size on this GPU; `tiles_after` says that
+/// `linear_tiles` takes more.
+pub(super) fn rows_taken(weight: usize, gpu: &Gpu, tiles_after: bool) -> impl Iterator<Item = usize> {
     let gpu = *gpu;
-    (1..=MORE_ROWS).filter(move |&rows| is_few(rows, weight, &gpu, is_batch_invariant))
+    (1..=MORE_ROWS).filter(move |&rows| is_few(rows, weight, &gpu, tiles_after))
 }
 
-fn is_few(rows: usize, weight: usize, gpu: &Gpu, is_batch_invariant: bool) -> bool {
+fn is_few(rows: usize, weight: usize, gpu: &Gpu, tiles_after: bool) -> bool {
     (1..=FEW_ROWS).contains(&rows)
-        || (is_batch_invariant || weight <= SMALL_WEIGHT && gpu.capability != 90)
+        || (tiles_after || weight <= SMALL_WEIGHT && gpu.capability != 90)
             && rows <= MORE_ROWS
             && smallest_shared_bytes(rows) <= room(gpu)
+}
+
+/// Whether sums have one order among few rows and many.
+fn is_ordered(x: &Matrix, weights: &Weights, gpu: &Gpu) -> bool {
+    let Weights { matrix, scales } = weights;
+    is_batch_invariant() && scales.is_none() && keeps_order(x.tensor.dtype, [matrix.rows, matrix.columns], gpu)
 }
 
 /// Whether the kernel is to multiply these: few rows that [suit it](suits), and with codes not [many of those](WIDENED_CODES_MAX).
 pub(super) fn fits(x: &Matrix, weights: &Weights) -> bool {
     let weight = &weights.matrix;
-    let numbers = weight.rows * weight.columns;
+    let (numbers, gpu) = (weight.rows * weight.columns, Gpu::current());
     let is_few = match weights.scales {
-        None => is_few(x.rows, numbers, &Gpu::current(), is_batch_invariant()),
+        None => is_few(x.rows, numbers, &gpu, is_batch_invariant() && !is_ordered(x, weights, &gpu)),
         Some(_) if x.rows == 1 || !multiplies(x, weight) => x.rows <= FEW_ROWS,
         Some(_) => x.rows <= FEW_ROWS && x.rows * numbers <= WIDENED_CODES_MAX,
     };
@@ -352,7 +364,9 @@ impl FewRows {
         let norm = self.norm.as_ref().map(|norm| if norm.bias.is_none() { NormKind::Rms } else { NormKind::Layer });
         let matrix = &self.weights.matrix;
         let (weight, rows) = (matrix.tensor.dtype, self.x.rows);
-        Form { dtype, weight, cache, norm, follow, rows, outputs: matrix.rows, inputs: matrix.columns }
+        let (outputs, inputs, ordered) =
+            (matrix.rows, matrix.columns, is_ordered(&self.x, &self.weights, &Gpu::current()));
+        Form { dtype, weight, cache, norm, follow, rows, outputs, inputs, ordered }
     }
 
     fn shape(&self) -> Argument {
@@ -402,7 +416,7 @@ mod tests {
         let [_, gpu] = Gpu::of_architecture(90);
         let division = |rows, norm, follow, [outputs, inputs]: [usize; 2]| {
             let (dtype, norm) = (DType::BF16, (norm && rows == 1).then_some(NormKind::Rms));
-            let form = Form { dtype, weight: dtype, cache: dtype, norm, follow, rows, outputs, inputs };
+            let form = Form { dtype, weight: dtype, cache: dtype, norm, follow, rows, outputs, inputs, ordered: false };
             let division = form.division(&gpu);
             assert!((SHARED_BYTES_MIN[usize::from(rows > 1)]..=room(&gpu)).contains(&division.shared_bytes));
             [division.passes, division.stages, division.blocks]

@@ -2,7 +2,8 @@
 //!
 //! The library's kernels for these take longer than reading the weights by far, and start only when the kernel before them
 //! has ended; ours asks for its weights before, and does what comes after the product. The order of a sum follows from the
-//! number of rows, as the library's does.
+//! number of rows, as the library's does, or is that of [`linear_few_rows`](super::linear_few_rows) where bits must not depend
+//! on the batch.
 
 use std::ops::RangeInclusive;
 
@@ -17,7 +18,7 @@ use super::launch::{Argument, Grid, Launch};
 use super::linear_few_rows::FEW_ROWS;
 use super::matrix::{Matrix, Weights, on_16_bytes, widest};
 use super::tensor_map::TensorMap;
-use super::{LINEAR_WGMMA, element};
+use super::{LINEAR_WGMMA, element, linear_wgmma_tiles};
 use crate::activation::Activation;
 use crate::backend::Activated;
 
@@ -43,6 +44,18 @@ const TILES_MAX: usize = 96;
 const BLOCKS_MAX: usize = 192;
 const BLOCKS_WANTED: usize = 44;
 const CHUNKS_WANTED: usize = 8;
+/// In order, blocks that share inputs have equal numbers of the pairs of sums that there are: rows of x that a block may take,
+/// and the stages with 1, 2 and 4 blocks. Measured best: 4 blocks share where so many are all, 2 up to so many tiles, more of
+/// them with long inputs, and with few rows of such always.
+const TILES_IN_ORDER: [(usize, &[(usize, usize)]); 2] = [(64, &[(8, 6), (6, 6), (7, 5)]), (128, &[(6, 4)])];
+const BLOCKS_OF_FOUR: usize = 192;
+const TILES_OF_TWO: usize = 100;
+const TILES_OF_TWO_LONG: usize = 132;
+const INPUTS_SHARED: usize = 2048;
+/// Of sums that are added up last.
+const PAIRS: usize = 4;
+/// Rows up to which any number may be divided differently.
+const DENSE_ROWS: usize = 512;
 /// Shared memory of a block, so that the next kernel's has room beside it.
 const SHARED_BYTES_MAX: usize = 113 << 10;
 
@@ -74,6 +87,8 @@ pub(super) struct Form {
     pub rows: usize,
     pub outputs: usize,
     pub inputs: usize,
+    /// Whether sums have the order that they have among few rows.
+    pub ordered: bool,
 }
 
 /// How the work is divided.
@@ -89,6 +104,9 @@ struct Division {
 
 impl Form {
     fn division(&self) -> Division {
+        if self.ordered {
+            return self.division_in_order();
+        }
         let tiles = |rows: usize| self.outputs.div_ceil(OUTPUTS) * self.rows.div_ceil(rows);
         let first = TILES.into_iter().find(|&(rows, _)| tiles(rows) <= TILES_MAX);
         let least_read = || TILES.into_iter().min_by_key(|&(rows, _)| tiles(rows) * (OUTPUTS + rows));
@@ -106,73 +124,134 @@ impl Form {
         Division { rows, split, weight_stages, x_stages }
     }
 
-    fn kernel(&self, division: Division) -> Kernel {
-        let (after, kind) = match self.activated {
-            Activated::Not => ("STORE", Activation::Relu),
-            Activated::All(kind) => ("ACTIVATE", kind),
-            Activated::Gated(kind) => ("GATE", kind),
+    fn division_in_order(&self) -> Division {
+        let tiles = self.outputs.div_ceil(OUTPUTS) * self.rows.div_ceil(TILES_IN_ORDER[0].0);
+        let is_long = self.inputs >= INPUTS_SHARED;
+        let (choice, split_log2) = if 4 * tiles <= BLOCKS_OF_FOUR {
+            (0, 2)
+        } else if tiles <= TILES_OF_TWO || is_long && (tiles <= TILES_OF_TWO_LONG || self.rows <= 64) {
+            (0, 1)
+        } else {
+            (usize::from(self.rows > 64), 0)
         };
-        Kernel::new(&LINEAR_WGMMA, "linear_wgmma")
-            .word("ELEMENT", element(self.dtype))
-            .word("AFTER", after)
-            .word("KIND", name(kind))
+        let (rows, stages) = TILES_IN_ORDER[choice];
+        let (weight_stages, x_stages) = stages[split_log2];
+        Division { rows, split: 1 << split_log2, weight_stages, x_stages }
+    }
+
+    fn kernel(&self, division: Division) -> Kernel {
+        with_after(Kernel::new(&LINEAR_WGMMA, "linear_wgmma"), self.dtype, self.activated)
             .number("ROWS", division.rows)
             .number("SPLIT", division.split)
             .number("WEIGHT_STAGES", division.weight_stages)
             .number("X_STAGES", division.x_stages)
+            .number("ORDERED", self.ordered.into())
+    }
+
+    /// The variant that is launched.
+    fn variant(&self) -> Kernel {
+        if self.is_of_tens() {
+            self.kernel(self.division())
+        } else {
+            linear_wgmma_tiles::kernel(self.dtype, self.activated, self.rows)
+        }
+    }
+
+    /// Whether any kernel here is for these on this GPU.
+    pub(super) fn is_taken(&self, gpu: &Gpu) -> bool {
+        self.rows > FEW_ROWS
+            && keeps_order(self.dtype, [self.outputs, self.inputs], gpu)
+            && (self.ordered || self.is_of_tens())
+    }
+
+    /// Whether rows are as many as the kernel of this file is for.
+    fn is_of_tens(&self) -> bool {
+        let weight = self.outputs * self.inputs;
+        match self.ordered {
+            true => !linear_wgmma_tiles::is_filled([self.rows, self.outputs]),
+            false if weight <= SMALL_WEIGHT => ROWS.contains(&self.rows),
+            false => weight <= LARGE_WEIGHT && ROWS_OF_LARGE_WEIGHTS.contains(&self.rows),
+        }
     }
 }
 
+/// Whether the GPU has kernels for many rows that sum in the order of few rows, for weights of this size.
+pub(super) fn keeps_order(dtype: DType, [outputs, inputs]: [usize; 2], gpu: &Gpu) -> bool {
+    gpu.capability == 90
+        && gpu.shared_bytes_of_block(1) >= SHARED_BYTES_MAX
+        && matches!(dtype, DType::F16 | DType::BF16)
+        && outputs > 0
+        && inputs > 0
+        && outputs.is_multiple_of(16)
+        && inputs.is_multiple_of(8)
+}
+
+/// A kernel that does this after a product.
+pub(super) fn with_after(kernel: Kernel, dtype: DType, activated: Activated) -> Kernel {
+    let (after, kind) = match activated {
+        Activated::Not => ("STORE", Activation::Relu),
+        Activated::All(kind) => ("ACTIVATE", kind),
+        Activated::Gated(kind) => ("GATE", kind),
+    };
+    kernel.word("ELEMENT", element(dtype)).word("AFTER", after).word("KIND", name(kind))
+}
+
 /// Every kernel that products of these may take.
-pub(super) fn kernels(dtype: DType, activated: Activated, [outputs, inputs]: [usize; 2], gpu: &Gpu) -> Vec<Kernel> {
+pub(super) fn kernels(
+    dtype: DType,
+    activated: Activated,
+    [outputs, inputs]: [usize; 2],
+    (gpu, is_batch_invariant): (&Gpu, bool),
+) -> Vec<Kernel> {
     let mut kernels: Vec<Kernel> = Vec::new();
-    for rows in ROWS.filter(|&rows| is_for(dtype, [rows, outputs, inputs], gpu)) {
-        let form = Form { dtype, activated, rows, outputs, inputs };
-        let kernel = form.kernel(form.division());
-        if !kernels.contains(&kernel) {
-            kernels.push(kernel);
-        }
+    // Beyond, divisions change with whole tiles.
+    let many = (DENSE_ROWS..=linear_wgmma_tiles::ROWS_FILLED).step_by(64);
+    for rows in (FEW_ROWS + 1..DENSE_ROWS).chain(many) {
+        let form = Form { dtype, activated, rows, outputs, inputs, ordered: is_batch_invariant };
+        let kernel = form.is_taken(gpu).then(|| form.variant());
+        kernels.extend(kernel.filter(|kernel| !kernels.contains(kernel)));
     }
     kernels
 }
 
-/// Whether the kernel is to multiply these.
-pub(super) fn fits(x: &Matrix, Weights { matrix: weight, scales }: &Weights, residual: Option<&Matrix>) -> bool {
+/// Whether a kernel here is to multiply these.
+pub(super) fn fits(
+    x: &Matrix,
+    Weights { matrix: weight, scales }: &Weights,
+    residual: Option<&Matrix>,
+    activated: Activated,
+) -> bool {
     let dtype = x.tensor.dtype;
     scales.is_none()
         && weight.tensor.dtype == dtype
-        && !is_batch_invariant()
-        && is_for(dtype, [x.rows, weight.rows, weight.columns], &Gpu::current())
+        && Form::of(x, weight, activated).is_taken(&Gpu::current())
         && x.has_groups_of(widest(dtype))
         && weight.has_groups_of(widest(dtype))
         && residual
             .is_none_or(|residual| on_16_bytes(&residual.tensor) && residual.stride.is_multiple_of(widest(dtype)))
 }
 
-/// Whether the kernel is for products of this size here.
-pub(super) fn is_for(dtype: DType, [rows, outputs, inputs]: [usize; 3], gpu: &Gpu) -> bool {
-    let largest = if ROWS_OF_LARGE_WEIGHTS.contains(&rows) { LARGE_WEIGHT } else { SMALL_WEIGHT };
-    gpu.capability == 90
-        && ROWS.contains(&rows)
-        && gpu.shared_bytes_of_block(1) >= SHARED_BYTES_MAX
-        && matches!(dtype, DType::F16 | DType::BF16)
-        && (1..=largest).contains(&(outputs * inputs))
-        && outputs.is_multiple_of(16)
-        && inputs.is_multiple_of(8)
-}
-
-/// `Shared` of the source.
-fn shared_bytes(rows: usize, split: usize, (weight_stages, x_stages): (usize, usize)) -> usize {
-    let rings = (weight_stages * OUTPUTS + x_stages * rows) * CHUNK * 2;
-    let received = if split == 1 { 16 } else { (split - 1) * (rows / 2 / split) * CONSUMERS * size_of::<f32>() };
-    rings + received + (2 * weight_stages + 2 * x_stages + 1) * 8
+impl Form {
+    fn of(x: &Matrix, weight: &Matrix, activated: Activated) -> Self {
+        Self {
+            dtype: x.tensor.dtype,
+            activated,
+            rows: x.rows,
+            outputs: weight.rows,
+            inputs: weight.columns,
+            ordered: is_batch_invariant(),
+        }
+    }
 }
 
 impl SomeRows {
     pub(super) fn run(self) -> CubeTensor {
+        let form = Form::of(&self.x, &self.weight, self.activated);
+        if form.is_of_tens() { self.launch(form) } else { linear_wgmma_tiles::launch(self) }
+    }
+
+    fn launch(self, form: Form) -> CubeTensor {
         let Self { x, weight, bias, residual, activated } = self;
-        let form =
-            Form { dtype: x.tensor.dtype, activated, rows: x.rows, outputs: weight.rows, inputs: weight.columns };
         let division = form.division();
         let is_gated = matches!(activated, Activated::Gated(_));
         let width = if is_gated { weight.rows / 2 } else { weight.rows };
@@ -190,7 +269,7 @@ impl SomeRows {
         };
         let launch = Launch::new(form.kernel(division), division.grid(&form))
             .read_mapped(&x.tensor, rows_of(&x, division.rows))
-            .read_mapped(&weight.tensor, groups_of(&weight, is_gated));
+            .read_mapped(&weight.tensor, groups_of(&weight, is_gated, OUTPUTS));
         let launch = read(read(launch, bias.as_ref()), residual.as_ref().map(|residual| &residual.tensor));
         launch.write(&out).value(Argument::structure(&shape)).submit(&out);
         out
@@ -201,23 +280,33 @@ impl Division {
     fn grid(&self, form: &Form) -> Grid {
         let blocks = [self.split, form.outputs.div_ceil(OUTPUTS), form.rows.div_ceil(self.rows)];
         // The source itself says what its clusters are.
-        Grid::new(blocks, THREADS).with_shared(shared_bytes(self.rows, self.split, (self.weight_stages, self.x_stages)))
+        Grid::new(blocks, THREADS).with_shared(self.shared_bytes(form.ordered))
+    }
+
+    /// `Shared` of the source.
+    fn shared_bytes(&self, ordered: bool) -> usize {
+        let Self { rows, split, weight_stages, x_stages } = *self;
+        let rings = (weight_stages * OUTPUTS + x_stages * rows) * CHUNK * 2;
+        let kept = if ordered { PAIRS / split } else { 1 };
+        let received =
+            if split == 1 { 16 } else { (split - 1) * kept * (rows / 2 / split) * CONSUMERS * size_of::<f32>() };
+        rings + received + (2 * weight_stages + 2 * x_stages + 1) * 8
     }
 }
 
 /// A chunk of inputs of a block's rows of x.
-fn rows_of(x: &Matrix, rows: usize) -> TensorMap {
+pub(super) fn rows_of(x: &Matrix, rows: usize) -> TensorMap {
     TensorMap::new(x.tensor.dtype).dimension(x.columns, 1, CHUNK).dimension(x.rows, x.stride, rows)
 }
 
-/// A chunk of inputs of a block's outputs: by turns 8 and 8 that are `apart`, gates and their values or neighbours.
-fn groups_of(weight: &Matrix, is_gated: bool) -> TensorMap {
+/// A chunk of inputs of so many outputs: by turns 8 and 8 that are `apart`, gates and their values or neighbours.
+pub(super) fn groups_of(weight: &Matrix, is_gated: bool, outputs: usize) -> TensorMap {
     let (apart, next) = if is_gated { (weight.rows / 2, 8) } else { (8, 16) };
     TensorMap::new(weight.tensor.dtype)
         .dimension(weight.columns, 1, CHUNK)
         .dimension(8, weight.stride, 8)
         .dimension(2, apart * weight.stride, 2)
-        .dimension(weight.rows / 16, next * weight.stride, OUTPUTS / 16)
+        .dimension(weight.rows / 16, next * weight.stride, outputs / 16)
 }
 
 #[cfg(test)]
@@ -227,26 +316,41 @@ mod tests {
     #[test]
     fn every_division_leaves_room_for_the_next_kernel() {
         for (rows, stages) in TILES {
-            for (index, &stages) in stages.iter().enumerate() {
-                let bytes = shared_bytes(rows, 1 << index, stages);
-                assert!(bytes <= SHARED_BYTES_MAX, "{rows} rows, {} blocks: {bytes}", 1 << index);
+            for (index, &(weight_stages, x_stages)) in stages.iter().enumerate() {
+                let division = Division { rows, split: 1 << index, weight_stages, x_stages };
+                let bytes = division.shared_bytes(false);
+                assert!(bytes <= SHARED_BYTES_MAX, "{division:?}: {bytes}");
                 // The instruction takes rows by eights.
                 assert!((rows >> index).is_multiple_of(8));
+            }
+        }
+        for (rows, stages) in TILES_IN_ORDER {
+            for (index, &(weight_stages, x_stages)) in stages.iter().enumerate() {
+                let division = Division { rows, split: 1 << index, weight_stages, x_stages };
+                let bytes = division.shared_bytes(true);
+                assert!(bytes <= SHARED_BYTES_MAX, "{division:?}: {bytes}");
             }
         }
     }
 
     #[test]
     fn blocks_are_as_many_as_measured_best() {
-        let division = |rows, outputs, inputs| {
-            let form = Form { dtype: DType::BF16, activated: Activated::Not, rows, outputs, inputs };
-            let division = form.division();
+        let divided = |rows, outputs, inputs, ordered| {
+            let (dtype, activated) = (DType::BF16, Activated::Not);
+            let division = Form { dtype, activated, rows, outputs, inputs, ordered }.division();
             (division.rows, division.split)
         };
+        let division = |rows, outputs, inputs| divided(rows, outputs, inputs, false);
         // Qwen3-0.6B.
         assert_eq!([64, 128, 256].map(|rows| division(rows, 4096, 1024)), [(64, 2), (128, 2), (128, 1)]);
         assert_eq!([64, 128, 256].map(|rows| division(rows, 1024, 3072)), [(64, 8), (64, 4), (64, 2)]);
         assert_eq!([64, 128, 256].map(|rows| division(rows, 6144, 1024)), [(64, 2), (128, 2), (128, 1)]);
+        let in_order = |rows, outputs, inputs| divided(rows, outputs, inputs, true);
+        assert_eq!([64, 128, 256].map(|rows| in_order(rows, 4096, 1024)), [(64, 2), (128, 1), (128, 1)]);
+        assert_eq!([64, 128, 256].map(|rows| in_order(rows, 1024, 3072)), [(64, 4), (64, 4), (64, 2)]);
+        // Llama-3.1-8B.
+        assert_eq!([64, 128].map(|rows| in_order(rows, 4096, 4096)), [(64, 2), (64, 2)]);
+        assert_eq!([64, 128].map(|rows| in_order(rows, 28_672, 4096)), [(64, 2), (128, 1)]);
         // SmolLM2-135M.
         assert_eq!([32, 64, 96, 256].map(|rows| division(rows, 576, 576)), [(64, 4), (64, 4), (64, 4), (64, 2)]);
     }

@@ -27,6 +27,7 @@ mod linear_fp8;
 mod linear_quantize;
 mod linear_tiles;
 mod linear_wgmma;
+mod linear_wgmma_tiles;
 mod matrix;
 mod memory;
 mod module_cache;
@@ -100,11 +101,14 @@ const DECODE: &str = concat!(
 /// What comes before the tensor-core kernels of products.
 const PRODUCTS: &str = include_str!("../../../../kernels/products.cuh");
 
-/// What comes before kernels with the matrix instructions of Hopper.
-const WGMMA: &str = include_str!("../../../../kernels/wgmma.cuh");
-/// The same with what attention needs besides.
-const ATTENTION_WGMMA: &str =
-    concat!(include_str!("../../../../kernels/attention.cuh"), include_str!("../../../../kernels/wgmma.cuh"));
+/// What comes before kernels with the matrix instructions of Hopper: of products, and of attention.
+const WGMMA_PRODUCTS: &str =
+    concat!(include_str!("../../../../kernels/wgmma.cuh"), include_str!("../../../../kernels/wgmma_products.cuh"));
+const ATTENTION_WGMMA: &str = concat!(
+    include_str!("../../../../kernels/attention.cuh"),
+    include_str!("../../../../kernels/wgmma.cuh"),
+    include_str!("../../../../kernels/attention_copies.cuh")
+);
 
 macro_rules! needs {
     () => {
@@ -137,7 +141,8 @@ sources! {
     LINEAR_FP8 = "linear_fp8",
     LINEAR_QUANTIZE = "linear_quantize",
     LINEAR_TILES = "linear_tiles" needs PRODUCTS,
-    LINEAR_WGMMA = "linear_wgmma" needs WGMMA,
+    LINEAR_WGMMA = "linear_wgmma" needs WGMMA_PRODUCTS,
+    LINEAR_WGMMA_TILES = "linear_wgmma_tiles" needs WGMMA_PRODUCTS,
     PAGED_ATTENTION = "paged_attention",
     PAGED_ATTENTION_DECODE = "paged_attention_decode" needs DECODE,
     PAGED_ATTENTION_TILES = "paged_attention_tiles" needs ATTENTION,

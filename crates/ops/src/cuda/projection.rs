@@ -141,7 +141,7 @@ impl Operands {
             None => self.x,
         };
         let residual = self.residual.map(Matrix::of);
-        if linear_wgmma::fits(&x, &self.weights, residual.as_ref()) {
+        if linear_wgmma::fits(&x, &self.weights, residual.as_ref(), self.activated) {
             let Self { weights, bias, activated, .. } = self;
             return SomeRows { x, weight: weights.matrix, bias, residual, activated }.run();
         }

@@ -3,8 +3,10 @@
 use burn::tensor::{DType, Device, Tensor};
 
 use super::gpu::Gpu;
-use super::linear_wgmma::is_for;
+use super::gpu::limited::with_batch_invariance;
+use super::linear_wgmma::Form;
 use super::tests::{floats, for_both_dtypes, pair};
+use crate::backend::Activated;
 use crate::testing::{Seeded, assert_close};
 use crate::{
     Activation, Projection, Then, Weight, activation, gated_activation, linear, linear_add, project, reference,
@@ -23,19 +25,25 @@ fn rows_apart(seeded: &mut Seeded, [rows, columns]: [usize; 2], on: (&Device, DT
 }
 
 #[test]
-fn the_sizes_are_those_of_the_kernel_on_hopper() {
+fn the_sizes_are_those_of_the_kernels_on_hopper() {
     let [mut gpu, _] = Gpu::of_architecture(90);
+    let form = |rows, outputs, inputs| {
+        let (dtype, activated) = (DType::BF16, Activated::Not);
+        Form { dtype, activated, rows, outputs, inputs, ordered: false }
+    };
     for (inputs, outputs) in SIZES {
-        assert!(ROWS.iter().all(|&rows| is_for(DType::BF16, [rows, outputs, inputs], &gpu)), "{inputs}, {outputs}");
+        assert!(ROWS.iter().all(|&rows| form(rows, outputs, inputs).is_taken(&gpu)), "{inputs}, {outputs}");
     }
-    assert!(!is_for(DType::F32, [64, 576, 576], &gpu), "32-bit floats");
-    assert!(!is_for(DType::F16, [64, 577, 576], &gpu), "outputs that are no multiple of 16");
-    assert!(!is_for(DType::F16, [257, 576, 576], &gpu), "too many rows");
+    assert!(!Form { dtype: DType::F32, ..form(64, 576, 576) }.is_taken(&gpu), "32-bit floats");
+    assert!(!form(64, 577, 576).is_taken(&gpu), "outputs that are no multiple of 16");
+    assert!(!form(257, 576, 576).is_taken(&gpu), "too many rows");
     for rows in [16, 32, 128] {
-        assert!(!is_for(DType::F16, [rows, 28672, 4096], &gpu), "{rows} rows: another is faster");
+        assert!(!form(rows, 28672, 4096).is_taken(&gpu), "{rows} rows: another is faster");
     }
+    assert!([17, 100, 513, 8192].iter().all(|&rows| Form { ordered: true, ..form(rows, 576, 576) }.is_taken(&gpu)));
+    assert!(!Form { ordered: true, ..form(16, 576, 576) }.is_taken(&gpu), "few rows");
     gpu.capability = 89;
-    assert!(!is_for(DType::F16, [64, 576, 576], &gpu), "no such instructions");
+    assert!(!form(64, 576, 576).is_taken(&gpu), "no such instructions");
 }
 
 #[test]
@@ -99,5 +107,44 @@ fn activations_after_a_product_are_those_of_the_single_operations() {
             let got = project(x.clone(), projection, Then::Gate(kind));
             assert_close(got, gated_activation(product.clone(), kind), 2.0 * rounding);
         }
+    });
+}
+
+/// Few rows, tens and hundreds go through three kernels.
+#[test]
+fn rows_have_the_same_bits_among_few_tens_and_hundreds_where_the_batch_must_not_matter() {
+    const TOGETHER: usize = 700;
+    const PARTS: [(usize, usize); 9] =
+        [(0, 1), (3, 8), (50, 16), (7, 17), (9, 64), (2, 100), (128, 300), (1, 513), (60, 640)];
+    for_both_dtypes(|device, dtype, rounding| {
+        with_batch_invariance(|| {
+            let mut seeded = Seeded::new(45);
+            for (inputs, outputs) in [(576, 576), (72, 16), (1032, 272), (3072, 1024), (1024, 4096), (4096, 2080)] {
+                let (x, device_x) = pair(&mut seeded, [TOGETHER, inputs], (device, dtype));
+                let (weight, device_weight) = pair(&mut seeded, [outputs, inputs], (device, dtype));
+                let (_, residual) = pair(&mut seeded, [TOGETHER, outputs], (device, dtype));
+                let (bias, device_bias) = floats(&mut seeded, [outputs], device);
+                let (weight, device_weight) = (Weight::dense(weight), Weight::dense(device_weight));
+                let projection = Projection { norm: None, weight: &device_weight, bias: Some(&device_bias) };
+                let got = |first, rows, then: &dyn Fn(Tensor<2>) -> Then| {
+                    let residual = residual.clone().narrow(0, first, rows);
+                    project(device_x.clone().narrow(0, first, rows), projection, then(residual))
+                };
+                let thens: [&dyn Fn(Tensor<2>) -> Then; 5] = [
+                    &|_| Then::Keep,
+                    &Then::AddTo,
+                    &|_| Then::Gate(Activation::Silu),
+                    &|_| Then::Gate(Activation::GeluTanh),
+                    &|_| Then::Activate(Activation::GeluErf),
+                ];
+                for then in thens {
+                    let together = got(0, TOGETHER, then);
+                    for (first, rows) in PARTS {
+                        assert_close(got(first, rows, then), together.clone().narrow(0, first, rows), 0.0);
+                    }
+                }
+                assert_close(got(0, TOGETHER, thens[0]), reference::linear(x, &weight, Some(&bias)), rounding);
+            }
+        });
     });
 }

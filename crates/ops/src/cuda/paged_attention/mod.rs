@@ -1,16 +1,17 @@
 //! Attention over the paged cache: which kernels a batch takes.
 //!
-//! In 16 bits, and with a cache of 8, tensor cores: sequences with one token in the batch go to [`decode`], those with several to [`prefill`],
-//! which takes the instructions of Hopper where they fit. A batch with both is two launches that leave each other's
-//! sequences alone. Everything else (32-bit floats, odd head sizes, old cards) goes to [`any_dtype`].
+//! In 16 bits, and with a cache of 8, tensor cores: sequences with one token in the batch go to [`decode`], those with several
+//! to [`prefill`], which takes the instructions of Hopper where they fit. A batch with both is two launches that leave each
+//! other's sequences alone. Everything else (32-bit floats, odd head sizes, old cards) goes to [`any_dtype`].
 //!
-//! Which kernel a row takes depends on its own sequence alone. Within [`prefill`] its bits depend on its query and its
-//! context alone, within [`decode`] also on how many sequences there are. Where a token must have the same bits in every
-//! batch, [`prefill`] takes every sequence.
+//! Within [`prefill`] a row's bits depend on its query and its context alone, within [`decode`] also on how many sequences
+//! there are. So where a token must have the same bits in every batch, [`decode`] takes none; on Hopper single tokens then go
+//! to a form of [`prefill`]'s kernel that is made for them and gives the same bits ([`wgmma`]).
 
 mod any_dtype;
 mod decode;
 mod prefill;
+mod wgmma;
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
@@ -29,6 +30,7 @@ use crate::rope_and_store_kv::QkvOptions;
 use any_dtype::attend_any_dtype;
 use decode::{Decode, Fresh};
 use prefill::Prefill;
+use wgmma::{Items, Wgmma};
 
 /// Columns of a head that a tensor-core kernel's registers hold.
 const HEAD_DIM_MAX: usize = 256;
@@ -70,6 +72,19 @@ impl Form {
         let decodes =
             decodes.iter().flatten().flat_map(|decode| fresh.iter().flat_map(|&of| decode.kernels(&self, of)));
         decodes.chain([prefill.kernel(&self)]).chain(fallback).collect()
+    }
+
+    /// What takes single tokens where a token must have the same bits in every batch: of few sequences, and of many.
+    pub(super) fn single_token_kernels(self) -> impl Iterator<Item = Kernel> {
+        let counts = [1, usize::MAX / self.heads.num_kv_heads];
+        counts.into_iter().filter_map(move |sequences| self.single_tokens(sequences).map(|single| single.kernel(&self)))
+    }
+
+    /// The form of [`prefill`]'s kernel for single tokens of so many sequences, where there is one.
+    fn single_tokens(&self, num_sequences: usize) -> Option<Wgmma> {
+        let is_few = num_sequences * self.heads.num_kv_heads <= self.gpu.multiprocessors;
+        let items = if is_few { Items::FewSingleTokens } else { Items::SingleTokens };
+        Wgmma::new(self, items).filter(|_| self.multiplies())
     }
 }
 
@@ -116,7 +131,8 @@ pub(crate) fn paged_attention(inputs: AttentionInputs) -> CubeTensor {
     let out = attention.qkv.like(attention.options.heads.output_len());
     match attention.tensor_core_kernels() {
         Some((decode, prefill)) => {
-            if attention.query_lens != QueryLens::Single || attention.is_batch_invariant {
+            let decodes = attention.decodes_apart();
+            if attention.query_lens != QueryLens::Single || !decodes {
                 prefill.launch(&attention, &out);
             }
             let may_decode = match attention.query_lens {
@@ -124,8 +140,11 @@ pub(crate) fn paged_attention(inputs: AttentionInputs) -> CubeTensor {
                 QueryLens::Several => false,
                 QueryLens::Mixed => attention.num_sequences() > 1,
             };
-            if may_decode && !attention.is_batch_invariant {
-                decode.launch(&attention, &out, None);
+            if may_decode && decodes {
+                match attention.single_tokens() {
+                    Some(single) => single.launch(&attention, &out),
+                    None => decode.launch(&attention, &out, None),
+                }
             }
         }
         None => attend_any_dtype(&attention, &out),
@@ -194,6 +213,16 @@ impl Attention {
         Some((Decode::new(&form, self.num_sequences())?, Prefill::new(&form)?))
     }
 
+    /// What takes single tokens where they must have the bits that [`prefill`] gives them, if it need not do so itself.
+    fn single_tokens(&self) -> Option<Wgmma> {
+        self.form().single_tokens(self.num_sequences()).filter(|_| self.is_batch_invariant)
+    }
+
+    /// Whether single tokens have a kernel of their own.
+    fn decodes_apart(&self) -> bool {
+        !self.is_batch_invariant || self.single_tokens().is_some()
+    }
+
     fn form(&self) -> Form {
         let AttentionOptions { heads, block_size, .. } = self.options;
         Form { dtype: self.qkv.tensor.dtype, cache: self.keys.dtype, heads, block_size, gpu: self.gpu }
@@ -221,7 +250,7 @@ impl Attention {
             window: sliding_window.unwrap_or(0).min(i32::MAX as usize) as i32,
             parts_max: 1,
             // A sequence without tokens is no decoding one either.
-            mixed: (!self.is_batch_invariant
+            mixed: (self.decodes_apart()
                 && (self.query_lens != QueryLens::Single || self.qkv.rows != self.num_sequences()))
             .into(),
             dense: 0,

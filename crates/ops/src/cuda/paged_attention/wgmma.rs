@@ -1,0 +1,160 @@
+//! The instructions of Hopper: one source in two forms, for tiles of rows and for tokens that are alone of their sequence.
+//!
+//! Both give a token the same bits. A block takes items as it gets to them, and as many blocks run as the GPU has room for.
+
+use burn_cubecl::tensor::CubeTensor;
+
+use super::{Attention, Form};
+use crate::cuda::kernel::Kernel;
+use crate::cuda::launch::{Argument, Grid, Launch};
+use crate::cuda::rope_and_store_kv::cache_strides;
+use crate::cuda::tensor_map::TensorMap;
+use crate::cuda::{PAGED_ATTENTION_WGMMA, element};
+
+/// Constants of `paged_attention_wgmma.cu`: rows of a warpgroup, threads of one and of those that copy, the columns of a
+/// panel, and the rows and bytes after which its swizzled rows repeat.
+const ROWS: usize = 64;
+const GROUP_THREADS: usize = 128;
+const PANEL: usize = 64;
+const SWIZZLED_ROWS: usize = 8;
+const SWIZZLED_BYTES: usize = 1024;
+/// Barriers and items of `Shared`, at most.
+const BOOKKEEPING_BYTES: usize = 256;
+/// Registers of two blocks are enough for heads of up to so many columns.
+const HEAD_DIM_OF_TWO: usize = 128;
+
+/// What an item is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Items {
+    /// Rows of a sequence with any number of tokens.
+    Tiles,
+    /// The one token of a sequence: no more of them than multiprocessors, or more.
+    FewSingleTokens,
+    SingleTokens,
+}
+
+/// How a call is compiled and launched.
+#[derive(Clone, Copy)]
+pub(super) struct Wgmma {
+    items: Items,
+    shared_bytes: usize,
+    blocks_per_multiprocessor: usize,
+}
+
+impl Wgmma {
+    /// `None` when the kernel does not take these.
+    pub(super) fn new(form: &Form, items: Items) -> Option<Self> {
+        if !fits(form) || form.group() > ROWS * items.consumers() {
+            return None;
+        }
+        let shared_bytes = shared_bytes(form, items);
+        let has_two = items != Items::Tiles
+            && form.heads.head_dim <= HEAD_DIM_OF_TWO
+            && shared_bytes <= form.gpu.shared_bytes_of_block(2);
+        let blocks_per_multiprocessor = if has_two { 2 } else { 1 };
+        let has_room = shared_bytes <= form.gpu.shared_bytes_of_block(1);
+        has_room.then_some(Self { items, shared_bytes, blocks_per_multiprocessor })
+    }
+
+    pub(super) fn kernel(&self, form: &Form) -> Kernel {
+        Kernel::new(&PAGED_ATTENTION_WGMMA, "attend_wgmma")
+            .word("ELEMENT", element(form.dtype))
+            .number("HEAD_DIM", form.heads.head_dim)
+            .number("GROUP", form.group())
+            .number("CONSUMERS", self.items.consumers())
+            .number("VALUE_STAGES", self.items.stages(form.heads.head_dim)[1])
+    }
+
+    pub(super) fn launch(&self, attention: &Attention, out: &CubeTensor) {
+        let heads = attention.options.heads;
+        let group = attention.group();
+        // Of a tile; and tiles of all sequences at most.
+        let (tokens, tiles) = match self.items {
+            Items::Tiles => {
+                let tokens = ROWS * self.items.consumers() / group;
+                (tokens, attention.qkv.rows / tokens + attention.num_sequences())
+            }
+            Items::FewSingleTokens | Items::SingleTokens => (1, attention.num_sequences()),
+        };
+        let blocks = (tiles * heads.num_kv_heads).min(attention.gpu.multiprocessors * self.blocks_per_multiprocessor);
+        let threads = GROUP_THREADS * (1 + self.items.consumers());
+        let grid = Grid::new([blocks, 1, 1], threads).with_shared(self.shared_bytes);
+        let positions = greatest_common_divisor(attention.options.block_size, keys(heads.head_dim));
+        let [slot_stride, head_stride] = cache_strides(&attention.keys, &attention.values);
+        let slots = attention.keys.meta.shape[0];
+        // Columns, query heads of a group, groups, tokens.
+        let queries = TensorMap::new(attention.qkv.tensor.dtype)
+            .dimension(heads.head_dim, 1, PANEL)
+            .dimension(group, heads.head_dim, group)
+            .dimension(heads.num_kv_heads, group * heads.head_dim, 1)
+            .dimension(attention.qkv.rows, attention.qkv.stride, tokens);
+        // Columns, KV heads, slots.
+        let cache = TensorMap::new(attention.keys.dtype)
+            .dimension(heads.head_dim, 1, PANEL)
+            .dimension(heads.num_kv_heads, head_stride, 1)
+            .dimension(slots, slot_stride, positions);
+        let mut shape = attention.shape();
+        shape.dense = positions as i32;
+        Launch::new(self.kernel(&attention.form()), grid)
+            .read_mapped(&attention.qkv.tensor, queries)
+            .read_mapped(&attention.keys, cache.clone())
+            .read_mapped(&attention.values, cache)
+            .read(&attention.query_starts)
+            .read(&attention.context_lens)
+            .read(&attention.tables.tensor)
+            .write(out)
+            .value(Argument::Counters)
+            .value(shape.argument())
+            .submit(out);
+    }
+}
+
+impl Items {
+    /// Warpgroups that compute.
+    fn consumers(self) -> usize {
+        match self {
+            Items::Tiles => 2,
+            Items::FewSingleTokens | Items::SingleTokens => 1,
+        }
+    }
+
+    /// Tiles of keys and of values that a block has room for. With few items a multiprocessor has one block, which is faster
+    /// with more.
+    fn stages(self, head_dim: usize) -> [usize; 2] {
+        match (self, head_dim) {
+            (Items::Tiles | Items::FewSingleTokens, 128) | (_, 129..) => [2, 2],
+            (Items::SingleTokens, 128) => [2, 1],
+            (Items::Tiles, _) => [2, 2],
+            _ => [3, 3],
+        }
+    }
+}
+
+/// Keys and values that are factors as they are, whole panels of a head, and copies of whole swizzled rows of 8 positions.
+pub(super) fn fits(form: &Form) -> bool {
+    form.gpu.capability == 90
+        && form.cache == form.dtype
+        && [64, 128, 256].contains(&form.heads.head_dim)
+        && form.block_size.is_multiple_of(SWIZZLED_ROWS)
+        && form.group() <= ROWS * Items::Tiles.consumers()
+}
+
+/// Positions of a tile.
+fn keys(head_dim: usize) -> usize {
+    if head_dim <= 128 { 128 } else { 64 }
+}
+
+/// `Shared` of the source, with room to begin where swizzled rows repeat.
+fn shared_bytes(form: &Form, items: Items) -> usize {
+    let head_dim = form.heads.head_dim;
+    let rows = match items {
+        Items::Tiles => ROWS * items.consumers(),
+        _ => 2 * form.group().next_multiple_of(SWIZZLED_ROWS),
+    };
+    let tiles: usize = items.stages(head_dim).into_iter().sum();
+    SWIZZLED_BYTES + (rows + tiles * keys(head_dim)) * head_dim * 2 + BOOKKEEPING_BYTES
+}
+
+fn greatest_common_divisor(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}

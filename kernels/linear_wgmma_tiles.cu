@@ -1,0 +1,257 @@
+// linear_wgmma_tiles: out = after(x * weight^T + bias) for hundreds of rows of x and more, with the asynchronous matrix
+// instructions of Hopper; 16-bit elements.
+//
+// Variants: ELEMENT=f16|bf16 AFTER:KIND:CLUSTER=STORE:RELU:2|GATE:SILU:2|GATE:GELU_TANH:1|ACTIVATE:GELU_ERF:1|ACTIVATE:RELU:2
+// Targets: sm_90a
+// Needs: wgmma.cuh wgmma_products.cuh
+//
+// Operands, AFTER and the bits of every row are those of linear_wgmma where it is ORDERED, and so those of linear_few_rows.
+//
+// As many blocks as multiprocessors take tiles of ROWS rows of x and OUTPUTS outputs, in an order in which those that run
+// together share weights and rows that the second-level cache holds. One thread copies chunks of both into a ring; two
+// warpgroups multiply 64 rows each, and what one has to do after a tile it does while the other still multiplies. The blocks
+// of a cluster take neighbouring rows of the same outputs, and each copies a part of the weights to all of them: what a
+// multiprocessor can read from the cache is what bounds it.
+//
+// A thread has three sets of sums: a pair of those that the order has, and the total of the pairs before.
+//
+// Limits: K a multiple of 8, N of 16, everything on 16-byte boundaries.
+
+constexpr int WARPGROUPS = 2, CONSUMERS = 128 * WARPGROUPS, THREADS = CONSUMERS + 128;
+constexpr int ROWS = 64 * WARPGROUPS, OUTPUTS = 128, STAGES = 6;
+constexpr int X_BYTES = ROWS * INPUTS * 2, WEIGHT_BYTES = OUTPUTS * INPUTS * 2, PART_BYTES = WEIGHT_BYTES / CLUSTER;
+constexpr int SUMS = OUTPUTS / 2; // of a thread
+constexpr int COLUMNS = AFTER == GATE ? OUTPUTS / 2 : OUTPUTS;
+// A row of results in shared memory; what spreads rows over the banks holds the bias of four outputs.
+constexpr int RESULT_BYTES = COLUMNS * 2 + 16;
+constexpr int GROUPS = COLUMNS / 8; // of 16 bytes in a row of results
+
+struct Shape {
+    int rows, width, inputs; // M, columns of the result, K
+    int output_tiles, row_tiles, band; // tiles of rows are those of a cluster; `band` of them go through all outputs together
+    long long residual_stride;
+};
+
+struct Shared {
+    char x[STAGES][X_BYTES], weights[STAGES][WEIGHT_BYTES];
+    char results[WARPGROUPS][64 * RESULT_BYTES];
+    unsigned long long full[STAGES], empty[STAGES];
+};
+
+// A part of the weights to the same place in every block of the cluster, whose barriers count its bytes.
+__device__ __forceinline__ void copy_weights_to_all(void* to, const TensorMap& map, int column, int group, unsigned long long& barrier) {
+    if constexpr (CLUSTER == 1) {
+        copy_weights(to, map, column, group, barrier);
+    } else {
+        asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster"
+                     " [%0], [%1, {%2, 0, 0, %3}], [%4], %5;" ::"r"(shared_address(to)),
+                     "l"(&map), "r"(column), "r"(group), "r"(shared_address(&barrier)), "h"((unsigned short)((1 << CLUSTER) - 1))
+                     : "memory");
+    }
+}
+__device__ __forceinline__ void arrive_at(int rank, const unsigned long long& barrier) {
+    asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(shared_address_of(rank, &barrier)) : "memory");
+}
+__device__ __forceinline__ void write_four_matrices(unsigned int to, const unsigned int (&pairs)[4]) {
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(pairs[0]), "r"(pairs[1]),
+                 "r"(pairs[2]), "r"(pairs[3])
+                 : "memory");
+}
+
+// What a block computes at a time.
+struct Tile {
+    int first_row, output_tile;
+
+    __device__ __forceinline__ Tile(int item, const Shape& shape) {
+        int in_band = shape.band * shape.output_tiles, band = item / in_band, within = item % in_band;
+        int tiles = min(shape.band, shape.row_tiles - band * shape.band);
+        output_tile = within / tiles;
+        first_row = ((band * shape.band + within % tiles) * CLUSTER + blockIdx.x % CLUSTER) * ROWS;
+    }
+};
+struct Items {
+    int next, end, step;
+
+    __device__ __forceinline__ Items(const Shape& shape)
+        : next(blockIdx.x / CLUSTER), end(shape.row_tiles * shape.output_tiles), step(gridDim.x / CLUSTER) {}
+};
+
+__device__ void produce(Shared& shared, const TensorMap& x, const TensorMap& weights, const Shape& shape) {
+    int chunks = (shape.inputs + INPUTS - 1) / INPUTS, rank = blockIdx.x % CLUSTER;
+    Ring<STAGES> ring;
+    for (Items items(shape); items.next < items.end; items.next += items.step) {
+        Tile tile(items.next, shape);
+        int group = tile.output_tile * (OUTPUTS / 16) + rank * (OUTPUTS / 16 / CLUSTER);
+        for (int chunk = 0; chunk < chunks; chunk++, ring.advance()) {
+            wait_for(shared.empty[ring.stage], ring.parity ^ 1); // in all blocks
+            unsigned long long& full = shared.full[ring.stage];
+            expect_bytes(full, X_BYTES + WEIGHT_BYTES);
+            copy_x(shared.x[ring.stage], x, chunk * INPUTS, tile.first_row, full);
+            copy_weights_to_all(shared.weights[ring.stage] + rank * PART_BYTES, weights, chunk * INPUTS, group, full);
+        }
+    }
+}
+
+// Products of the 16 inputs from `FIRST` * 16 on, and of the next 16.
+template <int FIRST> __device__ __forceinline__ void start_products(float (&sums)[SUMS], const char* x, const char* weights, bool adds) {
+    multiply_shared(sums, operand(x + FIRST * 32, 16), operand(weights + FIRST * 32, 16), adds);
+    multiply_shared(sums, operand(x + FIRST * 32 + 32, 16), operand(weights + FIRST * 32 + 32, 16), true);
+}
+__device__ __forceinline__ void release(Shared& shared, int stage) {
+    int rank = threadIdx.x % 128;
+    if (rank >= CLUSTER) return;
+    if constexpr (CLUSTER == 1) {
+        arrive(shared.empty[stage]);
+    } else {
+        arrive_at(rank, shared.empty[stage]);
+    }
+}
+
+__device__ __forceinline__ void multiply_all(float (&total)[SUMS], Shared& shared, Ring<STAGES>& ring, int chunks) {
+    int group = threadIdx.x / 128 - 1;
+#pragma unroll
+    for (int i = 0; i < SUMS; i++) total[i] = 0.0f;
+#pragma unroll 1
+    for (int quarter = 0; quarter < PAIRS; quarter++) {
+        float sums[SUMS], others[SUMS];
+        int begin = begin_of(quarter, chunks), end = begin_of(quarter + 1, chunks), before = 0;
+        if (begin == end) continue; // nothing to add
+        for (int chunk = begin; chunk < end; chunk++) {
+            wait_for(shared.full[ring.stage], ring.parity);
+            const char *x = shared.x[ring.stage] + group * 64 * 128, *weights = shared.weights[ring.stage];
+            fence_multiplications();
+            start_products<0>(sums, x, weights, chunk > begin);
+            start_products<2>(others, x, weights, chunk > begin);
+            commit_multiplications();
+            wait_for_multiplications<1>();
+            if (chunk > begin) release(shared, before);
+            before = ring.stage;
+            ring.advance();
+        }
+        wait_for_multiplications<0>();
+        settle(sums);
+        settle(others);
+        release(shared, before);
+#pragma unroll
+        for (int i = 0; i < SUMS; i++) total[i] += sums[i] + others[i];
+    }
+}
+
+// Where the bias of an output of the tile is; that of the next one is beside it if `output` is even.
+__device__ __forceinline__ float* bias_at(char* results, int output) {
+    return reinterpret_cast<float*>(results + output / 4 * RESULT_BYTES + COLUMNS * 2) + output % 4;
+}
+// Of a thread's sums, 8 columns of which two are its own: rounded results of row `half` of its two.
+__device__ __forceinline__ unsigned int result(const float (&sums)[SUMS], int eight, int half, char* results) {
+    int gates = AFTER == GATE ? 2 * eight : eight, at = 4 * gates + 2 * half, output = gates * 8 + threadIdx.x % 4 * 2;
+    float2 added = *reinterpret_cast<const float2*>(bias_at(results, output));
+    float2 value = make_float2(sums[at] + added.x, sums[at + 1] + added.y);
+    if constexpr (AFTER != STORE) value = make_float2(activate<KIND>(rounded(value.x)), activate<KIND>(rounded(value.y)));
+    if constexpr (AFTER == GATE) {
+        float2 other = *reinterpret_cast<const float2*>(bias_at(results, output + 8));
+        value.x *= rounded(sums[at + 4] + other.x), value.y *= rounded(sums[at + 5] + other.y);
+    }
+    return narrow_pair<ELEMENT>(value.x, value.y);
+}
+__device__ __forceinline__ void write_results(const float (&sums)[SUMS], char* results) {
+    int lane = threadIdx.x % WARP, warp = threadIdx.x % 128 / WARP;
+    unsigned int to = shared_address(results) + (warp * 16 + lane % 16) * RESULT_BYTES + lane / 16 * 16;
+#pragma unroll
+    for (int eight = 0; eight < COLUMNS / 8; eight += 2) {
+        unsigned int pairs[4];
+#pragma unroll
+        for (int i = 0; i < 4; i++) pairs[i] = result(sums, eight + i / 2, i % 2, results);
+        write_four_matrices(to + eight * 16, pairs);
+    }
+}
+// The bias of output `index` of a tile.
+__device__ __forceinline__ float bias_of(int index, const float* bias, int first, const Shape& shape) {
+    bool is_value = AFTER == GATE && index / 8 % 2 == 1;
+    int column = first + (AFTER == GATE ? index / 16 * 8 + index % 8 : index);
+    return bias != nullptr && column < shape.width ? bias[column + (is_value ? shape.width : 0)] : 0.0f;
+}
+// Asks for what will be added to a warpgroup's results.
+__device__ __forceinline__ void prefetch_residual(const ELEMENT* residual, int first_row, int first, const Shape& shape) {
+    int row = first_row + threadIdx.x % 128 / 2, column = first + threadIdx.x % 2 * 64;
+    if (AFTER != STORE || residual == nullptr || row >= shape.rows || column >= shape.width) return;
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(residual + row * shape.residual_stride + column));
+}
+__device__ __forceinline__ void copy_results(const char* results, const ELEMENT* residual, ELEMENT* out, int first_row, int first,
+                                             const Shape& shape) {
+    constexpr int AT_ONCE = 4;
+#pragma unroll 1
+    for (int first_index = threadIdx.x % 128; first_index < 64 * GROUPS; first_index += AT_ONCE * 128) {
+        uint4 added[AT_ONCE];
+        bool present[AT_ONCE];
+        long long at[AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            int index = first_index + i * 128, row = first_row + index / GROUPS, column = first + index % GROUPS * 8;
+            present[i] = row < shape.rows && column < shape.width;
+            at[i] = (long long)row * shape.width + column;
+            if (AFTER != STORE || residual == nullptr || !present[i]) continue;
+            added[i] = *reinterpret_cast<const uint4*>(residual + row * shape.residual_stride + column);
+        }
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            if (!present[i]) continue;
+            int index = first_index + i * 128;
+            uint4 raw = *reinterpret_cast<const uint4*>(results + index / GROUPS * RESULT_BYTES + index % GROUPS * 16);
+            if (AFTER == STORE && residual != nullptr) {
+                store_sum(out + at[i], raw, added[i]);
+            } else {
+                *reinterpret_cast<uint4*>(out + at[i]) = raw;
+            }
+        }
+    }
+}
+
+__device__ void consume(Shared& shared, const float* bias, const ELEMENT* residual, ELEMENT* out, const Shape& shape) {
+    int chunks = (shape.inputs + INPUTS - 1) / INPUTS, group = threadIdx.x / 128 - 1;
+    char* results = shared.results[group];
+    Ring<STAGES> ring;
+    for (Items items(shape); items.next < items.end; items.next += items.step) {
+        Tile tile(items.next, shape);
+        int first = tile.output_tile * COLUMNS, first_row = tile.first_row + group * 64;
+        float own_bias = bias_of(threadIdx.x % 128, bias, first, shape);
+        prefetch_residual(residual, first_row, first, shape);
+        float total[SUMS];
+        multiply_all(total, shared, ring, chunks);
+        *bias_at(results, threadIdx.x % 128) = own_bias;
+        meet(1 + group, 128); // and the results of the tile before are written
+        write_results(total, results);
+        meet(1 + group, 128);
+        copy_results(results, residual, out, first_row, first, shape);
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTER, 1, 1)
+    linear_wgmma_tiles(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weights, const float* bias,
+                       const ELEMENT* residual, ELEMENT* out, const __grid_constant__ Shape shape) {
+    start_next_kernel();
+    extern __shared__ __align__(1024) char memory[]; // swizzled rows repeat every 1024 bytes
+    Shared& shared = *reinterpret_cast<Shared*>(memory);
+    if (threadIdx.x == 0) {
+        prefetch_map(weights);
+        prefetch_map(x);
+        for (int stage = 0; stage < STAGES; stage++) {
+            init_barrier(shared.full[stage], 1);
+            init_barrier(shared.empty[stage], CLUSTER * WARPGROUPS);
+        }
+        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    }
+    arrive_in_cluster();
+    wait_for_cluster(); // barriers of all blocks are ready
+    wait_for_previous_kernel();
+    if (threadIdx.x < 128) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+        if (threadIdx.x == 0) produce(shared, x, weights, shape);
+        __syncwarp();
+    } else {
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+        consume(shared, bias, residual, out, shape);
+    }
+    // No block copies to one that has ended, or tells it that a stage is free.
+    arrive_in_cluster();
+    wait_for_cluster();
+}
