@@ -39,7 +39,7 @@ fi
 
 binary="${FIREBRICK_BIN:-}"
 if [ -z "$binary" ]; then
-  say "2/4  Building firebrick ($features); about 6 minutes on 2 cores the first time"
+  say "2/4  Building firebrick ($features); about 9 minutes on 2 cores the first time"
   target="${CARGO_TARGET_DIR:-$cache/quickstart}"
   CARGO_TARGET_DIR="$target" cargo build --release --bin firebrick --no-default-features --features "$features"
   binary="$target/release/firebrick"
