@@ -31,15 +31,6 @@ struct Shared {
     Item item[QUERIES]; // of the queries; sequence -1: there are no more
 };
 
-// A place in a ring of stages, and how often it was passed.
-template <int COUNT> struct Ring {
-    int stage = 0;
-    unsigned int parity = 0;
-    __device__ __forceinline__ void advance() {
-        if (++stage == COUNT) stage = 0, parity ^= 1;
-    }
-};
-
 __device__ __forceinline__ void copy_block(void* to, const TensorMap& map, int column, int kv_head, int slot,
                                            unsigned long long& barrier) {
     asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];" ::
@@ -52,8 +43,6 @@ __device__ __forceinline__ void copy_queries(void* to, const TensorMap& map, int
                      "r"(shared_address(to)), "l"(&map), "r"(column), "r"(kv_head), "r"(token), "r"(shared_address(&barrier))
                  : "memory");
 }
-
-__device__ __forceinline__ void prefetch(const TensorMap& map) { asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory"); }
 
 // The positions that a tile goes through: `begin`, a multiple of KEYS, to `last_seen`.
 struct Span {
@@ -182,7 +171,7 @@ __device__ __forceinline__ Progress start_of(const Item& item, const Producer& o
 __device__ __forceinline__ void Producer::run() {
     int items = shape.num_sequences * shape.num_kv_heads, index = blockIdx.x;
     bool shares = items > (int)gridDim.x;
-    prefetch(queries);
+    prefetch_map(queries);
     Item item = item_of(index, *this);
     Progress at = start_of(item, *this);
     // No kernel of a step writes lengths, tables, or keys and values before the last position: as many tiles as there is

@@ -282,7 +282,7 @@ __device__ __forceinline__ void consume(Shared& shared, const float* bias, const
     uint4 added[GROUPS_OF_THREAD];
     if (adds) read_residual(added, residual, shape);
     float sums[KEPT][ROWS / 2] = {};
-    multiply_all(sums, shared, span, (shape.inputs + INPUTS - 1) / INPUTS);
+    multiply_all(sums, shared, span, chunks_of(shape.inputs));
     char* results = shared.weights[0];
     float own[OWN_SUMS];
     if constexpr (SPLIT > 1) {
@@ -321,7 +321,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(SPLIT,
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
     __syncthreads();
-    int chunks = (shape.inputs + INPUTS - 1) / INPUTS;
+    int chunks = chunks_of(shape.inputs);
     Span span = {(int)blockIdx.x * chunks / SPLIT, ((int)blockIdx.x + 1) * chunks / SPLIT};
     if (threadIdx.x < CONSUMERS) {
         if constexpr (SPLIT > 1) arrive_in_cluster();

@@ -12,8 +12,8 @@
 // next tile while results are written; two warpgroups multiply 64 rows each. The blocks of a cluster take neighbouring rows of
 // the same outputs, and each copies a part of the weights to all of them, so that less is read from the cache.
 //
-// Measured: a tile takes its multiplications at the rate of the tensor cores, and 2.8 us for the ends of quarters and its
-// results, in which they wait. So it is slower than the library with 1,024 inputs, and as fast with 4,096.
+// Measured with gates: a tile takes its multiplications at the rate of the tensor cores, and 2.8 us for the ends of quarters
+// and its results, in which they wait. So it is slower than the library with 1,024 inputs, and as fast with 4,096.
 //
 // A thread has three sets of sums: a pair of those that the order has, and the total of the pairs before.
 //
@@ -79,7 +79,7 @@ struct Items {
 };
 
 __device__ void produce(Shared& shared, const TensorMap& x, const TensorMap& weights, const Shape& shape) {
-    int chunks = (shape.inputs + INPUTS - 1) / INPUTS, rank = blockIdx.x % CLUSTER;
+    int chunks = chunks_of(shape.inputs), rank = blockIdx.x % CLUSTER;
     Ring<STAGES> ring;
     for (Items items(shape); items.next < items.end; items.next += items.step) {
         Tile tile(items.next, shape);
@@ -209,7 +209,7 @@ __device__ __forceinline__ void copy_results(const char* results, const ELEMENT*
 }
 
 __device__ void consume(Shared& shared, const float* bias, const ELEMENT* residual, ELEMENT* out, const Shape& shape) {
-    int chunks = (shape.inputs + INPUTS - 1) / INPUTS, group = threadIdx.x / 128 - 1;
+    int chunks = chunks_of(shape.inputs), group = threadIdx.x / 128 - 1;
     char* results = shared.results[group];
     Ring<STAGES> ring;
     for (Items items(shape); items.next < items.end; items.next += items.step) {

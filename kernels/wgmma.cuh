@@ -6,6 +6,18 @@
 struct __align__(64) TensorMap {
     unsigned long long words[16];
 };
+__device__ __forceinline__ void prefetch_map(const TensorMap& map) {
+    asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
+}
+
+// A place in a ring, and how often it was passed.
+template <int STAGES> struct Ring {
+    int stage = 0;
+    unsigned int parity = 0;
+    __device__ __forceinline__ void advance() {
+        if (++stage == STAGES) stage = 0, parity ^= 1;
+    }
+};
 
 // Matrix operands in shared memory: rows of 128 swizzled bytes, 8 of them 1024 bytes. `across` is the distance of panels
 // where the columns are the rows of the instruction.

@@ -1,23 +1,15 @@
-// What products with weights by the asynchronous matrix instructions of Hopper share: rings, bulk copies of chunks of inputs, and
-// how results are rounded.
+// What products with weights by the asynchronous matrix instructions of Hopper share: bulk copies of chunks of inputs, and how results
+// are rounded.
 //
 // Put between wgmma.cuh and the source.
 
 enum After { STORE, ACTIVATE, GATE };
 
 constexpr int INPUTS = 64; // of a chunk: 128 bytes, the width of a swizzled row
+__device__ __forceinline__ int chunks_of(int inputs) { return (inputs + INPUTS - 1) / INPUTS; }
 // In order, so many parts of the chunks have a pair of sums each; where a part begins.
 constexpr int PAIRS = 4;
 __device__ __forceinline__ int begin_of(int quarter, int chunks) { return quarter * chunks / PAIRS; }
-
-// A place in a ring, and how often it was passed.
-template <int STAGES> struct Ring {
-    int stage = 0;
-    unsigned int parity = 0;
-    __device__ __forceinline__ void advance() {
-        if (++stage == STAGES) stage = 0, parity ^= 1;
-    }
-};
 
 __device__ __forceinline__ void copy_weights(void* to, const TensorMap& map, int column, int group, unsigned long long& barrier) {
     asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, 0, 0, %3}], [%4];" ::
@@ -28,9 +20,6 @@ __device__ __forceinline__ void copy_x(void* to, const TensorMap& map, int colum
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::
                      "r"(shared_address(to)), "l"(&map), "r"(column), "r"(row), "r"(shared_address(&barrier))
                  : "memory");
-}
-__device__ __forceinline__ void prefetch_map(const TensorMap& map) {
-    asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 __device__ __forceinline__ void arrive_in_cluster() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wait_for_cluster() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }

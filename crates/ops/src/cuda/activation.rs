@@ -8,6 +8,7 @@ use super::launch::{Grid, Launch};
 use super::matrix::{Matrix, widest};
 use super::{ACTIVATION, element};
 use crate::activation::Activation;
+use crate::backend::Activated;
 
 const THREADS: usize = 256;
 
@@ -51,4 +52,14 @@ pub(super) fn name(kind: Activation) -> &'static str {
         Activation::GeluErf => "GELU_ERF",
         Activation::Relu => "RELU",
     }
+}
+
+/// A kernel that does this after a product, in the words of the sources.
+pub(super) fn with_after(kernel: Kernel, dtype: DType, activated: Activated) -> Kernel {
+    let (after, kind) = match activated {
+        Activated::Not => ("STORE", Activation::Relu),
+        Activated::All(kind) => ("ACTIVATE", kind),
+        Activated::Gated(kind) => ("GATE", kind),
+    };
+    kernel.word("ELEMENT", element(dtype)).word("AFTER", after).word("KIND", name(kind))
 }

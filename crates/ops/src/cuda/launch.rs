@@ -218,6 +218,14 @@ impl Launch {
         self.value(Argument::Address(index))
     }
 
+    /// The next argument: a tensor that is read, or none.
+    pub(super) fn read_if(self, tensor: Option<&CubeTensor>) -> Self {
+        match tensor {
+            Some(tensor) => self.read(tensor),
+            None => self.value(Argument::Null),
+        }
+    }
+
     /// The next argument: a description of a tensor that is read.
     pub(super) fn read_mapped(mut self, tensor: &CubeTensor, map: TensorMap) -> Self {
         let index = self.operands.read(tensor);

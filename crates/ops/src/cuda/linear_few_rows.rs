@@ -330,18 +330,15 @@ impl FewRows {
             After::Rotate(rotation) => Some(rotation),
             _ => None,
         };
-        let read = |launch: Launch, tensor: Option<&CubeTensor>| match tensor {
-            Some(tensor) => launch.read(tensor),
-            None => launch.value(Argument::Null),
-        };
-        let mut launch =
-            Launch::new(form.kernel(division, &gpu), grid).read(&self.x.tensor).read(&self.weights.matrix.tensor);
-        launch = read(launch, self.weights.scales.as_ref());
-        launch = read(launch, residual);
-        launch = read(launch, self.norm.as_ref().map(|norm| &norm.weight));
-        launch = read(launch, self.norm.as_ref().and_then(|norm| norm.bias.as_ref()));
-        launch = read(launch, self.bias.as_ref());
-        launch = match rotation {
+        let launch = Launch::new(form.kernel(division, &gpu), grid)
+            .read(&self.x.tensor)
+            .read(&self.weights.matrix.tensor)
+            .read_if(self.weights.scales.as_ref())
+            .read_if(residual)
+            .read_if(self.norm.as_ref().map(|norm| &norm.weight))
+            .read_if(self.norm.as_ref().and_then(|norm| norm.bias.as_ref()))
+            .read_if(self.bias.as_ref());
+        let launch = match rotation {
             None => (0..5).fold(launch, |launch, _| launch.value(Argument::Null)),
             Some(rotation) => launch
                 .read(&rotation.table)

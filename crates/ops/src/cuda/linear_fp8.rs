@@ -5,7 +5,7 @@ use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 use bytemuck::{Pod, Zeroable};
 
-use super::activation::name;
+use super::activation::with_after;
 use super::cublaslt::{Multiplied, Product, sums_factor};
 use super::gpu::is_batch_invariant;
 use super::kernel::Kernel;
@@ -13,8 +13,7 @@ use super::launch::{Argument, Grid, Launch, Operands, submit};
 use super::linear_few_rows::Norm;
 use super::linear_quantize::quantize_rows;
 use super::matrix::{Matrix, dense, empty, on_16_bytes};
-use super::{LINEAR_FP8, element, multiplies_fp8};
-use crate::activation::Activation;
+use super::{LINEAR_FP8, multiplies_fp8};
 use crate::backend::Activated;
 use crate::e4m3::E4M3;
 
@@ -129,16 +128,12 @@ impl ManyRows {
         };
         let groups = columns / RESULTS;
         let threads = groups.next_multiple_of(32).clamp(32, THREADS);
-        let read = |launch: Launch, tensor: Option<&CubeTensor>| match tensor {
-            Some(tensor) => launch.read(tensor),
-            None => launch.value(Argument::Null),
-        };
         let kernel = kernel(dtype, self.activated);
         let launch = Launch::new(kernel, Grid::new([self.x.rows, groups.div_ceil(threads), 1], threads))
             .read(sums)
             .read(x_scales)
             .read(&aligned(self.scales));
-        let launch = read(read(launch, bias.as_ref()), residual.as_ref().map(|residual| &residual.tensor));
+        let launch = launch.read_if(bias.as_ref()).read_if(residual.as_ref().map(|residual| &residual.tensor));
         launch.write(&out).value(Argument::structure(&shape)).submit(&out);
         out
     }
@@ -146,10 +141,5 @@ impl ManyRows {
 
 /// The variant that applies the scales, and what comes after.
 pub(super) fn kernel(dtype: DType, activated: Activated) -> Kernel {
-    let (after, kind) = match activated {
-        Activated::Not => ("STORE", Activation::Relu),
-        Activated::All(kind) => ("ACTIVATE", kind),
-        Activated::Gated(kind) => ("GATE", kind),
-    };
-    Kernel::new(&LINEAR_FP8, "linear_fp8").word("ELEMENT", element(dtype)).word("AFTER", after).word("KIND", name(kind))
+    with_after(Kernel::new(&LINEAR_FP8, "linear_fp8"), dtype, activated)
 }

@@ -39,12 +39,8 @@ pub(super) fn linear_tiles(
         weight_stride: weight.stride as i64,
         residual_stride: residual.map_or(0, |residual| residual.stride as i64),
     };
-    let read = |launch: Launch, tensor: Option<&CubeTensor>| match tensor {
-        Some(tensor) => launch.read(tensor),
-        None => launch.value(Argument::Null),
-    };
     let launch = Launch::new(kernel, grid).read(&x.tensor).read(&weight.tensor);
-    let launch = read(read(launch, bias), residual.map(|residual| &residual.tensor));
+    let launch = launch.read_if(bias).read_if(residual.map(|residual| &residual.tensor));
     launch.write(&out).value(Argument::structure(&shape)).submit(&out);
     out
 }

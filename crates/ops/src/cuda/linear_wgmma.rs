@@ -11,15 +11,14 @@ use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 use bytemuck::{Pod, Zeroable};
 
-use super::activation::name;
+use super::activation::with_after;
 use super::gpu::{Gpu, is_batch_invariant};
 use super::kernel::Kernel;
 use super::launch::{Argument, Grid, Launch};
 use super::linear_few_rows::FEW_ROWS;
 use super::matrix::{Matrix, Weights, on_16_bytes, widest};
 use super::tensor_map::TensorMap;
-use super::{LINEAR_WGMMA, element, linear_wgmma_tiles};
-use crate::activation::Activation;
+use super::{LINEAR_WGMMA, linear_wgmma_tiles};
 use crate::backend::Activated;
 
 /// Rows of x for which the kernel is faster than the one for few rows, and than the library and a kernel for the activation:
@@ -186,16 +185,6 @@ pub(super) fn keeps_order(dtype: DType, [outputs, inputs]: [usize; 2], gpu: &Gpu
         && inputs.is_multiple_of(8)
 }
 
-/// A kernel that does this after a product.
-pub(super) fn with_after(kernel: Kernel, dtype: DType, activated: Activated) -> Kernel {
-    let (after, kind) = match activated {
-        Activated::Not => ("STORE", Activation::Relu),
-        Activated::All(kind) => ("ACTIVATE", kind),
-        Activated::Gated(kind) => ("GATE", kind),
-    };
-    kernel.word("ELEMENT", element(dtype)).word("AFTER", after).word("KIND", name(kind))
-}
-
 /// Every kernel that products of these may take.
 pub(super) fn kernels(
     dtype: DType,
@@ -245,16 +234,24 @@ impl Form {
 }
 
 impl SomeRows {
+    pub(super) fn is_gated(&self) -> bool {
+        matches!(self.activated, Activated::Gated(_))
+    }
+
+    /// Columns of the result.
+    pub(super) fn width(&self) -> usize {
+        if self.is_gated() { self.weight.rows / 2 } else { self.weight.rows }
+    }
+
     pub(super) fn run(self) -> CubeTensor {
         let form = Form::of(&self.x, &self.weight, self.activated);
         if form.is_of_tens() { self.launch(form) } else { linear_wgmma_tiles::launch(self) }
     }
 
     fn launch(self, form: Form) -> CubeTensor {
-        let Self { x, weight, bias, residual, activated } = self;
+        let (width, is_gated) = (self.width(), self.is_gated());
+        let Self { x, weight, bias, residual, .. } = self;
         let division = form.division();
-        let is_gated = matches!(activated, Activated::Gated(_));
-        let width = if is_gated { weight.rows / 2 } else { weight.rows };
         let out = x.like(width);
         let shape = Shape {
             rows: x.rows as i32,
@@ -263,14 +260,10 @@ impl SomeRows {
             padding: 0,
             residual_stride: residual.as_ref().map_or(0, |residual| residual.stride as i64),
         };
-        let read = |launch: Launch, tensor: Option<&CubeTensor>| match tensor {
-            Some(tensor) => launch.read(tensor),
-            None => launch.value(Argument::Null),
-        };
         let launch = Launch::new(form.kernel(division), division.grid(&form))
             .read_mapped(&x.tensor, rows_of(&x, division.rows))
             .read_mapped(&weight.tensor, groups_of(&weight, is_gated, OUTPUTS));
-        let launch = read(read(launch, bias.as_ref()), residual.as_ref().map(|residual| &residual.tensor));
+        let launch = launch.read_if(bias.as_ref()).read_if(residual.as_ref().map(|residual| &residual.tensor));
         launch.write(&out).value(Argument::structure(&shape)).submit(&out);
         out
     }

@@ -6,10 +6,11 @@ use burn_cubecl::tensor::CubeTensor;
 use bytemuck::{Pod, Zeroable};
 
 use super::LINEAR_WGMMA_TILES;
+use super::activation::with_after;
 use super::gpu::Gpu;
 use super::kernel::Kernel;
 use super::launch::{Argument, Grid, Launch};
-use super::linear_wgmma::{SomeRows, groups_of, rows_of, with_after};
+use super::linear_wgmma::{SomeRows, groups_of, rows_of};
 use crate::backend::Activated;
 
 /// Tiles from which on the kernel is faster than the one for tens of rows.
@@ -62,9 +63,8 @@ fn shared_bytes(activated: Activated) -> usize {
 }
 
 pub(super) fn launch(product: SomeRows) -> CubeTensor {
+    let (width, is_gated) = (product.width(), product.is_gated());
     let SomeRows { x, weight, bias, residual, activated } = product;
-    let is_gated = matches!(activated, Activated::Gated(_));
-    let width = if is_gated { weight.rows / 2 } else { weight.rows };
     let out = x.like(width);
     let cluster = cluster(x.rows);
     let (row_tiles, output_tiles) = (x.rows.div_ceil(cluster * ROWS), weight.rows.div_ceil(OUTPUTS));
@@ -79,14 +79,10 @@ pub(super) fn launch(product: SomeRows) -> CubeTensor {
     };
     let clusters = (row_tiles * output_tiles).min(Gpu::current().multiprocessors / cluster);
     let grid = Grid::new([clusters * cluster, 1, 1], THREADS).with_shared(shared_bytes(activated));
-    let read = |launch: Launch, tensor: Option<&CubeTensor>| match tensor {
-        Some(tensor) => launch.read(tensor),
-        None => launch.value(Argument::Null),
-    };
     let launch = Launch::new(kernel(x.tensor.dtype, activated, x.rows), grid)
         .read_mapped(&x.tensor, rows_of(&x, ROWS))
         .read_mapped(&weight.tensor, groups_of(&weight, is_gated, OUTPUTS / cluster));
-    let launch = read(read(launch, bias.as_ref()), residual.as_ref().map(|residual| &residual.tensor));
+    let launch = launch.read_if(bias.as_ref()).read_if(residual.as_ref().map(|residual| &residual.tensor));
     launch.write(&out).value(Argument::structure(&shape)).submit(&out);
     out
 }

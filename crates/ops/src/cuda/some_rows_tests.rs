@@ -119,7 +119,9 @@ fn rows_have_the_same_bits_among_few_tens_and_hundreds_where_the_batch_must_not_
     for_both_dtypes(|device, dtype, rounding| {
         with_batch_invariance(|| {
             let mut seeded = Seeded::new(45);
-            for (inputs, outputs) in [(576, 576), (72, 16), (1032, 272), (3072, 1024), (1024, 4096), (4096, 2080)] {
+            // The last two have tiles enough for hundreds of rows, and for a hundred: blocks without a cluster.
+            let sizes = [(576, 576), (72, 16), (1032, 272), (3072, 1024), (1024, 4096), (4096, 2080), (200, 12_304)];
+            for (inputs, outputs) in sizes {
                 let (x, device_x) = pair(&mut seeded, [TOGETHER, inputs], (device, dtype));
                 let (weight, device_weight) = pair(&mut seeded, [outputs, inputs], (device, dtype));
                 let (_, residual) = pair(&mut seeded, [TOGETHER, outputs], (device, dtype));
