@@ -1,21 +1,25 @@
 // linear_wgmma_tiles: out = after(x * weight^T + bias) for hundreds of rows of x and more, with the asynchronous matrix
 // instructions of Hopper; 16-bit elements.
 //
-// Variants: ELEMENT=f16|bf16 AFTER:KIND:CLUSTER=STORE:RELU:2|GATE:SILU:2|GATE:GELU_TANH:1|ACTIVATE:GELU_ERF:1|ACTIVATE:RELU:2
+// Variants: ELEMENT=f16|bf16 AFTER:KIND:CLUSTER:ORDERED:HEAD:CACHE=STORE:RELU:2:1:128:ELEMENT|GATE:SILU:2:1:128:ELEMENT|GATE:GELU_TANH:1:1:128:ELEMENT|ACTIVATE:GELU_ERF:1:1:128:ELEMENT|ACTIVATE:RELU:2:1:128:ELEMENT|GATE:SILU:2:0:128:ELEMENT|ACTIVATE:GELU_ERF:1:0:128:ELEMENT|ROTATE:RELU:2:0:128:ELEMENT|ROTATE:RELU:1:0:64:ELEMENT|ROTATE:RELU:2:0:128:e4m3
 // Targets: sm_90a
-// Needs: wgmma.cuh wgmma_products.cuh
+// Needs: heads.cuh qkv_rows.cuh wgmma.cuh wgmma_products.cuh
 //
-// Operands, AFTER and the bits of every row are those of linear_wgmma where it is ORDERED, and so those of linear_few_rows.
+// Operands and AFTER are those of linear_wgmma, and ROTATE: heads of HEAD elements of queries and keys are normalised and
+// rotated, queries stored in `out`, keys and values in the KV cache alone, all with the bits that rope_and_store_kv gives them.
+// Where it is ORDERED, every row has the bits that linear_wgmma and linear_few_rows give it then.
 //
 // As many blocks as multiprocessors take tiles of ROWS rows of x and OUTPUTS outputs, in an order in which those that run
 // together share weights and rows that the second-level cache holds. One thread copies chunks of both into a ring, into the
-// next tile while results are written; two warpgroups multiply 64 rows each. The blocks of a cluster take neighbouring rows of
-// the same outputs, and each copies a part of the weights to all of them, so that less is read from the cache.
+// next tile while results are written. The blocks of a cluster take neighbouring rows of the same outputs, and each copies a
+// part of the weights to all of them, so that less is read from the cache.
 //
-// Measured with gates: a tile takes its multiplications at the rate of the tensor cores, and 2.8 us for the ends of quarters
-// and its results, in which they wait. So it is slower than the library with 1,024 inputs, and as fast with 4,096.
+// ORDERED, two warpgroups multiply 64 rows of a tile each. A thread has three sets of sums: a pair of those that the order
+// has, and the total of the pairs before. A tile takes its multiplications at the rate of the tensor cores, and 2.8 us for the
+// ends of quarters and its results, in which they wait.
 //
-// A thread has three sets of sums: a pair of those that the order has, and the total of the pairs before.
+// Else the warpgroups take whole tiles by turns, so that one multiplies while the other's results are finished and written. Those
+// of ROTATE take longer than the multiplications of 1,024 inputs: ORDERED, where nothing would hide them, is without.
 //
 // Limits: K a multiple of 8, N of 16, everything on 16-byte boundaries.
 
@@ -24,6 +28,8 @@ constexpr int ROWS = 64 * WARPGROUPS, OUTPUTS = 128, STAGES = 6;
 constexpr int X_BYTES = ROWS * INPUTS * 2, WEIGHT_BYTES = OUTPUTS * INPUTS * 2, PART_BYTES = WEIGHT_BYTES / CLUSTER;
 constexpr int SUMS = OUTPUTS / 2; // of a thread
 constexpr int COLUMNS = AFTER == GATE ? OUTPUTS / 2 : OUTPUTS;
+constexpr int TURNS = ORDERED ? 1 : WARPGROUPS;
+constexpr int SLABS = ORDERED ? 1 : 2; // of 64 rows that a warpgroup takes of a tile
 // A row of results in shared memory; what spreads rows over the banks holds the bias of four outputs.
 constexpr int RESULT_BYTES = COLUMNS * 2 + 16;
 constexpr int GROUPS = COLUMNS / 8; // of 16 bytes in a row of results
@@ -71,17 +77,21 @@ struct Tile {
         first_row = ((band * shape.band + within % tiles) * CLUSTER + blockIdx.x % CLUSTER) * ROWS;
     }
 };
+// Every so many of a block's tiles.
 struct Items {
     int next, end, step;
 
-    __device__ __forceinline__ Items(const Shape& shape)
-        : next(blockIdx.x / CLUSTER), end(shape.row_tiles * shape.output_tiles), step(gridDim.x / CLUSTER) {}
+    __device__ __forceinline__ Items(const Shape& shape, int first, int turns)
+        : end(shape.row_tiles * shape.output_tiles), step(gridDim.x / CLUSTER) {
+        next = blockIdx.x / CLUSTER + first * step;
+        step *= turns;
+    }
 };
 
 __device__ void produce(Shared& shared, const TensorMap& x, const TensorMap& weights, const Shape& shape) {
     int chunks = chunks_of(shape.inputs), rank = blockIdx.x % CLUSTER;
     Ring<STAGES> ring;
-    for (Items items(shape); items.next < items.end; items.next += items.step) {
+    for (Items items(shape, 0, 1); items.next < items.end; items.next += items.step) {
         Tile tile(items.next, shape);
         int group = tile.output_tile * (OUTPUTS / 16) + rank * (OUTPUTS / 16 / CLUSTER);
         for (int chunk = 0; chunk < chunks; chunk++, ring.advance()) {
@@ -139,16 +149,65 @@ __device__ __forceinline__ void multiply_all(float (&total)[SUMS], Shared& share
     }
 }
 
+// Warpgroups multiply one after the other. A barrier tells only whether the phase of a parity is over: who waited for the chunks
+// of a later tile would take those of an earlier one for them.
+__device__ __forceinline__ void wait_for_turn(int group) { meet(1 + WARPGROUPS + group, CONSUMERS); }
+__device__ __forceinline__ void give_turn(int group) { let_go(1 + WARPGROUPS + group, CONSUMERS); }
+
+// The sums of whole tiles: of the first 64 rows and of the others.
+__device__ __forceinline__ void multiply_all(float (&sums)[2][SUMS], Shared& shared, Ring<STAGES>& ring, int chunks,
+                                             bool is_last) {
+    int before = 0, group = threadIdx.x / 128 - 1;
+    // Zeros, where the first products could start anew: for the compiler they depend on what the registers held before, and
+    // products that do are not asynchronous where that was written in a branch.
+#pragma unroll
+    for (int i = 0; i < 2 * SUMS; i++) sums[i / SUMS][i % SUMS] = 0.0f;
+    wait_for_turn(group);
+#pragma unroll 1
+    for (int chunk = 0; chunk < chunks; chunk++) {
+        wait_for(shared.full[ring.stage], ring.parity);
+        const char *x = shared.x[ring.stage], *weights = shared.weights[ring.stage];
+        fence_multiplications();
+#pragma unroll
+        for (int i = 0; i < INPUTS / 16; i++) {
+            unsigned long long columns = operand(weights + i * 32, 16);
+#pragma unroll
+            for (int slab = 0; slab < 2; slab++)
+                multiply_shared(sums[slab], operand(x + slab * 64 * 128 + i * 32, 16), columns, true);
+        }
+        commit_multiplications();
+        wait_for_multiplications<1>();
+        if (chunk > 0) release(shared, before);
+        before = ring.stage;
+        ring.advance();
+    }
+    if (!is_last) give_turn(1 - group);
+    wait_for_multiplications<0>();
+    settle(sums[0]);
+    settle(sums[1]);
+    release(shared, before);
+}
+
 // Where the bias of an output of the tile is; that of the next one is beside it if `output` is even.
 __device__ __forceinline__ float* bias_at(char* results, int output) {
     return reinterpret_cast<float*>(results + output / 4 * RESULT_BYTES + COLUMNS * 2) + output % 4;
+}
+// Position and slot of a row of ROTATE, behind the bias of all outputs.
+__device__ __forceinline__ int2* token_at(char* results, int row) {
+    return reinterpret_cast<int2*>(results + (32 + row / 2) * RESULT_BYTES + COLUMNS * 2) + row % 2;
+}
+__device__ __forceinline__ int2 token_of(int row, const Operands& operands, const Rows& rows) {
+    bool present = AFTER == ROTATE && row < rows.num_tokens;
+    return present ? make_int2(operands.positions[row], operands.slots[row]) : make_int2(0, -1);
 }
 // Of a thread's sums, 8 columns of which two are its own: rounded results of row `half` of its two.
 __device__ __forceinline__ unsigned int result(const float (&sums)[SUMS], int eight, int half, char* results) {
     int gates = AFTER == GATE ? 2 * eight : eight, at = 4 * gates + 2 * half, output = gates * 8 + threadIdx.x % 4 * 2;
     float2 added = *reinterpret_cast<const float2*>(bias_at(results, output));
     float2 value = make_float2(sums[at] + added.x, sums[at + 1] + added.y);
-    if constexpr (AFTER != STORE) value = make_float2(activate<KIND>(rounded(value.x)), activate<KIND>(rounded(value.y)));
+    if constexpr (AFTER == ACTIVATE || AFTER == GATE) {
+        value = make_float2(activate<KIND>(rounded(value.x)), activate<KIND>(rounded(value.y)));
+    }
     if constexpr (AFTER == GATE) {
         float2 other = *reinterpret_cast<const float2*>(bias_at(results, output + 8));
         value.x *= rounded(sums[at + 4] + other.x), value.y *= rounded(sums[at + 5] + other.y);
@@ -208,28 +267,122 @@ __device__ __forceinline__ void copy_results(const char* results, const ELEMENT*
     }
 }
 
-__device__ void consume(Shared& shared, const float* bias, const ELEMENT* residual, ELEMENT* out, const Shape& shape) {
+// What rope_and_store_kv does, of 64 rows of a tile.
+__device__ __forceinline__ void store_heads(char* results, int first_row, int first, const Operands& operands, const Rows& rows,
+                                            Rotation rotation) {
+    constexpr int V = 8, LANES = HEAD / (2 * V), HEADS = OUTPUTS / HEAD;
+    constexpr int TOGETHER = 128 / (LANES * HEADS), AT_ONCE = 1; // rows; two and four passes of them at once take as long
+    int head_of_tile = threadIdx.x / LANES % HEADS, row_of_thread = threadIdx.x % 128 / (LANES * HEADS);
+    Place place(first / HEAD + head_of_tile, threadIdx.x % LANES, rows);
+    Head head = place.head(operands, rows, rotation);
+    rotation.lanes = LANES, head.dim = HEAD, head.half = HEAD / 2; // known here, and even if nothing is rotated
+    bool rotates = rotation.rotary_dim > 0 && place.present && !place.is_value;
+    bool only_values = __all_sync(ALL_LANES, place.is_value);
+    const char* from = results + (head_of_tile * HEAD + place.lane * V) * 2;
+    Factors<V> factors[AT_ONCE];
+    if (place.present) factors[0].read_weights(head, place.lane);
+#pragma unroll
+    for (int i = 1; i < AT_ONCE; i++) factors[i] = factors[0];
+#pragma unroll 1
+    for (int begin = row_of_thread; begin < 64; begin += AT_ONCE * TOGETHER) {
+        int2 token[AT_ONCE];
+        uint4 raw[AT_ONCE][2];
+        float scale[AT_ONCE];
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            token[i] = *token_at(results, begin + i * TOGETHER);
+            head.angles = rotates ? rotation.angles(operands.table, token[i].x) : nullptr;
+            factors[i].read_angles(head, place.lane);
+        }
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            const char* at = from + (begin + i * TOGETHER) * RESULT_BYTES;
+            raw[i][0] = *reinterpret_cast<const uint4*>(at);
+            raw[i][1] = *reinterpret_cast<const uint4*>(at + HEAD);
+            if (only_values) continue;
+            float value[2][V];
+            widen_16_bytes(raw[i][0], ELEMENT{}, value[0]);
+            widen_16_bytes(raw[i][1], ELEMENT{}, value[1]);
+            scale[i] = scale_of_halves(head, value, rotation);
+        }
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            int row = first_row + begin + i * TOGETHER;
+            if (!place.present || row >= rows.num_tokens) continue;
+            place.of_token(head, row, token[i].y, operands, rows);
+            if (only_values) {
+                if (head.stored != nullptr) copy_halves(head, raw[i], place.lane);
+                continue;
+            }
+            float value[2][V];
+            widen_16_bytes(raw[i][0], ELEMENT{}, value[0]);
+            widen_16_bytes(raw[i][1], ELEMENT{}, value[1]);
+            write_halves(head, factors[i], value, scale[i], place.lane);
+        }
+    }
+}
+
+// What becomes of sums: `operands.qkv` is the output, the rest of it is of ROTATE.
+struct Finish {
+    const float* bias;
+    const ELEMENT* residual;
+    const Operands& operands;
+    const Shape& shape;
+    const Rows& rows;
+    const Rotation& rotation;
+
+    // 64 rows of a tile. A thread brings the bias of an output of the tile, and the token of one of its rows.
+    __device__ __forceinline__ void take(float (&sums)[SUMS], char* results, float own_bias, int2 own_token, int slab, int first_row,
+                                         int first) const {
+        int group = threadIdx.x / 128 - 1;
+        *bias_at(results, threadIdx.x % 128) = own_bias;
+        meet(1 + group, 128); // and the results before are written
+        if (AFTER == ROTATE && threadIdx.x % 128 / 64 == slab) *token_at(results, threadIdx.x % 64) = own_token;
+        write_results(sums, results);
+        meet(1 + group, 128);
+        if constexpr (AFTER == ROTATE) {
+            store_heads(results, first_row, first, operands, rows, rotation);
+        } else {
+            copy_results(results, residual, operands.qkv, first_row, first, shape);
+        }
+    }
+};
+
+__device__ void consume(Shared& shared, const Finish& finish) {
+    const Shape& shape = finish.shape;
     int chunks = chunks_of(shape.inputs), group = threadIdx.x / 128 - 1;
     char* results = shared.results[group];
     Ring<STAGES> ring;
-    for (Items items(shape); items.next < items.end; items.next += items.step) {
+    if constexpr (!ORDERED) {
+        ring.skip(group * chunks); // the other warpgroup's tile
+        if (group == 1) give_turn(0);
+    }
+    for (Items items(shape, ORDERED ? 0 : group, TURNS); items.next < items.end; items.next += items.step) {
         Tile tile(items.next, shape);
-        int first = tile.output_tile * COLUMNS, first_row = tile.first_row + group * 64;
-        float own_bias = bias_of(threadIdx.x % 128, bias, first, shape);
-        prefetch_residual(residual, first_row, first, shape);
-        float total[SUMS];
-        multiply_all(total, shared, ring, chunks);
-        *bias_at(results, threadIdx.x % 128) = own_bias;
-        meet(1 + group, 128); // and the results of the tile before are written
-        write_results(total, results);
-        meet(1 + group, 128);
-        copy_results(results, residual, out, first_row, first, shape);
+        int first = tile.output_tile * COLUMNS, first_row = tile.first_row + (ORDERED ? group * 64 : 0);
+        float own_bias = bias_of(threadIdx.x % 128, finish.bias, first, shape);
+        int2 own_token = token_of(first_row + threadIdx.x % 128, finish.operands, finish.rows);
+        for (int slab = 0; slab < SLABS; slab++) prefetch_residual(finish.residual, first_row + slab * 64, first, shape);
+        if constexpr (ORDERED) {
+            float total[SUMS];
+            multiply_all(total, shared, ring, chunks);
+            finish.take(total, results, own_bias, own_token, 0, first_row, first);
+        } else {
+            float sums[2][SUMS];
+            multiply_all(sums, shared, ring, chunks, items.next + items.step / TURNS >= items.end);
+            ring.skip(chunks);
+#pragma unroll
+            for (int slab = 0; slab < 2; slab++)
+                finish.take(sums[slab], results, own_bias, own_token, slab, first_row + slab * 64, first);
+        }
     }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTER, 1, 1)
     linear_wgmma_tiles(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weights, const float* bias,
-                       const ELEMENT* residual, ELEMENT* out, const __grid_constant__ Shape shape) {
+                       const ELEMENT* residual, ELEMENT* out, const float* query_norm, const float* key_norm, const float* table,
+                       const int* positions, const int* slots, CACHE* keys, CACHE* values, const __grid_constant__ Shape shape,
+                       const __grid_constant__ Rows rows, const __grid_constant__ Rotation rotation) {
     start_next_kernel();
     extern __shared__ __align__(1024) char memory[]; // swizzled rows repeat every 1024 bytes
     Shared& shared = *reinterpret_cast<Shared*>(memory);
@@ -238,7 +391,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
         prefetch_map(x);
         for (int stage = 0; stage < STAGES; stage++) {
             init_barrier(shared.full[stage], 1);
-            init_barrier(shared.empty[stage], CLUSTER * WARPGROUPS);
+            init_barrier(shared.empty[stage], ORDERED ? CLUSTER * WARPGROUPS : CLUSTER);
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
@@ -251,7 +404,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(CLUSTE
         __syncwarp();
     } else {
         asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
-        consume(shared, bias, residual, out, shape);
+        Operands operands = {out, query_norm, key_norm, table, positions, slots, keys, values};
+        consume(shared, {bias, residual, operands, shape, rows, rotation});
     }
     // No block copies to one that has ended, or tells it that a stage is free.
     arrive_in_cluster();

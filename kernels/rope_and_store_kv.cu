@@ -2,73 +2,13 @@
 // keys and values go to the KV cache alone.
 //
 // Variants: ELEMENT=f32|f16|bf16 CACHE=f32|f16|bf16|e4m3
-// Needs: heads.cuh
+// Needs: heads.cuh qkv_rows.cuh
 //
 // A block takes blockDim.x / lanes heads of token blockIdx.x. Where rotations are `in_halves`, the entry for many rows takes
 // TOKENS tokens: a thread reads what it multiplies its head by once, and has the elements of all its tokens under way.
 
-// Sizes and strides in elements.
-struct Rows {
-    int num_heads, num_kv_heads, head_dim, num_tokens;
-    long long row_stride, slot_stride, head_stride;
-};
-
-struct Operands {
-    ELEMENT* qkv;
-    const float *query_norm, *key_norm, *table;
-    const int *positions, *slots;
-    CACHE *keys, *values;
-};
-
-// Which head a thread takes.
-struct Place {
-    int index, lane;
-    bool present, is_query, is_value;
-
-    __device__ __forceinline__ Place(const Rows& rows, int lanes) {
-        index = blockIdx.y * (blockDim.x / lanes) + threadIdx.x / lanes;
-        lane = threadIdx.x % lanes;
-        present = index < rows.num_heads + 2 * rows.num_kv_heads;
-        is_query = index < rows.num_heads;
-        is_value = index >= rows.num_heads + rows.num_kv_heads;
-    }
-
-    // The head of any token: `of_token` says where it is.
-    __device__ __forceinline__ Head head(const Operands& operands, const Rows& rows, const Rotation& rotation) const {
-        Head head = {};
-        head.dim = rows.head_dim;
-        head.half = rotation.rotary_dim / 2;
-        head.eps = rotation.eps;
-        head.weight = rotation.normalise && !is_value ? (is_query ? operands.query_norm : operands.key_norm) : nullptr;
-        return head;
-    }
-
-    __device__ __forceinline__ void of_token(Head& head, int token, int slot, const Operands& operands, const Rows& rows) const {
-        ELEMENT* at = operands.qkv + token * rows.row_stride + (long long)index * rows.head_dim;
-        head.from = at;
-        head.to = is_query ? at : nullptr;
-        int kv_head = index - rows.num_heads - (is_value ? rows.num_kv_heads : 0);
-        CACHE* cache = is_value ? operands.values : operands.keys;
-        // A negative slot marks a token whose keys and values are not kept: padding of a batch.
-        bool kept = !is_query && slot >= 0;
-        head.stored = kept ? cache + slot * rows.slot_stride + kv_head * rows.head_stride : nullptr;
-    }
-};
-
-// Stores a lane's elements of both halves as they were read.
-__device__ __forceinline__ void copy_halves(const Head& head, const uint4 (&raw)[2], int lane) {
-    constexpr int V = WIDEST<ELEMENT>;
-    CACHE* to = head.stored + lane * V;
-    if constexpr (IS_SAME<ELEMENT, CACHE>) {
-        *reinterpret_cast<uint4*>(to) = raw[0];
-        *reinterpret_cast<uint4*>(to + head.half) = raw[1];
-    } else {
-        float value[V];
-        widen_16_bytes(raw[0], ELEMENT{}, value);
-        store<V>(to, value);
-        widen_16_bytes(raw[1], ELEMENT{}, value);
-        store<V>(to + head.half, value);
-    }
+__device__ __forceinline__ Place place_of_thread(const Rows& rows, int lanes) {
+    return Place(blockIdx.y * (blockDim.x / lanes) + threadIdx.x / lanes, threadIdx.x % lanes, rows);
 }
 
 // Heads of `TOKENS` tokens from blockIdx.x * TOKENS on, where rotations are `in_halves`. Whole warps call. What no kernel of a
@@ -76,7 +16,7 @@ __device__ __forceinline__ void copy_halves(const Head& head, const uint4 (&raw)
 template <int TOKENS>
 __device__ __forceinline__ void take_halves(const Operands& operands, const Rows& rows, const Rotation& rotation) {
     constexpr int V = WIDEST<ELEMENT>;
-    Place place(rows, rotation.lanes);
+    Place place = place_of_thread(rows, rotation.lanes);
     Head head = place.head(operands, rows, rotation);
     int first = blockIdx.x * TOKENS;
     int position[TOKENS], slot[TOKENS];
@@ -129,7 +69,7 @@ extern "C" __global__ void rope_and_store_kv(ELEMENT* qkv, const float* query_no
         if (rotation.in_halves) return take_halves<1>(operands, rows, rotation);
     }
     wait_for_previous_kernel();
-    Place place(rows, rotation.lanes);
+    Place place = place_of_thread(rows, rotation.lanes);
     int token = blockIdx.x;
     Head head = place.head(operands, rows, rotation);
     head.angles = place.is_value ? nullptr : rotation.angles(table, positions[token]);

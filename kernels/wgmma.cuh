@@ -17,6 +17,11 @@ template <int STAGES> struct Ring {
     __device__ __forceinline__ void advance() {
         if (++stage == STAGES) stage = 0, parity ^= 1;
     }
+    __device__ __forceinline__ void skip(int count) {
+        int passed = stage + count;
+        stage = passed % STAGES;
+        parity ^= passed / STAGES & 1;
+    }
 };
 
 // Matrix operands in shared memory: rows of 128 swizzled bytes, 8 of them 1024 bytes. `across` is the distance of panels

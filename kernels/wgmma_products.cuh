@@ -3,7 +3,7 @@
 //
 // Put between wgmma.cuh and the source.
 
-enum After { STORE, ACTIVATE, GATE };
+enum After { STORE, ACTIVATE, GATE, ROTATE };
 
 constexpr int INPUTS = 64; // of a chunk: 128 bytes, the width of a swizzled row
 __device__ __forceinline__ int chunks_of(int inputs) { return (inputs + INPUTS - 1) / INPUTS; }

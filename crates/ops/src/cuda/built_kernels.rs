@@ -205,8 +205,20 @@ fn of_few_rows(steps: &StepKernels, projection: &ProjectionShape, gpu: &Gpu) -> 
 
 /// The kernels that multiply more rows by one matrix, as far as the library does not.
 fn of_some_rows(steps: &StepKernels, projection: &ProjectionShape, gpu: &Gpu) -> Vec<Kernel> {
-    let size = [projection.outputs, projection.inputs];
-    linear_wgmma::kernels(steps.dtype, activated(projection), size, (gpu, steps.is_batch_invariant))
+    let form = linear_wgmma::Form {
+        dtype: steps.dtype,
+        activated: activated(projection),
+        rows: 0,
+        outputs: projection.outputs,
+        inputs: projection.inputs,
+        ordered: steps.is_batch_invariant,
+        heads: None,
+    };
+    let heads = (projection.then == Use::Heads).then(|| {
+        let heads = Some((steps.qkv.heads.head_dim, steps.cache));
+        linear_wgmma::kernels(linear_wgmma::Form { heads, ..form }, gpu)
+    });
+    linear_wgmma::kernels(form, gpu).into_iter().chain(heads.into_iter().flatten()).collect()
 }
 
 #[cfg(test)]
@@ -272,7 +284,8 @@ mod tests {
         let ordered = |source| variants(&invariant, 90, source).iter().all(|variant| variant.contains("ORDERED=1"));
         assert!(ordered("linear_wgmma") && ordered("linear_few_rows"));
         let tiles = |steps| variants(steps, 90, "linear_wgmma_tiles").len();
-        assert_eq!([tiles(&invariant), tiles(&steps)], [3, 0], "what is kept by one block and by two, and gates");
+        assert_eq!(tiles(&invariant), 3, "what is kept by one block and by two, and gates");
+        assert_eq!(tiles(&steps), 2, "heads and gates; the rest goes through the library");
         assert_eq!(variants(&invariant, 90, "paged_attention_wgmma").len(), 2, "prompts and single tokens");
         assert!((10..60).contains(&count(90, "linear_few_rows")), "{}", count(90, "linear_few_rows"));
         // Before 8.0 nothing multiplies bfloat16.

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Tensor};
 
 use super::FEW_ROWS;
-use super::attention_tests::{HIDDEN, compare_with_single_operations};
+use super::attention_tests::{HIDDEN, SAME_BITS, compare_with_single_operations};
 use super::gpu::Gpu;
 use super::gpu::limited::with_capability;
 use super::tests::{compare_projections, floats, for_both_dtypes, pair};
@@ -174,7 +174,7 @@ fn attention_with_its_projection_in_fp8_has_the_bits_of_the_single_operations() 
             let single = |count| vec![(1, 33); count];
             for sequences in [single(1), single(8), single(20), vec![(5, 5), (1, 33), (3, 20)], vec![(33, 33), (9, 50)]]
             {
-                compare_with_single_operations(&mut seeded, (device, dtype), (&weight, options), &sequences, None);
+                compare_with_single_operations(&mut seeded, (device, dtype), (&weight, options), &sequences, SAME_BITS);
             }
         }
     });

@@ -218,6 +218,11 @@ impl Launch {
         self.value(Argument::Address(index))
     }
 
+    /// The next arguments: tensors that are read.
+    pub(super) fn read_all<'a>(self, tensors: impl IntoIterator<Item = &'a CubeTensor>) -> Self {
+        tensors.into_iter().fold(self, Self::read)
+    }
+
     /// The next argument: a tensor that is read, or none.
     pub(super) fn read_if(self, tensor: Option<&CubeTensor>) -> Self {
         match tensor {

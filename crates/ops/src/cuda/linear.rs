@@ -2,8 +2,9 @@
 //!
 //! Our kernels sum in an order that depends on the inputs alone; cuBLASLt's algorithm, and with it the order, depends on
 //! the number of rows. Few rows go through [`linear_few_rows`](super::linear_few_rows), tens to hundreds with small weights on
-//! Hopper through [`linear_wgmma`](super::linear_wgmma); beyond, the library keeps the matrix units busy. Where bits must not
-//! depend on the batch, the kernels of Hopper take all rows but few, and [`linear_tiles`](super::linear_tiles) those on other cards.
+//! Hopper through [`linear_wgmma`](super::linear_wgmma); beyond, the library keeps the matrix units busy, or
+//! [`linear_wgmma_tiles`](super::linear_wgmma_tiles) where something comes after the product. Where bits must not depend on the
+//! batch, the kernels of Hopper take all rows but few, and [`linear_tiles`](super::linear_tiles) those on other cards.
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;

@@ -20,11 +20,13 @@ use super::matrix::{Matrix, Weights, on_16_bytes, widest};
 use super::tensor_map::TensorMap;
 use super::{LINEAR_WGMMA, linear_wgmma_tiles};
 use crate::backend::Activated;
+use crate::cube::QkvTarget;
+use crate::rope_and_store_kv::QkvOptions;
 
 /// Rows of x for which the kernel is faster than the one for few rows, and than the library and a kernel for the activation:
 /// these with weights of up to so many numbers, those with larger ones.
 const ROWS: RangeInclusive<usize> = FEW_ROWS + 1..=256;
-const SMALL_WEIGHT: usize = 8_000_000;
+pub(super) const SMALL_WEIGHT: usize = 8_000_000;
 const ROWS_OF_LARGE_WEIGHTS: RangeInclusive<usize> = 33..=64;
 const LARGE_WEIGHT: usize = 120_000_000;
 
@@ -88,6 +90,8 @@ pub(super) struct Form {
     pub inputs: usize,
     /// Whether sums have the order that they have among few rows.
     pub ordered: bool,
+    /// Where the outputs are heads that are to be finished in the kernel: the elements of one, and the dtype of the cache.
+    pub heads: Option<(usize, DType)>,
 }
 
 /// How the work is divided.
@@ -149,24 +153,21 @@ impl Form {
 
     /// The variant that is launched.
     fn variant(&self) -> Kernel {
-        if self.is_of_tens() {
-            self.kernel(self.division())
-        } else {
-            linear_wgmma_tiles::kernel(self.dtype, self.activated, self.rows)
-        }
+        if self.is_of_tens() { self.kernel(self.division()) } else { linear_wgmma_tiles::kernel(self) }
     }
 
     /// Whether any kernel here is for these on this GPU.
     pub(super) fn is_taken(&self, gpu: &Gpu) -> bool {
         self.rows > FEW_ROWS
             && keeps_order(self.dtype, [self.outputs, self.inputs], gpu)
-            && (self.ordered || self.is_of_tens())
+            && (self.is_of_tens() || linear_wgmma_tiles::takes(self))
     }
 
     /// Whether rows are as many as the kernel of this file is for.
     fn is_of_tens(&self) -> bool {
         let weight = self.outputs * self.inputs;
         match self.ordered {
+            _ if self.heads.is_some() => false,
             true => !linear_wgmma_tiles::is_filled([self.rows, self.outputs]),
             false if weight <= SMALL_WEIGHT => ROWS.contains(&self.rows),
             false => weight <= LARGE_WEIGHT && ROWS_OF_LARGE_WEIGHTS.contains(&self.rows),
@@ -185,18 +186,13 @@ pub(super) fn keeps_order(dtype: DType, [outputs, inputs]: [usize; 2], gpu: &Gpu
         && inputs.is_multiple_of(8)
 }
 
-/// Every kernel that products of these may take.
-pub(super) fn kernels(
-    dtype: DType,
-    activated: Activated,
-    [outputs, inputs]: [usize; 2],
-    (gpu, is_batch_invariant): (&Gpu, bool),
-) -> Vec<Kernel> {
+/// Every kernel that such products may take, with any number of rows.
+pub(super) fn kernels(form: Form, gpu: &Gpu) -> Vec<Kernel> {
     let mut kernels: Vec<Kernel> = Vec::new();
     // Beyond, divisions change with whole tiles.
     let many = (DENSE_ROWS..=linear_wgmma_tiles::ROWS_FILLED).step_by(64);
     for rows in (FEW_ROWS + 1..DENSE_ROWS).chain(many) {
-        let form = Form { dtype, activated, rows, outputs, inputs, ordered: is_batch_invariant };
+        let form = Form { rows, ..form };
         let kernel = form.is_taken(gpu).then(|| form.variant());
         kernels.extend(kernel.filter(|kernel| !kernels.contains(kernel)));
     }
@@ -212,12 +208,43 @@ pub(super) fn fits(
 ) -> bool {
     let dtype = x.tensor.dtype;
     scales.is_none()
-        && weight.tensor.dtype == dtype
+        && can_be_copied(x, weight)
         && Form::of(x, weight, activated).is_taken(&Gpu::current())
-        && x.has_groups_of(widest(dtype))
-        && weight.has_groups_of(widest(dtype))
         && residual
             .is_none_or(|residual| on_16_bytes(&residual.tensor) && residual.stride.is_multiple_of(widest(dtype)))
+}
+
+/// Whether bulk copies take chunks of both.
+fn can_be_copied(x: &Matrix, weight: &Matrix) -> bool {
+    let dtype = x.tensor.dtype;
+    weight.tensor.dtype == dtype && x.has_groups_of(widest(dtype)) && weight.has_groups_of(widest(dtype))
+}
+
+/// Rows of queries, keys and values with what [`rope_and_store_kv`](super::rope_and_store_kv) does with them, in one kernel;
+/// `None` where that would be slower, or is not to be had.
+pub(super) fn project_heads(
+    x: &Matrix,
+    Weights { matrix: weight, scales }: &Weights,
+    bias: Option<&CubeTensor>,
+    target: &QkvTarget,
+) -> Option<CubeTensor> {
+    let QkvOptions { heads, rotary_dim, .. } = target.options;
+    let form = Form { heads: Some((heads.head_dim, target.key_cache.dtype)), ..Form::of(x, weight, Activated::Not) };
+    let is_taken = scales.is_none()
+        && [0, heads.head_dim].contains(&rotary_dim)
+        && can_be_copied(x, weight)
+        && form.is_taken(&Gpu::current());
+    if !is_taken {
+        return None;
+    }
+    let product = SomeRows {
+        x: x.clone(),
+        weight: weight.clone(),
+        bias: bias.cloned(),
+        residual: None,
+        activated: Activated::Not,
+    };
+    linear_wgmma_tiles::launch_heads(&form, product, target)
 }
 
 impl Form {
@@ -229,6 +256,7 @@ impl Form {
             outputs: weight.rows,
             inputs: weight.columns,
             ordered: is_batch_invariant(),
+            heads: None,
         }
     }
 }
@@ -245,7 +273,7 @@ impl SomeRows {
 
     pub(super) fn run(self) -> CubeTensor {
         let form = Form::of(&self.x, &self.weight, self.activated);
-        if form.is_of_tens() { self.launch(form) } else { linear_wgmma_tiles::launch(self) }
+        if form.is_of_tens() { self.launch(form) } else { linear_wgmma_tiles::launch(&form, self) }
     }
 
     fn launch(self, form: Form) -> CubeTensor {
@@ -330,7 +358,7 @@ mod tests {
     fn blocks_are_as_many_as_measured_best() {
         let divided = |rows, outputs, inputs, ordered| {
             let (dtype, activated) = (DType::BF16, Activated::Not);
-            let division = Form { dtype, activated, rows, outputs, inputs, ordered }.division();
+            let division = Form { dtype, activated, rows, outputs, inputs, ordered, heads: None }.division();
             (division.rows, division.split)
         };
         let division = |rows, outputs, inputs| divided(rows, outputs, inputs, false);

@@ -1,22 +1,29 @@
-//! Products of hundreds of rows and more, in the order of sums that few rows have: as fast as the library's, with what comes
-//! after them.
+//! Products of hundreds of rows and more with what comes after them in the same kernel, as fast as the library's alone; or in
+//! the order of sums that few rows have.
 
-use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 use bytemuck::{Pod, Zeroable};
 
-use super::LINEAR_WGMMA_TILES;
 use super::activation::with_after;
 use super::gpu::Gpu;
 use super::kernel::Kernel;
 use super::launch::{Argument, Grid, Launch};
-use super::linear_wgmma::{SomeRows, groups_of, rows_of};
+use super::linear_wgmma::{Form, SMALL_WEIGHT, SomeRows, groups_of, rows_of};
+use super::matrix::{Matrix, widest};
+use super::rope_and_store_kv::{Rotation, Rows};
+use super::{LINEAR_WGMMA_TILES, element};
 use crate::backend::Activated;
+use crate::cube::QkvTarget;
 
-/// Tiles from which on the kernel is faster than the one for tens of rows.
+/// Tiles from which on the kernel is faster than the one for tens of rows, in the order of few.
 const TILES_MIN: usize = 96;
+/// Rows from which on it is faster than the library and a kernel for what comes after, with small weights and with larger ones,
+/// and the part of the time in which multiprocessors have something to do then.
+const ROWS_MIN: usize = 512;
+const ROWS_MIN_LARGE: usize = 4096;
+const SHARE_MIN: f64 = 0.8;
 
-/// Rows from which on there are so many whatever the outputs are.
+/// Rows from which on any are as many.
 pub(super) const ROWS_FILLED: usize = TILES_MIN * ROWS;
 
 /// What the source divides work into, and its threads.
@@ -24,10 +31,14 @@ const ROWS: usize = 128;
 const OUTPUTS: usize = 128;
 const STAGES: usize = 6;
 const THREADS: usize = 384;
+/// Of an H200, for which was measured how work is divided.
+const MULTIPROCESSORS: usize = 132;
 /// Blocks of a cluster, where rows are enough for them.
 const CLUSTERS: [usize; 2] = [1, 2];
 /// Rows that go through all outputs together, so that the second-level cache holds them.
 const ROWS_OF_BAND: usize = 2048;
+/// Elements of heads that it finishes.
+const HEADS: [usize; 2] = [64, 128];
 
 /// `Shape` of the source.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -47,9 +58,39 @@ pub(super) fn is_filled([rows, outputs]: [usize; 2]) -> bool {
     rows > ROWS / 2 && rows.div_ceil(ROWS) * outputs.div_ceil(OUTPUTS) >= TILES_MIN
 }
 
-pub(super) fn kernel(dtype: DType, activated: Activated, rows: usize) -> Kernel {
+/// Whether such a product is for this kernel.
+pub(super) fn takes(form: &Form) -> bool {
+    let heads_are = |(head_dim, cache)| {
+        HEADS.contains(&head_dim) && form.outputs.is_multiple_of(head_dim) && widest(cache) == widest(form.dtype)
+    };
+    let rows_min = if form.outputs * form.inputs <= SMALL_WEIGHT { ROWS_MIN } else { ROWS_MIN_LARGE };
+    let is_plain = form.heads.is_none() && matches!(form.activated, Activated::Not);
+    form.heads.is_none_or(heads_are)
+        && match form.ordered {
+            true => form.heads.is_none() && is_filled([form.rows, form.outputs]),
+            false => !is_plain && form.rows >= rows_min && share_at_work(form) >= SHARE_MIN,
+        }
+}
+
+/// The part of the time in which multiprocessors have a tile, if there are 132 and each takes as long.
+fn share_at_work(form: &Form) -> f64 {
+    let together = MULTIPROCESSORS / cluster(form.rows);
+    let tiles = form.rows.div_ceil(cluster(form.rows) * ROWS) * form.outputs.div_ceil(OUTPUTS);
+    tiles as f64 / tiles.next_multiple_of(together) as f64
+}
+
+pub(super) fn kernel(form: &Form) -> Kernel {
     let kernel = Kernel::new(&LINEAR_WGMMA_TILES, "linear_wgmma_tiles");
-    with_after(kernel, dtype, activated).number("CLUSTER", cluster(rows))
+    let kernel = match form.heads {
+        None => with_after(kernel, form.dtype, form.activated),
+        Some(_) => kernel.word("ELEMENT", element(form.dtype)).word("AFTER", "ROTATE").word("KIND", "RELU"),
+    };
+    let (head_dim, cache) = form.heads.unwrap_or((OUTPUTS, form.dtype));
+    kernel
+        .number("CLUSTER", cluster(form.rows))
+        .number("ORDERED", form.ordered.into())
+        .number("HEAD", head_dim)
+        .word("CACHE", element(cache))
 }
 
 fn cluster(rows: usize) -> usize {
@@ -62,10 +103,30 @@ fn shared_bytes(activated: Activated) -> usize {
     STAGES * (ROWS + OUTPUTS) * 128 + ROWS * (columns * 2 + 16) + 2 * STAGES * 8
 }
 
-pub(super) fn launch(product: SomeRows) -> CubeTensor {
+/// Where heads go, and how they are finished.
+struct Heads<'a> {
+    target: &'a QkvTarget,
+    rows: Rows,
+    rotation: Rotation,
+}
+
+pub(super) fn launch(form: &Form, product: SomeRows) -> CubeTensor {
+    let out = product.x.like(product.width());
+    submit(form, product, None, &out);
+    out
+}
+
+/// `None` where heads are not where the widest access could take them.
+pub(super) fn launch_heads(form: &Form, product: SomeRows, target: &QkvTarget) -> Option<CubeTensor> {
+    let out = Matrix::of(product.x.like(product.width()));
+    let heads = Heads { target, rows: Rows::of(&out, target), rotation: Rotation::of(&out, target) };
+    heads.rotation.is_wide().then(|| submit(form, product, Some(heads), &out.tensor))?;
+    Some(out.tensor)
+}
+
+fn submit(form: &Form, product: SomeRows, heads: Option<Heads>, out: &CubeTensor) {
     let (width, is_gated) = (product.width(), product.is_gated());
     let SomeRows { x, weight, bias, residual, activated } = product;
-    let out = x.like(width);
     let cluster = cluster(x.rows);
     let (row_tiles, output_tiles) = (x.rows.div_ceil(cluster * ROWS), weight.rows.div_ceil(OUTPUTS));
     let shape = Shape {
@@ -79,12 +140,19 @@ pub(super) fn launch(product: SomeRows) -> CubeTensor {
     };
     let clusters = (row_tiles * output_tiles).min(Gpu::current().multiprocessors / cluster);
     let grid = Grid::new([clusters * cluster, 1, 1], THREADS).with_shared(shared_bytes(activated));
-    let launch = Launch::new(kernel(x.tensor.dtype, activated, x.rows), grid)
+    let launch = Launch::new(kernel(form), grid)
         .read_mapped(&x.tensor, rows_of(&x, ROWS))
         .read_mapped(&weight.tensor, groups_of(&weight, is_gated, OUTPUTS / cluster));
-    let launch = launch.read_if(bias.as_ref()).read_if(residual.as_ref().map(|residual| &residual.tensor));
-    launch.write(&out).value(Argument::structure(&shape)).submit(&out);
-    out
+    let launch = launch.read_if(bias.as_ref()).read_if(residual.as_ref().map(|residual| &residual.tensor)).write(out);
+    let launch = match &heads {
+        None => (0..7).fold(launch, |launch, _| launch.value(Argument::Null)),
+        Some(Heads { target, .. }) => {
+            launch.read_all(target.read_by_kernels()).write(&target.key_cache).write(&target.value_cache)
+        }
+    };
+    let (rows, rotation) =
+        heads.map_or_else(|| (Rows::zeroed(), Rotation::zeroed()), |heads| (heads.rows, heads.rotation));
+    launch.value(Argument::structure(&shape)).value(Argument::structure(&rows)).value(rotation.argument()).submit(out);
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use burn_cubecl::tensor::CubeTensor;
 use crate::backend::WeightTensors;
 
 /// A matrix whose rows may be apart: Burn pads rows of its own tensors, and slices are views.
+#[derive(Clone)]
 pub(super) struct Matrix {
     pub tensor: CubeTensor,
     pub rows: usize,

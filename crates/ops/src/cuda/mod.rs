@@ -28,6 +28,8 @@ mod linear_quantize;
 mod linear_tiles;
 mod linear_wgmma;
 mod linear_wgmma_tiles;
+#[cfg(test)]
+mod many_rows_tests;
 mod matrix;
 mod memory;
 mod module_cache;
@@ -88,9 +90,10 @@ pub(crate) struct Source {
 const COMMON: &str = include_str!("../../../../kernels/common.cuh");
 /// What comes before the tensor-core kernels of attention.
 const ATTENTION: &str = include_str!("../../../../kernels/attention.cuh");
-/// What comes before kernels that normalise and rotate heads.
-const HEADS: &str = include_str!("../../../../kernels/heads.cuh");
-/// Both, and what decode attention needs besides.
+/// What comes before the kernel that normalises and rotates heads of rows.
+const QKV_ROWS: &str =
+    concat!(include_str!("../../../../kernels/heads.cuh"), include_str!("../../../../kernels/qkv_rows.cuh"));
+/// What comes before decode attention: attention, heads, and what decode attention needs besides.
 const DECODE: &str = concat!(
     include_str!("../../../../kernels/attention.cuh"),
     include_str!("../../../../kernels/heads.cuh"),
@@ -101,9 +104,15 @@ const DECODE: &str = concat!(
 /// What comes before the tensor-core kernels of products.
 const PRODUCTS: &str = include_str!("../../../../kernels/products.cuh");
 
-/// What comes before kernels with the matrix instructions of Hopper: of products, and of attention.
+/// What comes before kernels with the matrix instructions of Hopper: of products, of such that finish heads, and of attention.
 const WGMMA_PRODUCTS: &str =
     concat!(include_str!("../../../../kernels/wgmma.cuh"), include_str!("../../../../kernels/wgmma_products.cuh"));
+const WGMMA_HEADS: &str = concat!(
+    include_str!("../../../../kernels/heads.cuh"),
+    include_str!("../../../../kernels/qkv_rows.cuh"),
+    include_str!("../../../../kernels/wgmma.cuh"),
+    include_str!("../../../../kernels/wgmma_products.cuh")
+);
 const ATTENTION_WGMMA: &str = concat!(
     include_str!("../../../../kernels/attention.cuh"),
     include_str!("../../../../kernels/wgmma.cuh"),
@@ -142,13 +151,13 @@ sources! {
     LINEAR_QUANTIZE = "linear_quantize",
     LINEAR_TILES = "linear_tiles" needs PRODUCTS,
     LINEAR_WGMMA = "linear_wgmma" needs WGMMA_PRODUCTS,
-    LINEAR_WGMMA_TILES = "linear_wgmma_tiles" needs WGMMA_PRODUCTS,
+    LINEAR_WGMMA_TILES = "linear_wgmma_tiles" needs WGMMA_HEADS,
     PAGED_ATTENTION = "paged_attention",
     PAGED_ATTENTION_DECODE = "paged_attention_decode" needs DECODE,
     PAGED_ATTENTION_TILES = "paged_attention_tiles" needs ATTENTION,
     PAGED_ATTENTION_WGMMA = "paged_attention_wgmma" needs ATTENTION_WGMMA,
     RMS_NORM = "rms_norm",
-    ROPE_AND_STORE_KV = "rope_and_store_kv" needs HEADS,
+    ROPE_AND_STORE_KV = "rope_and_store_kv" needs QKV_ROWS,
     SAMPLE = "sample",
 }
 

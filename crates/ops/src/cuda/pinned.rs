@@ -47,7 +47,9 @@ unsafe impl Send for Event {}
 impl Event {
     pub(super) fn new() -> Result<Self, String> {
         let mut event = std::ptr::null_mut();
-        let flags = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
+        // A thread that waits sleeps: it has nothing to do for as long as a step takes.
+        let flags =
+            sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32 | sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC as u32;
         // SAFETY: a context is current on the device's thread; the result is written to a live variable.
         check("cuEventCreate", unsafe { sys::cuEventCreate(&mut event, flags) })?;
         Ok(Self(event))

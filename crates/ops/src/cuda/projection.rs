@@ -1,4 +1,4 @@
-//! Products with what stands before and after them: one kernel for few rows, the single operations for many.
+//! Products with what stands before and after them: one kernel for few rows, for many what is faster than the single operations.
 
 use burn::tensor::DType;
 use burn_cubecl::CubeBackend;
@@ -102,7 +102,7 @@ impl Operands {
     /// The product with what few rows can have in the same kernel.
     fn project_qkv(self, target: &QkvTarget) -> Rows {
         if !fits(&self.x, &self.weights) {
-            return Rows::Fresh(self.of_many_rows());
+            return self.project_many_qkv(target);
         }
         let QkvOptions { heads, rotary_dim, .. } = target.options;
         let rotates = rotates(&target.options, self.x.tensor.dtype, target.key_cache.dtype);
@@ -122,6 +122,25 @@ impl Operands {
         Rows::Ready(FewRows { x, norm, weights, bias, after: After::Rotate(rotation) }.run())
     }
 
+    /// The product of more rows, finished in the same kernel where there is one.
+    fn project_many_qkv(mut self, target: &QkvTarget) -> Rows {
+        if self.weights.scales.is_some() {
+            return Rows::Fresh(self.of_many_rows());
+        }
+        self.apply_norm();
+        match linear_wgmma::project_heads(&self.x, &self.weights, self.bias.as_ref(), target) {
+            Some(qkv) => Rows::Ready(qkv),
+            None => Rows::Fresh(self.separately()),
+        }
+    }
+
+    /// Normalises the rows by a kernel of its own.
+    fn apply_norm(&mut self) {
+        if let Some(norm) = self.norm.take() {
+            self.x = Matrix::of(norm.of(self.x.tensor.clone()));
+        }
+    }
+
     fn of_many_rows(self) -> CubeTensor {
         let Self { x, norm, weights: Weights { matrix, scales }, bias, residual, activated } = self;
         match scales {
@@ -135,11 +154,9 @@ impl Operands {
         }
     }
 
-    fn separately(self) -> CubeTensor {
-        let x = match self.norm {
-            Some(norm) => Matrix::of(norm.of(self.x.tensor)),
-            None => self.x,
-        };
+    fn separately(mut self) -> CubeTensor {
+        self.apply_norm();
+        let x = self.x;
         let residual = self.residual.map(Matrix::of);
         if linear_wgmma::fits(&x, &self.weights, residual.as_ref(), self.activated) {
             let Self { weights, bias, activated, .. } = self;

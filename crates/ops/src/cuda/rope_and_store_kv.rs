@@ -20,10 +20,10 @@ const ROWS_MIN: usize = 1024;
 const TOKENS: usize = 2;
 const LANES_OF_WARP: usize = 32;
 
-/// `Rows` of the source.
+/// `Rows` of `qkv_rows.cuh`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-struct Rows {
+pub(super) struct Rows {
     num_heads: i32,
     num_kv_heads: i32,
     head_dim: i32,
@@ -31,6 +31,23 @@ struct Rows {
     row_stride: i64,
     slot_stride: i64,
     head_stride: i64,
+}
+
+impl Rows {
+    /// All rows of these.
+    pub(super) fn of(qkv: &Matrix, target: &QkvTarget) -> Self {
+        let heads = target.options.heads;
+        let [slot_stride, head_stride] = cache_strides(&target.key_cache, &target.value_cache);
+        Self {
+            num_heads: heads.num_heads as i32,
+            num_kv_heads: heads.num_kv_heads as i32,
+            head_dim: heads.head_dim as i32,
+            num_tokens: qkv.rows as i32,
+            row_stride: qkv.stride as i64,
+            slot_stride: slot_stride as i64,
+            head_stride: head_stride as i64,
+        }
+    }
 }
 
 /// `Rotation` of `heads.cuh`.
@@ -75,12 +92,22 @@ impl Rotation {
         self.in_halves != 0
     }
 
+    /// Whether all operands can be read and written with the widest access.
+    pub(super) fn is_wide(&self) -> bool {
+        self.wide != 0
+    }
+
     pub(super) fn argument(&self) -> Argument {
         Argument::structure(self)
     }
 }
 
 impl QkvTarget {
+    /// What kernels read of it, in their order.
+    pub(super) fn read_by_kernels(&self) -> [&CubeTensor; 5] {
+        [&self.query_norm, &self.key_norm, &self.table, &self.positions, &self.slot_mapping]
+    }
+
     /// As kernels take it: without gaps. Without a rotation something of rank 1 stands in for the table, and is not read.
     /// The cache is written where it is: it has one owner, and while the device's thread works on it, it would seem to have
     /// more.
@@ -101,17 +128,7 @@ impl QkvTarget {
 pub(crate) fn rope_and_store_kv(inputs: QkvInputs) -> (CubeTensor, CubeTensor, CubeTensor) {
     let (qkv, target) = (Matrix::of(owned(inputs.qkv)), inputs.target.for_kernels());
     let heads = target.options.heads;
-    let [slot_stride, head_stride] = cache_strides(&target.key_cache, &target.value_cache);
-    let rotation = Rotation::of(&qkv, &target);
-    let rows = Rows {
-        num_heads: heads.num_heads as i32,
-        num_kv_heads: heads.num_kv_heads as i32,
-        head_dim: heads.head_dim as i32,
-        num_tokens: qkv.rows as i32,
-        row_stride: qkv.stride as i64,
-        slot_stride: slot_stride as i64,
-        head_stride: head_stride as i64,
-    };
+    let (rows, rotation) = (Rows::of(&qkv, &target), Rotation::of(&qkv, &target));
     let mut kernel = kernel(qkv.tensor.dtype, target.key_cache.dtype, &Gpu::current());
     let (lanes, num_heads) = (rotation.lanes as usize, heads.num_heads + 2 * heads.num_kv_heads);
     let grid = if rotation.is_in_halves() && qkv.rows >= ROWS_MIN {
@@ -125,11 +142,7 @@ pub(crate) fn rope_and_store_kv(inputs: QkvInputs) -> (CubeTensor, CubeTensor, C
     };
     Launch::new(kernel, grid)
         .write(&qkv.tensor)
-        .read(&target.query_norm)
-        .read(&target.key_norm)
-        .read(&target.table)
-        .read(&target.positions)
-        .read(&target.slot_mapping)
+        .read_all(target.read_by_kernels())
         .write(&target.key_cache)
         .write(&target.value_cache)
         .value(Argument::structure(&rows))

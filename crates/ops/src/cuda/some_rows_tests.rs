@@ -29,7 +29,7 @@ fn the_sizes_are_those_of_the_kernels_on_hopper() {
     let [mut gpu, _] = Gpu::of_architecture(90);
     let form = |rows, outputs, inputs| {
         let (dtype, activated) = (DType::BF16, Activated::Not);
-        Form { dtype, activated, rows, outputs, inputs, ordered: false }
+        Form { dtype, activated, rows, outputs, inputs, ordered: false, heads: None }
     };
     for (inputs, outputs) in SIZES {
         assert!(ROWS.iter().all(|&rows| form(rows, outputs, inputs).is_taken(&gpu)), "{inputs}, {outputs}");

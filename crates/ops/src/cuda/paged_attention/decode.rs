@@ -99,13 +99,7 @@ impl Decode {
             .value(Argument::Counters)
             .value(shape.argument());
         match fresh {
-            Some(Fresh { target, rotation }) => launch
-                .read(&target.query_norm)
-                .read(&target.key_norm)
-                .read(&target.table)
-                .read(&target.positions)
-                .read(&target.slot_mapping)
-                .value(rotation.argument()),
+            Some(Fresh { target, rotation }) => launch.read_all(target.read_by_kernels()).value(rotation.argument()),
             None => launch,
         }
         .submit(out);

@@ -1,0 +1,132 @@
+//! Products of hundreds of rows and more with what comes after them in the same kernel.
+
+use burn::tensor::{DType, Tensor};
+
+use super::attention_tests::{compare_with_single_operations, options as attention_options, projection};
+use super::gpu::Gpu;
+use super::linear_wgmma::Form;
+use super::tests::{floats, for_both_dtypes, pair};
+use crate::backend::Activated;
+use crate::e4m3::E4M3;
+use crate::testing::{AttentionCase, Seeded, assert_close};
+use crate::{
+    Activation, HeadLayout, KvLayer, Projection, QkvOptions, QkvProjection, RopeTable, Then, Weight, linear,
+    paged_attention, project, reference, rope_and_store_kv, self_attention,
+};
+
+/// Rows, inputs and outputs that leave a tile of rows, of outputs or a chunk of inputs half full, and blocks with several tiles
+/// and with none.
+const SIZES: [(usize, usize, usize); 4] = [(513, 72, 2576), (700, 200, 2320), (1601, 576, 960), (600, 1032, 5392)];
+
+#[test]
+fn the_sizes_are_those_of_the_kernel_on_hopper() {
+    let [mut gpu, _] = Gpu::of_architecture(90);
+    gpu.multiprocessors = 132;
+    let form = |(rows, inputs, outputs), activated| {
+        let dtype = DType::BF16;
+        Form { dtype, activated, rows, outputs, inputs, ordered: false, heads: None }
+    };
+    let gated = Activated::Gated(Activation::Silu);
+    assert!(SIZES.iter().all(|&size| form(size, gated).is_taken(&gpu)));
+    assert!(!form(SIZES[0], Activated::Not).is_taken(&gpu), "the library is as fast");
+    assert!(!form((511, 576, 3072), gated).is_taken(&gpu), "few rows");
+    assert!(!form((600, 4096, 2944), gated).is_taken(&gpu), "a second round for two thirds of the multiprocessors");
+    assert!(!form((2048, 4096, 28_672), gated).is_taken(&gpu) && form((4096, 4096, 28_672), gated).is_taken(&gpu));
+    let heads = |head_dim, cache| Form { heads: Some((head_dim, cache)), ..form((8192, 1024, 4096), Activated::Not) };
+    assert!([64, 128].iter().all(|&head_dim| heads(head_dim, DType::BF16).is_taken(&gpu)));
+    assert!(heads(128, E4M3).is_taken(&gpu), "a cache of codes");
+    assert!(!heads(256, DType::BF16).is_taken(&gpu), "heads longer than a tile");
+    gpu.capability = 89;
+    assert!(!form(SIZES[0], gated).is_taken(&gpu), "no such instructions");
+}
+
+#[test]
+fn products_of_hundreds_of_rows_equal_the_reference_whatever_comes_after() {
+    for_both_dtypes(|device, dtype, rounding| {
+        let mut seeded = Seeded::new(71);
+        for (rows, inputs, outputs) in SIZES {
+            let (x, device_x) = pair(&mut seeded, [rows, inputs], (device, dtype));
+            let (weight, device_weight) = pair(&mut seeded, [outputs, inputs], (device, dtype));
+            let (bias, device_bias) = floats(&mut seeded, [outputs], device);
+            let (weight, device_weight) = (Weight::dense(weight), Weight::dense(device_weight));
+            for with_bias in [true, false] {
+                let product = reference::linear(x.clone(), &weight, with_bias.then_some(&bias));
+                let bias = with_bias.then_some(&device_bias);
+                let projection = Projection { norm: None, weight: &device_weight, bias };
+                let got = |then| project(device_x.clone(), projection, then);
+                let half = |first: usize| -> Tensor<2> { product.clone().narrow(1, first * outputs / 2, outputs / 2) };
+                for kind in [Activation::Silu, Activation::GeluErf, Activation::Relu] {
+                    let expected = reference::activation(product.clone(), kind);
+                    assert_close(got(Then::Activate(kind)), expected, 2.0 * rounding);
+                    let expected = reference::activation(half(0), kind) * half(1);
+                    assert_close(got(Then::Gate(kind)), expected, 3.0 * rounding);
+                }
+            }
+        }
+    });
+}
+
+/// The layouts of heads, with which of them are rotated and whether they are normalised, and sequences with rows enough.
+fn layouts() -> [(QkvOptions, Vec<(usize, usize)>); 5] {
+    let prompts = || vec![(600, 700), (1, 33), (40, 90), (59, 59)];
+    let layout = |num_heads, num_kv_heads, head_dim, rotary_dim, has_norms: bool| QkvOptions {
+        heads: HeadLayout { num_heads, num_kv_heads, head_dim },
+        rotary_dim,
+        norm_eps: has_norms.then_some(1e-6),
+    };
+    [
+        (layout(16, 1, 128, 128, true), prompts()),
+        (layout(16, 1, 128, 128, false), prompts()),
+        (layout(40, 2, 64, 64, true), prompts()),
+        (layout(12, 12, 64, 0, false), prompts()),
+        (layout(9, 3, 64, 64, false), vec![(1601, 1700), (1, 300)]),
+    ]
+}
+
+#[test]
+fn attention_behind_products_of_hundreds_of_rows_is_close_to_that_of_the_single_operations() {
+    for_both_dtypes(|device, dtype, rounding| {
+        let mut seeded = Seeded::new(72);
+        for (options, sequences) in layouts() {
+            let weight = projection(&mut seeded, options.heads, (device, dtype));
+            let close = (None, 4.0 * rounding);
+            compare_with_single_operations(&mut seeded, (device, dtype), (&weight, options), &sequences, close);
+        }
+    });
+}
+
+/// Sums of products of small whole numbers are the same in any order, so that only what is done with heads is compared.
+#[test]
+fn heads_of_hundreds_of_rows_have_the_bits_of_the_single_operations() {
+    for_both_dtypes(|device, dtype, _| {
+        let mut seeded = Seeded::new(73);
+        for ((options, sequences), cache) in
+            layouts().into_iter().flat_map(|layout| [(layout.clone(), dtype), (layout, E4M3)])
+        {
+            let QkvOptions { heads, rotary_dim, norm_eps } = options;
+            let case = AttentionCase::new(&sequences, 16, &mut seeded, device);
+            let metadata = case.metadata(device);
+            let mut whole = |shape| (pair(&mut seeded, shape, (device, dtype)).1 * 3.0).round();
+            let (x, weight) = (whole([case.num_tokens(), 576]), Weight::dense(whole([heads.row_len(), 576])));
+            let [query_norm, key_norm] = [0, 1].map(|_| floats(&mut seeded, [heads.head_dim], device).1);
+            let bias = (floats(&mut seeded, [heads.row_len()], device).1 * 8.0).round();
+            let (_, angles) = floats(&mut seeded, [2000 * rotary_dim.max(1)], device);
+            let table = RopeTable(angles.reshape([2000, rotary_dim.max(1)]));
+            let qkv = QkvProjection {
+                projection: Projection { norm: None, weight: &weight, bias: Some(&bias) },
+                head_norms: norm_eps.map(|_| (&query_norm, &key_norm)),
+                rope: (rotary_dim != 0).then_some(&table),
+                options,
+            };
+            let attention = attention_options(heads, 16);
+            let [mut layer, mut expected] =
+                [0, 1].map(|_| KvLayer::with_dtype(case.num_blocks, 16, heads, (device, cache)));
+            let got = self_attention(x.clone(), qkv, &metadata, (&mut layer, attention));
+            let rows = linear(x, &weight, Some(&bias));
+            let rows = rope_and_store_kv(rows, qkv.head_norms, qkv.rope, &metadata, (&mut expected, options));
+            assert_close(got, paged_attention(rows, &expected, &metadata, attention), 0.0);
+            assert_close(layer.keys(), expected.keys(), 0.0);
+            assert_close(layer.values(), expected.values(), 0.0);
+        }
+    });
+}
