@@ -344,6 +344,7 @@ fn memory_plan(
         memory_utilization,
         others_bytes: options.others_bytes,
         num_kv_caches: options.num_kv_caches.saturating_sub(options.num_kv_caches_made).max(1).into(),
+        keeps_logits: backend == Backend::Cuda,
         ..plan_options
     };
     Ok(MemoryPlan::new(config, checkpoint.num_parameters(), plan_options))

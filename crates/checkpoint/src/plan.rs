@@ -39,6 +39,9 @@ pub struct PlanOptions {
     pub max_num_seqs: usize,
     /// Tokens in one batch, at most.
     pub max_num_batched_tokens: usize,
+    /// Logits are in `dtype`, and tokens are chosen from them where they are, as on CUDA; elsewhere they are in single precision,
+    /// and copied.
+    pub keeps_logits: bool,
 }
 
 impl PlanOptions {
@@ -60,12 +63,13 @@ impl PlanOptions {
             max_model_len: config.max_position_embeddings,
             max_num_seqs: 256,
             max_num_batched_tokens: 2048,
+            keeps_logits: false,
         }
     }
 
-    /// The defaults on a known GPU: float16 instead of bfloat16 where the GPU has none.
+    /// The defaults on a known GPU with CUDA: float16 instead of bfloat16 where the GPU has none.
     pub fn on_gpu(config: &ModelConfig, gpu: &Gpu) -> Self {
-        let mut options = Self::new(config, gpu.name, gpu.memory_bytes);
+        let mut options = Self { keeps_logits: true, ..Self::new(config, gpu.name, gpu.memory_bytes) };
         if options.dtype == Dtype::BF16 && !gpu.has_bfloat16() {
             (options.dtype, options.kv_dtype) = (Dtype::F16, Dtype::F16.into());
         }
@@ -154,14 +158,20 @@ impl MemoryPlan {
 }
 
 /// At the widest point of a layer the residual stream, its normalised copy and the next one are alive beside either
-/// queries, keys, values and attention's output, or the MLP's inner values; then come logits in f32, twice.
+/// queries, keys, values and attention's output, or the MLP's inner values; then come logits, as [`PlanOptions::keeps_logits`] says,
+/// and capped ones beside those that they are made of.
 fn activation_bytes(config: &ModelConfig, options: &PlanOptions) -> u64 {
     let devices = options.num_devices.max(1);
     let attention = 2 * config.query_size() + 2 * config.kv_size();
     let inputs = if config.has_gated_mlp() { 2 } else { 1 };
     let inner = (attention.max((inputs + 1) * config.intermediate_size)).div_ceil(devices);
     let per_token = ((3 * config.hidden_size + inner) * options.dtype.size()) as u64;
-    let logits = (2 * config.vocab_size * Dtype::F32.size()) as u64;
+    let logit = match (options.keeps_logits, config.final_logit_softcap) {
+        (true, None) => options.dtype.size(),
+        (true, Some(_)) => 2 * options.dtype.size(),
+        (false, _) => 2 * Dtype::F32.size(),
+    };
+    let logits = (config.vocab_size * logit) as u64;
     let rows = options.max_num_seqs.min(options.max_num_batched_tokens) as u64;
     options.max_num_batched_tokens as u64 * per_token + rows * logits
 }
@@ -325,8 +335,11 @@ mod tests {
         let plan = plan(|_| (), "A100-40GB");
         assert_eq!(plan.weight_bytes, 6_738_415_616 * 2);
         assert_eq!(plan.kv_bytes_per_token, 2 * 32 * 4096 * 2);
-        // 2048 tokens x (3 x 4096 + 3 x 11008) x 2 bytes + 256 rows x 32000 x 4 bytes x 2
-        assert_eq!(plan.activation_bytes, 2048 * (3 * 4096 + 3 * 11008) * 2 + 256 * 32_000 * 8);
+        // 2048 tokens x (3 x 4096 + 3 x 11008) x 2 bytes + 256 rows x 32000 x 2 bytes
+        let inner = 2048 * (3 * 4096 + 3 * 11008) * 2;
+        assert_eq!(plan.activation_bytes, inner + 256 * 32_000 * 2);
+        let copied = self::plan(|options| options.keeps_logits = false, "A100-40GB");
+        assert_eq!(copied.activation_bytes, inner + 256 * 32_000 * 4 * 2);
         assert_eq!(plan.budget_bytes, (42_949_672_960.0 * f64::from(0.9f32)) as u64);
         let left = plan.budget_bytes - plan.weight_bytes - plan.activation_bytes - (512 << 20);
         assert_eq!(plan.num_blocks, left / (524_288 * 16));
@@ -401,14 +414,14 @@ mod tests {
             "LlamaForCausalLM in float16 on A10 (22.49 GiB x 0.90)\n  \
                budget           20.24 GiB\n  \
                weights          12.55 GiB\n  \
-               activations     239.50 MiB  2048 tokens a step\n  \
+               activations     192.62 MiB  2048 tokens a step\n  \
                runtime         512.00 MiB\n  \
-               KV cache          6.95 GiB  890 blocks of 16 tokens\n  \
+               KV cache          7.00 GiB  896 blocks of 16 tokens\n  \
                KV per token    512.00 KiB  float16\n  \
                sequences at once (at most 256):\n      \
-                 512 tokens          27\n     \
-                1024 tokens          13\n     \
-                2048 tokens           6\n"
+                 512 tokens          28\n     \
+                1024 tokens          14\n     \
+                2048 tokens           7\n"
         );
     }
 }

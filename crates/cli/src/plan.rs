@@ -178,6 +178,7 @@ fn options(args: &PlanArgs, gpu: Option<&Gpu>, checkpoint: &Checkpoint) -> Resul
         options.dtype = if options.dtype == Dtype::BF16 { Dtype::F16 } else { options.dtype };
         options.packed_weight_bytes = packed_bytes(args, checkpoint, options.dtype);
     }
+    options.keeps_logits = device == DeviceArg::Cuda;
     if device != DeviceArg::Cuda {
         // Keys and values are in single precision.
         options.kv_dtype = Dtype::F32.into();
