@@ -110,35 +110,28 @@ template <int V> struct Factors {
     }
 };
 
-// The factor that normalises a head of which the lane has these elements, or 1. All lanes of the warp must call.
+// `transform` where rotations are `in_halves`, of the lane's elements of either half.
 template <int V>
-__device__ __forceinline__ float scale_of_halves(const Head& head, const float (&value)[2][V], const Rotation& rotation) {
-    if (!rotation.normalise) return 1.0f;
-    float sum = 0.0f;
+__device__ __forceinline__ void transform_halves(const Head& head, const Factors<V>& factors, float (&value)[2][V],
+                                                 bool present, int lane, const Rotation& rotation) {
+    if (rotation.normalise) {
+        float sum = 0.0f;
 #pragma unroll
-    for (int i = 0; i < 2 * V; i++) sum = fmaf(value[i / V][i % V], value[i / V][i % V], sum);
-    // Lengths are powers of two here: the product is the quotient that `norm_scale` takes.
-    return 1.0f / sqrtf(sum_of_lanes(sum, rotation.lanes) * (1.0f / head.dim) + head.eps);
-}
-template <int V>
-__device__ __forceinline__ void write_halves(const Head& head, const Factors<V>& factors, float (&value)[2][V], float scale, int lane) {
-    if (head.weight != nullptr) {
+        for (int i = 0; i < 2 * V; i++) sum = fmaf(value[i / V][i % V], value[i / V][i % V], sum);
+        // Lengths are powers of two here: the product is the quotient that `norm_scale` takes.
+        float scale = 1.0f / sqrtf(sum_of_lanes(sum, rotation.lanes) * (1.0f / head.dim) + head.eps);
+        if (head.weight != nullptr) {
 #pragma unroll
-        for (int i = 0; i < 2 * V; i++) value[i / V][i % V] = value[i / V][i % V] * scale * factors.weight[i / V][i % V];
+            for (int i = 0; i < 2 * V; i++) value[i / V][i % V] = value[i / V][i % V] * scale * factors.weight[i / V][i % V];
+        }
     }
+    if (!present) return;
     if (head.angles != nullptr) {
 #pragma unroll
         for (int v = 0; v < V; v++) rotate_pair(value[0][v], value[1][v], factors.cosine[v], factors.sine[v]);
     }
     write<V>(head, lane * V, value[0]);
     write<V>(head, head.half + lane * V, value[1]);
-}
-// `transform` where rotations are `in_halves`, of the lane's elements of either half.
-template <int V>
-__device__ __forceinline__ void transform_halves(const Head& head, const Factors<V>& factors, float (&value)[2][V],
-                                                 bool present, int lane, const Rotation& rotation) {
-    float scale = scale_of_halves(head, value, rotation);
-    if (present) write_halves(head, factors, value, scale, lane);
 }
 
 // The same, with the elements still to be read.

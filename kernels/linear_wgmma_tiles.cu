@@ -267,58 +267,36 @@ __device__ __forceinline__ void copy_results(const char* results, const ELEMENT*
     }
 }
 
-// What rope_and_store_kv does, of 64 rows of a tile.
+// What rope_and_store_kv does, of 64 rows of a tile. Several rows of a thread under way at once take as long.
 __device__ __forceinline__ void store_heads(char* results, int first_row, int first, const Operands& operands, const Rows& rows,
                                             Rotation rotation) {
-    constexpr int V = 8, LANES = HEAD / (2 * V), HEADS = OUTPUTS / HEAD;
-    constexpr int TOGETHER = 128 / (LANES * HEADS), AT_ONCE = 1; // rows; two and four passes of them at once take as long
-    int head_of_tile = threadIdx.x / LANES % HEADS, row_of_thread = threadIdx.x % 128 / (LANES * HEADS);
+    constexpr int V = 8, LANES = HEAD / (2 * V), HEADS = OUTPUTS / HEAD, TOGETHER = 128 / (LANES * HEADS);
+    int head_of_tile = threadIdx.x / LANES % HEADS;
     Place place(first / HEAD + head_of_tile, threadIdx.x % LANES, rows);
     Head head = place.head(operands, rows, rotation);
     rotation.lanes = LANES, head.dim = HEAD, head.half = HEAD / 2; // known here, and even if nothing is rotated
     bool rotates = rotation.rotary_dim > 0 && place.present && !place.is_value;
     bool only_values = __all_sync(ALL_LANES, place.is_value);
     const char* from = results + (head_of_tile * HEAD + place.lane * V) * 2;
-    Factors<V> factors[AT_ONCE];
-    if (place.present) factors[0].read_weights(head, place.lane);
-#pragma unroll
-    for (int i = 1; i < AT_ONCE; i++) factors[i] = factors[0];
+    Factors<V> factors;
+    if (place.present) factors.read_weights(head, place.lane);
 #pragma unroll 1
-    for (int begin = row_of_thread; begin < 64; begin += AT_ONCE * TOGETHER) {
-        int2 token[AT_ONCE];
-        uint4 raw[AT_ONCE][2];
-        float scale[AT_ONCE];
-#pragma unroll
-        for (int i = 0; i < AT_ONCE; i++) {
-            token[i] = *token_at(results, begin + i * TOGETHER);
-            head.angles = rotates ? rotation.angles(operands.table, token[i].x) : nullptr;
-            factors[i].read_angles(head, place.lane);
+    for (int row = threadIdx.x % 128 / (LANES * HEADS); row < 64; row += TOGETHER) {
+        int2 token = *token_at(results, row);
+        head.angles = rotates ? rotation.angles(operands.table, token.x) : nullptr;
+        factors.read_angles(head, place.lane);
+        const char* at = from + row * RESULT_BYTES;
+        uint4 raw[2] = {*reinterpret_cast<const uint4*>(at), *reinterpret_cast<const uint4*>(at + HEAD)};
+        bool present = place.present && first_row + row < rows.num_tokens;
+        if (present) place.of_token(head, first_row + row, token.y, operands, rows);
+        if (only_values) {
+            if (present && head.stored != nullptr) copy_halves(head, raw, place.lane);
+            continue;
         }
-#pragma unroll
-        for (int i = 0; i < AT_ONCE; i++) {
-            const char* at = from + (begin + i * TOGETHER) * RESULT_BYTES;
-            raw[i][0] = *reinterpret_cast<const uint4*>(at);
-            raw[i][1] = *reinterpret_cast<const uint4*>(at + HEAD);
-            if (only_values) continue;
-            float value[2][V];
-            widen_16_bytes(raw[i][0], ELEMENT{}, value[0]);
-            widen_16_bytes(raw[i][1], ELEMENT{}, value[1]);
-            scale[i] = scale_of_halves(head, value, rotation);
-        }
-#pragma unroll
-        for (int i = 0; i < AT_ONCE; i++) {
-            int row = first_row + begin + i * TOGETHER;
-            if (!place.present || row >= rows.num_tokens) continue;
-            place.of_token(head, row, token[i].y, operands, rows);
-            if (only_values) {
-                if (head.stored != nullptr) copy_halves(head, raw[i], place.lane);
-                continue;
-            }
-            float value[2][V];
-            widen_16_bytes(raw[i][0], ELEMENT{}, value[0]);
-            widen_16_bytes(raw[i][1], ELEMENT{}, value[1]);
-            write_halves(head, factors[i], value, scale[i], place.lane);
-        }
+        float value[2][V];
+        widen_16_bytes(raw[0], ELEMENT{}, value[0]);
+        widen_16_bytes(raw[1], ELEMENT{}, value[1]);
+        transform_halves(head, factors, value, present, place.lane, rotation);
     }
 }
 

@@ -223,11 +223,17 @@ impl Launch {
         tensors.into_iter().fold(self, Self::read)
     }
 
+    /// The next arguments: so many tensors that are not there.
+    pub(super) fn absent(mut self, count: usize) -> Self {
+        self.arguments.extend(std::iter::repeat_n(Argument::Null, count));
+        self
+    }
+
     /// The next argument: a tensor that is read, or none.
     pub(super) fn read_if(self, tensor: Option<&CubeTensor>) -> Self {
         match tensor {
             Some(tensor) => self.read(tensor),
-            None => self.value(Argument::Null),
+            None => self.absent(1),
         }
     }
 

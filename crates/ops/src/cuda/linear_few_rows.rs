@@ -339,7 +339,7 @@ impl FewRows {
             .read_if(self.norm.as_ref().and_then(|norm| norm.bias.as_ref()))
             .read_if(self.bias.as_ref());
         let launch = match rotation {
-            None => (0..5).fold(launch, |launch, _| launch.value(Argument::Null)),
+            None => launch.absent(5),
             Some(rotation) => launch
                 .read(&rotation.table)
                 .read(&rotation.positions)

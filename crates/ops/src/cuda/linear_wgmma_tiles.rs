@@ -145,7 +145,7 @@ fn submit(form: &Form, product: SomeRows, heads: Option<Heads>, out: &CubeTensor
         .read_mapped(&weight.tensor, groups_of(&weight, is_gated, OUTPUTS / cluster));
     let launch = launch.read_if(bias.as_ref()).read_if(residual.as_ref().map(|residual| &residual.tensor)).write(out);
     let launch = match &heads {
-        None => (0..7).fold(launch, |launch, _| launch.value(Argument::Null)),
+        None => launch.absent(7),
         Some(Heads { target, .. }) => {
             launch.read_all(target.read_by_kernels()).write(&target.key_cache).write(&target.value_cache)
         }
