@@ -95,7 +95,8 @@ fn attention_behind_products_of_hundreds_of_rows_is_close_to_that_of_the_single_
     });
 }
 
-/// Sums of products of small whole numbers are the same in any order, so that only what is done with heads is compared.
+/// Sums of small whole numbers are the same in any order, and below 256 no dtype rounds them, before a bias or behind it: so
+/// only what is done with heads is compared.
 #[test]
 fn heads_of_hundreds_of_rows_have_the_bits_of_the_single_operations() {
     for_both_dtypes(|device, dtype, _| {
@@ -106,7 +107,7 @@ fn heads_of_hundreds_of_rows_have_the_bits_of_the_single_operations() {
             let QkvOptions { heads, rotary_dim, norm_eps } = options;
             let case = AttentionCase::new(&sequences, 16, &mut seeded, device);
             let metadata = case.metadata(device);
-            let mut whole = |shape| (pair(&mut seeded, shape, (device, dtype)).1 * 3.0).round();
+            let mut whole = |shape| (pair(&mut seeded, shape, (device, dtype)).1 * 1.5).round();
             let (x, weight) = (whole([case.num_tokens(), 576]), Weight::dense(whole([heads.row_len(), 576])));
             let [query_norm, key_norm] = [0, 1].map(|_| floats(&mut seeded, [heads.head_dim], device).1);
             let bias = (floats(&mut seeded, [heads.row_len()], device).1 * 8.0).round();
