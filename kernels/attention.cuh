@@ -9,9 +9,11 @@ constexpr float LOG2_E = 1.4426950408889634f;
 struct Shape {
     int num_tokens, num_sequences, num_heads, num_kv_heads, block_size, blocks_per_row;
     int window;     // positions that a token sees, itself included; 0: all
-    int parts_max;  // parts of a context at most (decode)
+    int divided;    // whether a block has a piece of all contexts instead of one context (decode)
     int mixed;      // whether sequences with one token and with several are in the batch, and each has its own kernel
-    int dense;      // whether blocks share a list of parts instead of having one each (decode)
+    int copied;     // positions that one copy brings (wgmma)
+    int beside;     // whether the kernel before takes the other sequences, and nothing of it is needed (decode)
+    int padding;
     float scale, softcap; // softcap 0: none
     long long row_stride, slot_stride, head_stride; // in elements
 };

@@ -72,16 +72,16 @@ __device__ void copy_context(char* to, const TensorMap& map, unsigned long long&
 }
 // The lane's block of a tile, where that is in the cache, and how many lanes have one.
 __device__ __forceinline__ int block_at(int first, const Tile& tile, const int* tables, const Shape& shape) {
-    int behind = threadIdx.x % WARP * shape.dense, position = first + behind;
+    int behind = threadIdx.x % WARP * shape.copied, position = first + behind;
     if (behind >= KEYS || position >= tile.context) return 0;
     const int* table = tables + (long long)tile.sequence * shape.blocks_per_row;
     return table[position / shape.block_size];
 }
 __device__ __forceinline__ int slot_of(int block, int first, const Shape& shape) {
-    return block * shape.block_size + (first + threadIdx.x % WARP * shape.dense) % shape.block_size;
+    return block * shape.block_size + (first + threadIdx.x % WARP * shape.copied) % shape.block_size;
 }
 __device__ __forceinline__ int copies_at(int first, const Tile& tile, const Shape& shape) {
-    return (min(KEYS, tile.context - first) + shape.dense - 1) / shape.dense;
+    return (min(KEYS, tile.context - first) + shape.copied - 1) / shape.copied;
 }
 
 struct Producer {
@@ -119,13 +119,13 @@ struct Producer {
     // The tile at `first`, of which the lane's block is at `slot`. Keys are copied a tile before values: so they are needed.
     __device__ __forceinline__ void copy_keys(int slot, int first, const Item& item) {
         copy_context(shared.keys[key_ring.stage], keys, shared.keys_full[key_ring.stage], shared.keys_empty[key_ring.stage],
-                     key_ring.parity, slot, item.kv_head, copies_at(first, item.tile, shape), shape.dense);
+                     key_ring.parity, slot, item.kv_head, copies_at(first, item.tile, shape), shape.copied);
         key_ring.advance();
     }
     __device__ __forceinline__ void copy_values(int slot, int first, const Item& item) {
         copy_context(shared.values[value_ring.stage], values, shared.values_full[value_ring.stage],
                      shared.values_empty[value_ring.stage], value_ring.parity, slot, item.kv_head,
-                     copies_at(first, item.tile, shape), shape.dense);
+                     copies_at(first, item.tile, shape), shape.copied);
         value_ring.advance();
     }
     // Blocks take items as they get to them: the first gridDim.x are theirs, `counters[0]` further ones are taken. Lane 0

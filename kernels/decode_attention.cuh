@@ -7,14 +7,11 @@ constexpr int STEPS = HEAD_DIM / 16;
 constexpr int CHUNK = 16 / sizeof(CACHE), CHUNKS = HEAD_DIM / CHUNK; // elements of 16 bytes, and these in a row
 static_assert(HEAD_DIM % 16 == 0, "matrix instructions take 16 columns");
 constexpr int CLUSTER_MAX = 8; // blocks
-static_assert(PARTS < WARP, "a warp merges the parts of a head");
+constexpr int FOR_OTHERS = 32; // counters
 
 // The keys and values of TILE positions.
 struct Stage {
     uint4 keys[TILE * ROW_CHUNKS<CHUNKS>], values[TILE * ROW_CHUNKS<CHUNKS>];
-};
-struct PartFactors {
-    float of_part[TAKEN][WARP], total[TAKEN];
 };
 // What the blocks of a cluster send to each other: sums, [blocks, share of the columns], and the largest score and the total.
 struct __align__(16) Sent {
@@ -29,9 +26,8 @@ struct Shared {
 #if CLUSTERED
     Sent sent;
 #endif
-    PartFactors factors;
     int of_warp[WARPS];
-    int is_last;
+    int divided[2]; // the sequences of which a block has the end and the beginning, or -1
 };
 
 // Where a warp's tiles come from: the next one to copy.
@@ -237,7 +233,7 @@ __device__ __forceinline__ void attend_part(Shared& shared, Ring& ring, Feed& fe
     int end = part.end_tile();
     for (int tile = part.first_tile();; tile += sharing_warps()) {
         ring.fill(stages, feed, shape);
-        if (MAY_SHARE && feed.is_empty() && !is_on_next) {
+        if (MAY_DIVIDE && feed.is_empty() && !is_on_next) {
             feed = next;
             is_on_next = true;
             ring.fill(stages, feed, shape);
@@ -370,59 +366,82 @@ __device__ __forceinline__ void merge_cluster(Shared& shared, int heads, ELEMENT
 }
 #endif
 
-// Merges the warps' results into `out`, or, as one of several parts, into `sums` and `scales`.
-__device__ __forceinline__ void merge_warps(Shared& shared, int heads, bool is_whole, ELEMENT* out, float* sums,
-                                            float* scales, long long part_stride) {
+// Where the results of parts wait for the others: sums, and the largest score and the total, of each head. A block has a place for
+// a context's first part, with which its piece may end, and one for a later part, with which it may begin.
+struct Partial {
+    float* sums;
+    float2* scales;
+    __device__ __forceinline__ Partial(float* partial, int block, bool is_first) {
+        long long place = 2 * block + (is_first ? 1 : 0);
+        sums = partial + place * TAKEN * HEAD_DIM;
+        scales = reinterpret_cast<float2*>(partial + 2ll * gridDim.x * TAKEN * HEAD_DIM) + place * TAKEN;
+    }
+};
+
+// Merges the warps' results into `out`, or, as one of several parts, into its place in `partial`.
+__device__ __forceinline__ void merge_warps(const Shared& shared, const Part& part, int heads, ELEMENT* out, float* partial) {
+    Partial own(partial, blockIdx.x, part.is_first);
     for (int i = threadIdx.x; i < heads * HEAD_DIM; i += THREADS) {
         int head = i / HEAD_DIM, column = i % HEAD_DIM;
         WarpFactors factors = weigh_warps(shared, head);
         float sum = 0.0f;
 #pragma unroll
         for (int warp = 0; warp < WARPS; warp++) sum += factors.of_warp[warp] * shared.sums[warp][head][column];
-        if (is_whole) {
+        if (part.is_whole()) {
             narrow(sum / factors.total, out[i]);
         } else {
-            sums[head * part_stride * HEAD_DIM + column] = sum;
-            if (column == 0) {
-                *reinterpret_cast<float2*>(scales + head * part_stride * 2) = make_float2(factors.largest, factors.total);
-            }
+            own.sums[i] = sum;
+            if (column == 0) own.scales[head] = make_float2(factors.largest, factors.total);
         }
     }
 }
 
-// The factors of the parts relative to the largest score of all, and the total, per head: a warp per head.
-__device__ __forceinline__ void weigh_parts(PartFactors& factors, int heads, int count, const float* scales, long long part_stride) {
-    int lane = threadIdx.x % WARP;
-    for (int head = threadIdx.x / WARP; head < heads; head += WARPS) {
-        const float2* scale = reinterpret_cast<const float2*>(scales + head * part_stride * 2);
-        float2 own = lane < count ? __ldcg(scale + lane) : make_float2(MINUS_INFINITY, 0.0f);
-        float factor = power_of_two(own.x - max_of_warp(own.x));
-        factors.of_part[head][lane] = factor;
-        float total = sum_of_warp(factor * own.y);
-        if (lane == 0) factors.total[head] = total;
-    }
+// Merges a part's warps, whose sums are in shared memory.
+__device__ __forceinline__ void finish_part(Shared& shared, const Part& part, const Work& work, ELEMENT* out, float* partial,
+                                            const Shape& shape) {
+    ELEMENT* to = out + ((long long)work.token * shape.num_heads + work.first_head) * HEAD_DIM;
+#if CLUSTERED
+    merge_cluster(shared, work.heads, to);
+#else
+    merge_warps(shared, part, work.heads, to, partial);
+#endif
 }
 
-// Merges what all parts have written. Several sums are read at a time; they are added in the order of the parts.
-__device__ __forceinline__ void merge_parts(PartFactors& factors, int heads, int count, ELEMENT* out, const float* sums,
-                                            const float* scales, long long part_stride) {
-    constexpr int AT_ONCE = 16;
-    weigh_parts(factors, heads, count, scales, part_stride);
-    __syncthreads();
+// A context's parts of one group of heads, as the block that finishes last finds them.
+struct Parts {
+    float* partial;
+    int first_block, count, per_part; // and from one part's block to the next's
+    __device__ __forceinline__ Partial operator[](int index) const {
+        return Partial(partial, first_block + index * per_part, index == 0);
+    }
+};
+
+// Merges what all parts have written, in their order. Several are read at a time.
+__device__ __forceinline__ void merge_parts(const Parts& parts, int heads, ELEMENT* out) {
+    constexpr int AT_ONCE = 8;
     for (int i = threadIdx.x; i < heads * HEAD_DIM; i += THREADS) {
-        int head = i / HEAD_DIM;
-        const float* from = sums + head * part_stride * HEAD_DIM + i % HEAD_DIM;
-        float sum = 0.0f;
-        for (int first = 0; first < count; first += AT_ONCE) {
+        float largest = MINUS_INFINITY, total = 0.0f, sum = 0.0f;
+        for (int first = 0; first < parts.count; first += AT_ONCE) {
             float value[AT_ONCE];
+            float2 scale[AT_ONCE];
+            float common = largest;
 #pragma unroll
             for (int k = 0; k < AT_ONCE; k++) {
-                value[k] = first + k < count ? __ldcg(from + (long long)(first + k) * HEAD_DIM) : 0.0f;
+                Partial part = parts[min(first + k, parts.count - 1)];
+                value[k] = __ldcg(part.sums + i);
+                scale[k] = __ldcg(part.scales + i / HEAD_DIM);
             }
 #pragma unroll
-            for (int k = 0; k < AT_ONCE; k++) sum = fmaf(factors.of_part[head][first + k], value[k], sum);
+            for (int k = 0; k < AT_ONCE; k++) common = fmaxf(common, scale[k].x);
+            float factor = power_of_two(largest - common);
+            sum *= factor, total *= factor, largest = common;
+#pragma unroll
+            for (int k = 0; k < AT_ONCE; k++) {
+                factor = first + k < parts.count ? power_of_two(scale[k].x - common) : 0.0f;
+                sum = fmaf(factor, value[k], sum), total = fmaf(factor, scale[k].y, total);
+            }
         }
-        narrow(sum / factors.total[head], out[i]);
+        narrow(sum / total, out[i]);
     }
 }
 
@@ -433,27 +452,30 @@ __device__ __forceinline__ int count_up(int* counter) {
     return before;
 }
 
-// Merges a part's warps, and, without a list, the parts when this is the last to finish. The sums of the warps are in
-// shared memory, which is free again when it returns.
-__device__ __forceinline__ void finish_part(Shared& shared, const Part& part, const Work& work, ELEMENT* out, float* partial,
-                                            int* finished, int per_part, const Shape& shape) {
-    ELEMENT* to = out + ((long long)work.token * shape.num_heads + work.first_head) * HEAD_DIM;
-#if CLUSTERED
-    merge_cluster(shared, work.heads, to);
-    return;
-#endif
-    long long row = ((long long)part.sequence * shape.num_heads + work.first_head) * shape.parts_max;
-    float* sums = partial + row * HEAD_DIM;
-    float* scales = partial + (long long)shape.num_sequences * shape.num_heads * shape.parts_max * HEAD_DIM + row * 2;
-    merge_warps(shared, work.heads, part.count == 1, to, sums + (long long)part.index * HEAD_DIM, scales + part.index * 2,
-                shape.parts_max);
-    __syncthreads();
-    if (part.count == 1 || (MAY_SHARE && shape.dense)) return;
-    if (threadIdx.x == 0) {
-        int* count = finished + part.sequence * per_part + part.heads_index;
-        shared.is_last = count_up(count) == part.count - 1;
-        if (shared.is_last) *count = 0;
+// Tells the others that this block's parts are done, and merges the contexts at the ends of its piece that are complete. Nothing
+// is being copied then: the writes of a block are waited for together with its copies. `finished` counts at a context's
+// first block.
+__device__ __forceinline__ void finish_divided(Shared& shared, const Piece& piece, int per_part, const int* query_starts,
+                                               ELEMENT* out, float* partial, int* finished, const Shape& shape) {
+    int warp = threadIdx.x / WARP;
+    auto parts_of = [&](int sequence) {
+        return Parts{partial, piece.first_block_of(sequence) * per_part + piece.heads_index, piece.num_parts_of(sequence), per_part};
+    };
+    __syncthreads(); // all threads have written
+    if (warp < 2 && threadIdx.x % WARP == 0 && shared.divided[warp] >= 0) {
+        Parts parts = parts_of(shared.divided[warp]);
+        int* count = finished + FOR_OTHERS + parts.first_block;
+        if (count_up(count) == parts.count - 1) *count = 0;
+        else shared.divided[warp] = -1;
     }
     __syncthreads();
-    if (shared.is_last) merge_parts(shared.factors, work.heads, part.count, to, sums, scales, shape.parts_max);
+#pragma unroll 1
+    for (int i = 0; i < 2; i++) {
+        Part part = {};
+        part.sequence = shared.divided[i], part.heads_index = piece.heads_index;
+        if (part.sequence < 0) continue;
+        Work work = work_of(part, query_starts, shape);
+        ELEMENT* to = out + ((long long)work.token * shape.num_heads + work.first_head) * HEAD_DIM;
+        merge_parts(parts_of(part.sequence), work.heads, to);
+    }
 }

@@ -8,13 +8,15 @@
 // several tiles are on their way at any time, and multiplies S^T = K Q^T and O^T += V^T P^T, with positions or columns as
 // the rows and heads as the 8 columns of the instructions.
 //
-// The results of the warps are merged in order, and those of the parts too: by the block that finishes last, in the same
-// launch. Where there are far fewer parts than blocks (CLUSTERED), all blocks of a cluster share a context, and send
-// their results to each other.
+// The results of the warps are merged in order. Where there are far fewer contexts than blocks (CLUSTERED), all blocks of a
+// cluster share one, and send their results to each other.
 //
-// Where there are more parts than blocks (`dense`), a block takes every gridDim.x-th of a list without gaps; its warps copy
-// the next part's tiles while they finish this one. Waiting for other blocks would keep it from that, so that a second
-// kernel, merge_decode, merges the parts.
+// Where there are more contexts than blocks, or long ones, contexts are `divided`: a block has a piece of all of them, and
+// its warps copy the next part's tiles while they finish this one. The block that finishes last merges a context's parts. How
+// contexts are divided, and so their last bits, depends on all of them.
+//
+// In a batch with prompts, blocks run `beside` the kernel that takes those, on multiprocessors that it leaves: reading and
+// multiplying take time together.
 //
 // A cache of e4m3 is copied as the bytes that it is and widened in registers to f16, which holds every code exactly; queries
 // and weights are f16 then, whatever ELEMENT is. The instructions that load 16-bit fragments give a lane pairs of codes:
@@ -26,8 +28,8 @@
 //
 // Limits: reads 2 * HEAD_DIM elements per position and KV head, and nothing twice; bound by memory.
 
-// `partial` holds [S, num_heads, parts_max, HEAD_DIM] sums and then as many pairs of the largest score and the total.
-// `finished` counts the parts of each sequence and group of heads; it is zero before and after.
+// `partial` has room for two parts of every block; `finished` is zero before and after. The first FOR_OTHERS of that are left to a
+// kernel that may run beside.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
     attend_decode(const ELEMENT* qkv, CACHE* keys, CACHE* values, const int* query_starts, const int* context_lens,
                   const int* tables, ELEMENT* out, float* partial, int* finished, const __grid_constant__ Shape shape
@@ -38,28 +40,33 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     ) {
     extern __shared__ __align__(128) char memory[];
     Shared& shared = *reinterpret_cast<Shared*>(memory);
+    bool divided = MAY_DIVIDE && shape.divided;
+    int per_part = shape.num_kv_heads * PASSES;
     List list;
     list.starts = reinterpret_cast<int*>(memory + sizeof(Shared));
     list.contexts = list.starts + shape.num_sequences + 1;
-    int per_part = shape.num_kv_heads * PASSES;
-    int item = blockIdx.x / cluster_blocks(), items = gridDim.x / cluster_blocks();
-    bool has_part;
-    Part part = {};
     // No kernel of a step writes lengths, tables, or keys and values before the last position: they are read, as far as
     // there is room, before this step's keys are there. The next kernel starts after that: its weights would take their time.
-    if (MAY_SHARE && shape.dense) {
-        list_parts(shared.of_warp, list, query_starts, context_lens, shape);
-        items = list.starts[shape.num_sequences] * per_part;
-        has_part = item < items;
-        if (has_part) part = part_of_list(item, list, per_part, shape);
+    if (divided) list_contexts(shared.of_warp, list, query_starts, context_lens, shape);
+    Piece piece = {list, shape};
+    Part part = {};
+    bool has_part;
+    if (divided) {
+        piece.find(per_part);
+        if (threadIdx.x < WARP) { // both are one where the piece is inside a context
+            int ended = piece.divided_at(piece.begin), begun = piece.divided_at(piece.end);
+            if (threadIdx.x == 0) shared.divided[0] = ended, shared.divided[1] = begun == ended ? -1 : begun;
+        }
+        has_part = piece.next(part);
     } else {
-        int sequence = item / per_part / shape.parts_max, index = item / per_part % shape.parts_max;
-        int context = context_of(sequence, query_starts, context_lens, shape);
-        has_part = index < num_parts(context, shape);
-        if (has_part) part = part_of(sequence, index, item % per_part, context, shape);
+        int item = blockIdx.x / cluster_blocks(), context = context_of(item / per_part, query_starts, context_lens, shape);
+        has_part = context > 0;
+        part = whole_context(item / per_part, item % per_part, context, shape);
     }
+    // The kernel after this one counts on the one before, too. Where blocks need nothing of that, one waits for it, at its end.
+    bool waits = !shape.beside || blockIdx.x == gridDim.x - 1;
     if (!has_part) {
-        wait_for_previous_kernel(); // the next kernel counts on it
+        if (waits) wait_for_previous_kernel();
         return;
     }
     Work work = work_of(part, query_starts, shape);
@@ -81,74 +88,45 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     const ELEMENT* queries = out;
     long long query_stride = (long long)shape.num_heads * HEAD_DIM;
 #else
-    wait_for_previous_kernel();
+    if (!shape.beside) wait_for_previous_kernel();
     start_next_kernel();
     const ELEMENT* queries = qkv;
     long long query_stride = shape.row_stride;
 #endif
     unsigned int query[STEPS][2], next_query[STEPS][2];
     read_query(query, queries, query_stride, work);
-    if (MAY_SHARE) ring.fill(shared.ring[threadIdx.x / WARP], feed, shape);
+    if (MAY_DIVIDE) ring.fill(shared.ring[threadIdx.x / WARP], feed, shape);
     // Blocks are looked up two parts ahead, tiles copied and queries read one part ahead.
-    int step = gridDim.x, next_blocks = 0;
-    if (MAY_SHARE && item + step < items) {
-        next_blocks = first_blocks_of(part_of_list(item + step, list, per_part, shape), tables, shape);
-    }
+    int next_blocks = 0;
+    auto look_up_next = [&] {
+        Part next_part;
+        if (divided && piece.next(next_part)) next_blocks = first_blocks_of(next_part, tables, shape);
+    };
+    piece.sequence += piece.step;
+    look_up_next();
     while (true) {
-        item += step;
-        bool has_next = MAY_SHARE && item < items;
         Part next_part = part;
         Work next_work = work;
         Feed next = feed;
         next.tile = next.end_tile; // empty
+        bool has_next = divided && piece.next(next_part);
         if (has_next) {
-            next_part = part_of_list(item, list, per_part, shape);
             next_work = work_of(next_part, query_starts, shape);
             next = feed_of(next_part, next_work, keys, values, tables, next_blocks, shape);
             read_query(next_query, queries, query_stride, next_work);
         }
-        if (MAY_SHARE && item + step < items) {
-            next_blocks = first_blocks_of(part_of_list(item + step, list, per_part, shape), tables, shape);
-        }
+        piece.sequence += piece.step;
+        look_up_next();
         attend_part(shared, ring, feed, next, query, part, shape);
         __syncthreads(); // the warps' sums are there
-        finish_part(shared, part, work, out, partial, finished, per_part, shape);
-        if (!has_next) return;
+        finish_part(shared, part, work, out, partial, shape);
+        if (!has_next) break;
+        __syncthreads(); // the warps' sums are free
         part = next_part;
         work = next_work;
 #pragma unroll
         for (int i = 0; i < 2 * STEPS; i++) query[i / 2][i % 2] = next_query[i / 2][i % 2];
     }
-}
-
-// Merges the parts after a launch with a list: a block takes every gridDim.x-th sequence and group of heads. Where no
-// context has several parts, it ends as soon as the launch before it has.
-extern "C" __global__ void __launch_bounds__(THREADS)
-    merge_decode(const int* query_starts, const int* context_lens, ELEMENT* out, const float* partial,
-                 const __grid_constant__ Shape shape) {
-    __shared__ PartFactors factors;
-    start_next_kernel();
-    int per_part = shape.num_kv_heads * PASSES, items = shape.num_sequences * per_part;
-    auto parts_of_item = [&](int item) {
-        return num_parts(context_of(item / per_part, query_starts, context_lens, shape), shape);
-    };
-    bool has_parts = false;
-    for (int item = blockIdx.x + threadIdx.x * gridDim.x; item < items; item += THREADS * gridDim.x) {
-        has_parts |= parts_of_item(item) > 1;
-    }
-    has_parts = __syncthreads_or(has_parts);
-    wait_for_previous_kernel();
-    if (!has_parts) return;
-    for (int item = blockIdx.x; item < items; item += gridDim.x) {
-        int sequence = item / per_part, count = parts_of_item(item);
-        if (count <= 1) continue;
-        Part part;
-        part.sequence = sequence, part.heads_index = item % per_part;
-        Work work = work_of(part, query_starts, shape);
-        long long row = ((long long)sequence * shape.num_heads + work.first_head) * shape.parts_max;
-        const float* scales = partial + (long long)shape.num_sequences * shape.num_heads * shape.parts_max * HEAD_DIM + row * 2;
-        ELEMENT* to = out + ((long long)work.token * shape.num_heads + work.first_head) * HEAD_DIM;
-        merge_parts(factors, work.heads, count, to, partial + row * HEAD_DIM, scales, shape.parts_max);
-        __syncthreads(); // the factors are free
-    }
+    if (divided && !piece.is_whole) finish_divided(shared, piece, per_part, query_starts, out, partial, finished, shape);
+    if (waits && shape.beside) wait_for_previous_kernel();
 }

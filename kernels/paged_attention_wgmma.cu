@@ -247,8 +247,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
                  const __grid_constant__ TensorMap values, const int* query_starts, const int* context_lens,
                  const int* tables, ELEMENT* out, int* counters, const __grid_constant__ Shape shape) {
 #if CONSUMERS > 1
-    start_next_kernel();
     wait_for_previous_kernel();
+    start_next_kernel(); // which may count on what came before
 #endif
     extern __shared__ char memory[];
     // Swizzled rows repeat every 1024 bytes.

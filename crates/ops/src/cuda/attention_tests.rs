@@ -102,18 +102,26 @@ fn equals_the_reference_with_heads_that_tensor_cores_do_not_take() {
 }
 
 #[test]
-fn equals_the_reference_with_more_parts_than_the_gpu_runs_at_a_time() {
+fn equals_the_reference_with_more_contexts_than_the_gpu_runs_at_a_time() {
     for_both_dtypes(|device, dtype, rounding| {
         let mut seeded = Seeded::new(47);
-        let heads = HeadLayout { num_heads: 8, num_kv_heads: 8, head_dim: 128 };
-        let sequences: Vec<(usize, usize)> = (0..70).map(|index| (1, 1 + index * 37 % 900)).collect();
-        let case = AttentionCase::new(&sequences, 16, &mut seeded, device);
-        for cache in [dtype, E4M3] {
+        let heads = HeadLayout { num_heads: 4, num_kv_heads: 4, head_dim: 128 };
+        let tokens: Vec<(usize, usize)> = (0..70).map(|index| (1, 1 + index * 37 % 900)).collect();
+        let equal = vec![(1, 100); 70];
+        let beside_prompts = [&[(40, 60), (1, 1300)], &tokens[..], &[(17, 17)]].concat();
+        for (sequences, sliding_window, cache) in [
+            (&tokens, None, E4M3),
+            (&equal, None, dtype),
+            (&beside_prompts, None, dtype),
+            (&beside_prompts, Some(600), dtype),
+        ] {
+            let case = AttentionCase::new(sequences, 16, &mut seeded, device);
+            let options = AttentionOptions { sliding_window, ..options(heads, 16) };
             let [host_layer, layer] = filled_with(&mut seeded, &case, heads, (device, dtype), cache);
             let (qkv, device_qkv) = pair(&mut seeded, [case.num_tokens(), heads.row_len()], (device, dtype));
             let metadata = case.metadata(&reference_device(device));
-            let expected = reference::paged_attention(qkv, &host_layer, &metadata, options(heads, 16));
-            let got = paged_attention(device_qkv, &layer, &case.metadata(device), options(heads, 16));
+            let expected = reference::paged_attention(qkv, &host_layer, &metadata, options);
+            let got = paged_attention(device_qkv, &layer, &case.metadata(device), options);
             assert_close(got, expected, rounding);
         }
     });
@@ -160,7 +168,7 @@ fn a_prompt_has_the_same_bits_whole_and_in_chunks_of_any_length() {
 }
 
 #[test]
-fn a_decoding_token_has_the_same_bits_alone_and_in_a_batch() {
+fn a_decoding_token_has_the_same_bits_alone_and_in_a_batch_that_leaves_contexts_whole() {
     for_both_dtypes(|device, dtype, _| {
         for head_dim in [64, 128] {
             let heads = HeadLayout { num_heads: 8, num_kv_heads: 2, head_dim };
@@ -408,10 +416,9 @@ fn attention_with_its_projection_has_the_bits_of_the_single_operations() {
 }
 
 #[test]
-fn attention_with_its_projection_has_these_bits_with_more_parts_than_the_gpu_runs_at_a_time() {
+fn attention_with_its_projection_has_these_bits_with_more_contexts_than_the_gpu_runs_at_a_time() {
     for_both_dtypes(|device, dtype, _| {
         let mut seeded = Seeded::new(31);
-        // Some contexts have one part and others have several.
         let sequences: Vec<(usize, usize)> = (0..70).map(|index| (1, 1 + index * 37 % 2000)).collect();
         for (num_heads, num_kv_heads, head_dim, head_norm) in [(16, 8, 128, true), (9, 3, 64, false), (40, 2, 64, true)]
         {

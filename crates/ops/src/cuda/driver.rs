@@ -111,8 +111,8 @@ impl Driver {
         }
         let function = self.function(kernel, grid.shared_bytes)?;
         let mut addresses: Vec<*mut c_void> = arguments.iter().map(|words| words.as_ptr() as *mut c_void).collect();
-        // A kernel that starts early may read weights before it waits. Only in a graph they are sure to be long written.
-        let early = (function.starts_early && is_capturing(stream)?).then(early_start);
+        // A kernel may read weights before it waits. Only in a graph they are sure to be long written.
+        let early = (function.starts_early && (grid.early || is_capturing(stream)?)).then(early_start);
         let cluster = (grid.cluster > 1).then(|| cluster_of(grid.cluster));
         let mut attributes: Vec<_> = early.into_iter().chain(cluster).collect();
         let config = sys::CUlaunchConfig {

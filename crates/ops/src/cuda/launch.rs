@@ -182,15 +182,22 @@ pub(super) struct Grid {
     pub shared_bytes: usize,
     /// Neighbouring blocks, in the first dimension, that run together and see each other's shared memory (from sm_90 on).
     pub cluster: usize,
+    /// Whether blocks may start before the kernel before has ended, in graphs and elsewhere (from sm_90 on).
+    pub early: bool,
 }
 
 impl Grid {
     pub(super) fn new(blocks: [usize; 3], threads: usize) -> Self {
-        Self { blocks, threads, shared_bytes: 0, cluster: 1 }
+        Self { blocks, threads, shared_bytes: 0, cluster: 1, early: false }
     }
 
     pub(super) fn with_shared(self, shared_bytes: usize) -> Self {
         Self { shared_bytes, ..self }
+    }
+
+    /// For a kernel that reads nothing before it waits for the one before, or only what that one has waited for.
+    pub(super) fn starting_early(self) -> Self {
+        Self { early: true, ..self }
     }
 
     /// `blocks` counts whole clusters' blocks.

@@ -139,7 +139,7 @@ fn submit(form: &Form, product: SomeRows, heads: Option<Heads>, out: &CubeTensor
         residual_stride: residual.as_ref().map_or(0, |residual| residual.stride as i64),
     };
     let clusters = (row_tiles * output_tiles).min(Gpu::current().multiprocessors / cluster);
-    let grid = Grid::new([clusters * cluster, 1, 1], THREADS).with_shared(shared_bytes(activated));
+    let grid = Grid::new([clusters * cluster, 1, 1], THREADS).with_shared(shared_bytes(activated)).starting_early();
     let launch = Launch::new(kernel(form), grid)
         .read_mapped(&x.tensor, rows_of(&x, ROWS))
         .read_mapped(&weight.tensor, groups_of(&weight, is_gated, OUTPUTS / cluster));

@@ -1,9 +1,8 @@
-//! Sequences with one token in the batch: contexts in parts, a block for each.
+//! Sequences with one token in the batch: a block for a context, a cluster of blocks, or contexts divided among all blocks.
 //!
-//! Few parts have a block each and are merged by the last of them; where there would be more than the GPU runs at a time,
-//! blocks share a list of parts and a second kernel merges. Both are the same operations in the same order. On Hopper, the
-//! contexts of few sequences have a cluster of blocks each, as large as the GPU has room for: how a context is divided then
-//! depends on the number of sequences, and so do the last bits.
+//! Where there are more contexts than the GPU runs at a time, or long ones, all blocks have a piece of equal length of them. On
+//! Hopper, the contexts of few sequences have a cluster of blocks each, as large as the GPU has room for. How a context is
+//! divided then depends on the other sequences, and so do the last bits.
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
@@ -21,15 +20,17 @@ use crate::cuda::{PAGED_ATTENTION_DECODE, element};
 /// Constants of `paged_attention_decode.cu`.
 const TILE: usize = 16;
 const HEADS: usize = 8;
-const WHOLE_CONTEXT: usize = 1024;
-const PART: usize = 512;
-const PARTS: usize = 16;
 const STAGES_MAX: usize = 3;
 const LANES: usize = 32;
 const CLUSTER_MAX: usize = 8;
-/// Blocks for each multiprocessor that merge parts: as many as have room beside those that attend, so that where no context has
-/// parts they have nothing to wait for but the end of those.
-const MERGING_BLOCKS: usize = 4;
+const COUNTERS_OF_OTHERS: usize = 32;
+/// Shared memory that a block in a cluster asks for at least if heads are long, as those of products do. Measured with
+/// Qwen3-0.6B: where a block of gates finds room beside it, one sequence takes 5 % longer.
+const CLUSTERED_SHARED_BYTES_MIN: usize = 105_472;
+/// Pieces of contexts for each block that runs at a time, beside another kernel.
+const PIECES_BESIDE: usize = 2;
+/// Positions up to which a block takes a whole context.
+const WHOLE_CONTEXT: usize = 1024;
 
 /// What is still to happen to rows of queries, keys and values.
 pub(super) struct Fresh<'a> {
@@ -41,7 +42,7 @@ pub(super) struct Fresh<'a> {
 pub(super) struct Decode {
     warps: usize,
     stages: usize,
-    /// Shared memory without the list of parts.
+    /// Shared memory without the list of contexts.
     shared_bytes: usize,
     blocks_per_multiprocessor: usize,
 }
@@ -68,24 +69,25 @@ impl Decode {
     }
 
     /// Attends; `fresh` says how the rows become queries, keys and values, where that has not happened to them.
-    pub(super) fn launch(&self, attention: &Attention, out: &CubeTensor, fresh: Option<&Fresh>) {
-        let heads = attention.options.heads;
+    /// `beside`: the launch before takes the other sequences of the batch, on this share of the GPU, and nothing of it is needed.
+    pub(super) fn launch(&self, attention: &Attention, out: &CubeTensor, fresh: Option<&Fresh>, beside: Option<f64>) {
         let cluster = self.cluster(attention);
-        let (sequences, parts_max, per_part) = counts(attention, cluster);
-        let blocks = sequences * parts_max * per_part * cluster;
-        let is_dense = self.shares_blocks(attention);
+        let divides = self.divides(attention);
         let mut shape = attention.shape();
-        shape.parts_max = parts_max as i32;
-        shape.dense = is_dense.into();
-        // Sums and their scales; one part writes its result itself.
-        let partial_len =
-            if parts_max > 1 { sequences * heads.num_heads * parts_max * (heads.head_dim + 2) } else { 1 };
-        let partial = empty(out, [partial_len], DType::F32);
-        let blocks = if is_dense { blocks.min(self.at_once(attention)) } else { blocks };
-        let shared_bytes = self.shared_bytes + if is_dense { list_bytes(sequences) } else { 0 };
-        let grid = Grid::new([blocks, 1, 1], self.warps * LANES).with_shared(shared_bytes).in_clusters(cluster);
-        let kernel = |entry| self.kernel(&attention.form(), entry, fresh.is_some(), cluster > 1);
-        let launch = Launch::new(kernel("attend_decode"), grid).read(&attention.qkv.tensor);
+        shape.divided = divides.into();
+        shape.beside = beside.is_some().into();
+        let blocks = if divides { self.dividing_blocks(attention, beside) } else { contexts(attention) * cluster };
+        // Sums, their largest score and total, of two parts for each block.
+        let of_part = attention.group().min(HEADS) * (attention.options.heads.head_dim + 2);
+        let partial = empty(out, [if divides { 2 * blocks * of_part } else { 1 }], DType::F32);
+        let list_bytes = if divides { list_bytes(attention.num_sequences()) } else { 0 };
+        let asks_for_more = cluster > 1 && attention.options.heads.head_dim > 64;
+        let shared_bytes = if asks_for_more { self.clustered_shared_bytes(attention) } else { self.shared_bytes };
+        let grid =
+            Grid::new([blocks, 1, 1], self.warps * LANES).with_shared(shared_bytes + list_bytes).in_clusters(cluster);
+        let grid = if beside.is_some() { grid.starting_early() } else { grid };
+        let launch = Launch::new(self.kernel(&attention.form(), fresh.is_some(), cluster > 1), grid);
+        let launch = launch.read(&attention.qkv.tensor);
         let launch = match fresh {
             Some(_) => launch.write(&attention.keys).write(&attention.values),
             None => launch.read(&attention.keys).read(&attention.values),
@@ -103,17 +105,12 @@ impl Decode {
             None => launch,
         }
         .submit(out);
-        if is_dense && parts_max > 1 {
-            let blocks = (sequences * per_part).min(MERGING_BLOCKS * attention.gpu.multiprocessors);
-            let grid = Grid::new([blocks, 1, 1], self.warps * LANES);
-            Launch::new(kernel("merge_decode"), grid)
-                .read(&attention.query_starts)
-                .read(&attention.context_lens)
-                .write(out)
-                .read(&partial)
-                .value(shape.argument())
-                .submit(out);
-        }
+    }
+
+    /// Shared memory of a block in a cluster.
+    fn clustered_shared_bytes(&self, attention: &Attention) -> usize {
+        let room = attention.gpu.shared_bytes_of_block(self.blocks_per_multiprocessor);
+        self.shared_bytes.max(CLUSTERED_SHARED_BYTES_MIN.min(room))
     }
 
     /// Blocks that the GPU runs at a time.
@@ -121,11 +118,18 @@ impl Decode {
         attention.gpu.multiprocessors * self.blocks_per_multiprocessor
     }
 
-    /// Whether there may be more parts than blocks, so that a block takes several.
-    pub(super) fn shares_blocks(&self, attention: &Attention) -> bool {
-        let cluster = self.cluster(attention);
-        let (sequences, parts_max, per_part) = counts(attention, cluster);
-        sequences * parts_max * per_part * cluster > self.at_once(attention) || sequences * per_part > COUNTERS
+    /// As many as run at a time, and the same number for each group of heads; smaller pieces where others take a part of the GPU.
+    fn dividing_blocks(&self, attention: &Attention, beside: Option<f64>) -> usize {
+        let groups = groups_of_heads(attention);
+        let is_shared = beside.is_some_and(|share| share < 1.0);
+        let blocks = self.at_once(attention) * if is_shared { PIECES_BESIDE } else { 1 };
+        groups * (blocks.min(COUNTERS - COUNTERS_OF_OTHERS) / groups).max(1)
+    }
+
+    /// Whether blocks have pieces of all contexts: where there are more contexts than blocks, or long ones.
+    pub(super) fn divides(&self, attention: &Attention) -> bool {
+        let seen = attention.options.sliding_window.unwrap_or(usize::MAX).min(attention.context_max());
+        self.cluster(attention) == 1 && (seen > WHOLE_CONTEXT || contexts(attention) > self.at_once(attention))
     }
 
     /// Blocks that share a context, all of which run at a time; 1: contexts have parts instead.
@@ -133,8 +137,7 @@ impl Decode {
         if !has_clusters(&attention.gpu) {
             return 1;
         }
-        let (sequences, _, per_part) = counts(attention, 1);
-        let contexts = (sequences * per_part).max(1);
+        let contexts = contexts(attention).max(1);
         // Measured: a block for each multiprocessor is best. Two halves are better than none as long as no cluster has to
         // wait for places that lie together.
         match attention.gpu.multiprocessors / contexts {
@@ -147,11 +150,11 @@ impl Decode {
     /// Every kernel that decodes, for rows as the projection left them or not.
     pub(super) fn kernels(&self, form: &Form, fresh: bool) -> Vec<Kernel> {
         let clustered = if has_clusters(&form.gpu) { &[false, true][..] } else { &[false] };
-        clustered.iter().map(|&clustered| self.kernel(form, "attend_decode", fresh, clustered)).collect()
+        clustered.iter().map(|&clustered| self.kernel(form, fresh, clustered)).collect()
     }
 
-    fn kernel(&self, form: &Form, entry: &'static str, fresh: bool, clustered: bool) -> Kernel {
-        let kernel = Kernel::new(&PAGED_ATTENTION_DECODE, entry).word("ELEMENT", element(form.dtype));
+    fn kernel(&self, form: &Form, fresh: bool, clustered: bool) -> Kernel {
+        let kernel = Kernel::new(&PAGED_ATTENTION_DECODE, "attend_decode").word("ELEMENT", element(form.dtype));
         form.gpu
             .with_cache(kernel, form.cache)
             .number("HEAD_DIM", form.heads.head_dim)
@@ -167,29 +170,24 @@ fn has_clusters(gpu: &Gpu) -> bool {
     gpu.capability >= 90
 }
 
-/// Sequences, parts of each at most, and blocks, or clusters of them, that attend to one part.
-fn counts(attention: &Attention, cluster: usize) -> (usize, usize, usize) {
-    let per_part = attention.options.heads.num_kv_heads * attention.group().div_ceil(HEADS);
-    let parts_max = if cluster > 1 { 1 } else { parts_max(attention) };
-    (attention.num_sequences(), parts_max, per_part)
+/// Groups of query heads that a block takes together.
+fn groups_of_heads(attention: &Attention) -> usize {
+    attention.options.heads.num_kv_heads * attention.group().div_ceil(HEADS)
 }
 
-/// Parts of a context at most: one more than fill it where a window can begin inside a part.
-fn parts_max(attention: &Attention) -> usize {
-    let window = attention.options.sliding_window;
-    let seen = window.map_or(usize::MAX, |window| window.max(1)).min(attention.context_max());
-    let parts = if seen <= WHOLE_CONTEXT { 1 } else { seen.div_ceil(PART).min(PARTS) };
-    parts + usize::from(window.is_some())
+/// Contexts, counted once for each group of heads.
+fn contexts(attention: &Attention) -> usize {
+    attention.num_sequences() * groups_of_heads(attention)
 }
 
-/// Where the parts of each sequence begin, and its context.
+/// `List` of the source.
 fn list_bytes(sequences: usize) -> usize {
     (2 * sequences + 1) * size_of::<i32>()
 }
 
 /// What `Shared` of the source has besides the rings.
 fn merging_bytes(head_dim: usize, (taken, warps): (usize, usize), clustered: bool) -> usize {
-    let words = warps * taken * (head_dim + 8) + 2 * warps * HEADS + taken * (LANES + 1) + warps + 1;
+    let words = warps * taken * (head_dim + 8) + 2 * warps * HEADS + warps + 2;
     let sent = taken * head_dim + 4 * CLUSTER_MAX + 2 * CLUSTER_MAX * taken + 4;
     (words + if clustered { sent } else { 0 }) * size_of::<f32>()
 }

@@ -116,9 +116,11 @@ struct Shape {
     block_size: i32,
     blocks_per_row: i32,
     window: i32,
-    parts_max: i32,
+    divided: i32,
     mixed: i32,
-    dense: i32,
+    copied: i32,
+    beside: i32,
+    padding: i32,
     scale: f32,
     softcap: f32,
     row_stride: i64,
@@ -132,18 +134,22 @@ pub(crate) fn paged_attention(inputs: AttentionInputs) -> CubeTensor {
     match attention.tensor_core_kernels() {
         Some((decode, prefill)) => {
             let decodes = attention.decodes_apart();
-            if attention.query_lens != QueryLens::Single || !decodes {
-                prefill.launch(&attention, &out);
-            }
             let may_decode = match attention.query_lens {
                 QueryLens::Single => true,
                 QueryLens::Several => false,
                 QueryLens::Mixed => attention.num_sequences() > 1,
             };
+            let single = attention.single_tokens();
+            let has_prompts = attention.query_lens != QueryLens::Single || !decodes;
+            let is_beside = has_prompts && may_decode && decodes && single.is_none();
+            let beside = prefill.share(&attention).filter(|_| is_beside);
+            if has_prompts {
+                prefill.launch(&attention, &out, beside);
+            }
             if may_decode && decodes {
-                match attention.single_tokens() {
-                    Some(single) => single.launch(&attention, &out),
-                    None => decode.launch(&attention, &out, None),
+                match single {
+                    Some(single) => single.launch(&attention, &out, None),
+                    None => decode.launch(&attention, &out, None, beside),
                 }
             }
         }
@@ -164,11 +170,11 @@ pub(super) fn attend_fresh(inputs: AttentionInputs, target: &QkvTarget) -> Optio
         return None;
     }
     let (decode, _) = attention.tensor_core_kernels()?;
-    if decode.shares_blocks(&attention) {
+    if decode.divides(&attention) {
         return None; // waiting for the rows would then take longer than a kernel before
     }
     let out = attention.qkv.like(attention.options.heads.output_len());
-    decode.launch(&attention, &out, Some(&Fresh { target, rotation }));
+    decode.launch(&attention, &out, Some(&Fresh { target, rotation }), None);
     Some(out)
 }
 
@@ -248,12 +254,14 @@ impl Attention {
             block_size: block_size as i32,
             blocks_per_row: self.tables.stride as i32,
             window: sliding_window.unwrap_or(0).min(i32::MAX as usize) as i32,
-            parts_max: 1,
+            divided: 0,
             // A sequence without tokens is no decoding one either.
             mixed: (self.decodes_apart()
                 && (self.query_lens != QueryLens::Single || self.qkv.rows != self.num_sequences()))
             .into(),
-            dense: 0,
+            copied: 0,
+            beside: 0,
+            padding: 0,
             scale,
             softcap: softcap.unwrap_or(0.0),
             row_stride: self.qkv.stride as i64,

@@ -36,9 +36,15 @@ impl Prefill {
         (shared_bytes <= form.gpu.shared_bytes_of_block(1)).then_some(Self::Tiles(Tiles { shared_bytes }))
     }
 
-    pub(super) fn launch(&self, attention: &Attention, out: &CubeTensor) {
+    /// The share of the GPU that it has beside a launch for the sequences with one token, if they may run together.
+    pub(super) fn share(&self, attention: &Attention) -> Option<f64> {
+        matches!(self, Self::Wgmma(_)).then(|| wgmma::share_of_prompts(attention))
+    }
+
+    /// `beside`: its share of the GPU, if others run at the same time.
+    pub(super) fn launch(&self, attention: &Attention, out: &CubeTensor, beside: Option<f64>) {
         match self {
-            Self::Wgmma(wgmma) => wgmma.launch(attention, out),
+            Self::Wgmma(wgmma) => wgmma.launch(attention, out, beside),
             Self::Tiles(tiles) => tiles.launch(attention, out),
         }
     }

@@ -20,6 +20,8 @@ const SWIZZLED_ROWS: usize = 8;
 const SWIZZLED_BYTES: usize = 1024;
 /// Barriers and items of `Shared`, at most.
 const BOOKKEEPING_BYTES: usize = 256;
+/// Of prompts that take less than this share of the GPU, all that have room run: they are too short to fill it.
+const SHARE_OF_PROMPTS_MIN: f64 = 0.35;
 /// Registers of two blocks are enough for heads of up to so many columns.
 const HEAD_DIM_OF_TWO: usize = 128;
 
@@ -65,7 +67,8 @@ impl Wgmma {
             .number("VALUE_STAGES", self.items.stages(form.heads.head_dim)[1])
     }
 
-    pub(super) fn launch(&self, attention: &Attention, out: &CubeTensor) {
+    /// `beside`: its share of the GPU, if others run at the same time.
+    pub(super) fn launch(&self, attention: &Attention, out: &CubeTensor, beside: Option<f64>) {
         let heads = attention.options.heads;
         let group = attention.group();
         // Of a tile; and tiles of all sequences at most.
@@ -76,9 +79,11 @@ impl Wgmma {
             }
             Items::FewSingleTokens | Items::SingleTokens => (1, attention.num_sequences()),
         };
-        let blocks = (tiles * heads.num_kv_heads).min(attention.gpu.multiprocessors * self.blocks_per_multiprocessor);
+        let multiprocessors = attention.gpu.multiprocessors as f64 * beside.unwrap_or(1.0);
+        let blocks = (tiles * heads.num_kv_heads).min(multiprocessors.ceil() as usize * self.blocks_per_multiprocessor);
         let threads = GROUP_THREADS * (1 + self.items.consumers());
         let grid = Grid::new([blocks, 1, 1], threads).with_shared(self.shared_bytes);
+        let grid = if self.items == Items::Tiles { grid.starting_early() } else { grid };
         let positions = greatest_common_divisor(attention.options.block_size, keys(heads.head_dim));
         let [slot_stride, head_stride] = cache_strides(&attention.keys, &attention.values);
         let slots = attention.keys.meta.shape[0];
@@ -94,7 +99,7 @@ impl Wgmma {
             .dimension(heads.num_kv_heads, head_stride, 1)
             .dimension(slots, slot_stride, positions);
         let mut shape = attention.shape();
-        shape.dense = positions as i32;
+        shape.copied = positions as i32;
         Launch::new(self.kernel(&attention.form()), grid)
             .read_mapped(&attention.qkv.tensor, queries)
             .read_mapped(&attention.keys, cache.clone())
@@ -128,6 +133,15 @@ impl Items {
             _ => [3, 3],
         }
     }
+}
+
+/// The part of the multiprocessors that prompts have beside sequences with one token each, if all contexts were as long. Prompts
+/// are multiplied at 245 TFLOP/s, and of the others 4.3 TB/s are read, for which fewer multiprocessors suffice (measured).
+pub(super) fn share_of_prompts(attention: &Attention) -> f64 {
+    let rows = (attention.group() * attention.qkv.rows) as f64;
+    let ratio = 2.0 * 4.3 / (4.0 * 245.0) * rows / attention.num_sequences() as f64;
+    let share = ratio / (ratio + 0.6);
+    if share < SHARE_OF_PROMPTS_MIN { 1.0 } else { share }
 }
 
 /// Keys and values that are factors as they are, whole panels of a head, and copies of whole swizzled rows of 8 positions.
