@@ -12,9 +12,9 @@ constexpr int HEADS = 8; // columns of the instructions
 constexpr int PASSES = (GROUP + HEADS - 1) / HEADS, TAKEN = PASSES == 1 ? GROUP : HEADS; // query heads of a block
 // Whether contexts may be divided: not where rows come fresh, nor in clusters.
 constexpr bool MAY_DIVIDE = !FRESH && !CLUSTERED;
-// In tiles: what takes as long as beginning and finishing a part, the least that a part of a context has, and how much longer
-// than the mean a piece of whole contexts may be: about what merging parts takes. Measured.
-constexpr int ENDS = HEAD_DIM <= 64 ? 16 : 8, LEAST = HEAD_DIM <= 64 ? 16 : 12, EXCESS = HEAD_DIM <= 64 ? 64 : 32;
+// In tiles: what takes as long as beginning and finishing a part, the least that a part of a context has, and how much more than
+// the mean a block may have if contexts stay whole: about what merging parts takes. Measured.
+constexpr int ENDS = HEAD_DIM <= 64 ? 16 : 8, LEAST = HEAD_DIM <= 64 ? 16 : 12, EXCESS = HEAD_DIM <= 64 ? 40 : 20;
 
 // The blocks of a cluster, and this one's place.
 __device__ __forceinline__ int cluster_blocks() {
@@ -124,9 +124,9 @@ struct Piece {
     List list;
     const Shape& shape;
     bool is_whole;
-    int own, heads_index, step;            // this block's place among those of a group of heads, and between its sequences
+    int own, heads_index, step = 0;        // this block's place among those of a group of heads, and between its sequences
     int blocks, length, each, begin, end;  // pieces, and where this one is
-    int sequence;                          // whose part comes next
+    int sequence = 0;                      // whose part comes next
 
     // All threads call.
     __device__ __forceinline__ void find(int per_part) {
@@ -173,7 +173,8 @@ struct Piece {
 
     // The next part, if there is one.
     __device__ __forceinline__ bool next(Part& part) {
-        while (sequence < shape.num_sequences && list.contexts[sequence] == 0 && (is_whole || list.starts[sequence] < end)) sequence += step;
+        while (sequence < shape.num_sequences && list.contexts[sequence] == 0 &&
+               (is_whole || list.starts[sequence] < end)) sequence += step;
         if (sequence >= shape.num_sequences || list.contexts[sequence] == 0) return false;
         int context = list.contexts[sequence];
         if (is_whole) {

@@ -2,11 +2,12 @@
 //!
 //! In 16 bits, and with a cache of 8, tensor cores: sequences with one token in the batch go to [`decode`], those with several
 //! to [`prefill`], which takes the instructions of Hopper where they fit. A batch with both is two launches that leave each
-//! other's sequences alone. Everything else (32-bit floats, odd head sizes, old cards) goes to [`any_dtype`].
+//! other's sequences alone, and may run at the same time. Everything else (32-bit floats, odd head sizes, old cards) goes to
+//! [`any_dtype`].
 //!
-//! Within [`prefill`] a row's bits depend on its query and its context alone, within [`decode`] also on how many sequences
-//! there are. So where a token must have the same bits in every batch, [`decode`] takes none; on Hopper single tokens then go
-//! to a form of [`prefill`]'s kernel that is made for them and gives the same bits ([`wgmma`]).
+//! Within [`prefill`] a row's bits depend on its query and its context alone, within [`decode`] also on the other sequences. So
+//! where a token must have the same bits in every batch, [`decode`] takes none; on Hopper single tokens then go to a form of
+//! [`prefill`]'s kernel that is made for them and gives the same bits ([`wgmma`]).
 
 mod any_dtype;
 mod decode;
