@@ -20,8 +20,10 @@ const SWIZZLED_ROWS: usize = 8;
 const SWIZZLED_BYTES: usize = 1024;
 /// Barriers and items of `Shared`, at most.
 const BOOKKEEPING_BYTES: usize = 256;
-/// Of prompts that take less than this share of the GPU, all that have room run: they are too short to fill it.
+/// Of prompts that take less than this share of the GPU, all that have room run: they are too short to fill it. So do those beside
+/// up to so many sequences: most of them may be padding.
 const SHARE_OF_PROMPTS_MIN: f64 = 0.35;
+const SHARING_SEQUENCES_MIN: usize = 17;
 /// Registers of two blocks are enough for heads of up to so many columns.
 const HEAD_DIM_OF_TWO: usize = 128;
 
@@ -141,7 +143,8 @@ pub(super) fn share_of_prompts(attention: &Attention) -> f64 {
     let rows = (attention.group() * attention.qkv.rows) as f64;
     let ratio = 2.0 * 4.3 / (4.0 * 245.0) * rows / attention.num_sequences() as f64;
     let share = ratio / (ratio + 0.6);
-    if share < SHARE_OF_PROMPTS_MIN { 1.0 } else { share }
+    let is_shared = share >= SHARE_OF_PROMPTS_MIN && attention.num_sequences() >= SHARING_SEQUENCES_MIN;
+    if is_shared { share } else { 1.0 }
 }
 
 /// Keys and values that are factors as they are, whole panels of a head, and copies of whole swizzled rows of 8 positions.
