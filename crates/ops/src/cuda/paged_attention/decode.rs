@@ -80,11 +80,12 @@ impl Decode {
         // Sums, their largest score and total, of two parts for each block.
         let of_part = attention.group().min(HEADS) * (attention.options.heads.head_dim + 2);
         let partial = empty(out, [if divides { 2 * blocks * of_part } else { 1 }], DType::F32);
-        let list_bytes = if divides { list_bytes(attention.num_sequences()) } else { 0 };
-        let asks_for_more = cluster > 1 && attention.options.heads.head_dim > 64;
-        let shared_bytes = if asks_for_more { self.clustered_shared_bytes(attention) } else { self.shared_bytes };
-        let grid =
-            Grid::new([blocks, 1, 1], self.warps * LANES).with_shared(shared_bytes + list_bytes).in_clusters(cluster);
+        let shared_bytes = match cluster {
+            1 if divides => self.shared_bytes + list_bytes(attention.num_sequences()),
+            1 => self.shared_bytes,
+            _ => self.clustered_shared_bytes(attention),
+        };
+        let grid = Grid::new([blocks, 1, 1], self.warps * LANES).with_shared(shared_bytes).in_clusters(cluster);
         let grid = if beside.is_some() { grid.starting_early() } else { grid };
         let launch = Launch::new(self.kernel(&attention.form(), fresh.is_some(), cluster > 1), grid);
         let launch = launch.read(&attention.qkv.tensor);
@@ -109,6 +110,9 @@ impl Decode {
 
     /// Shared memory of a block in a cluster.
     fn clustered_shared_bytes(&self, attention: &Attention) -> usize {
+        if attention.options.heads.head_dim <= 64 {
+            return self.shared_bytes;
+        }
         let room = attention.gpu.shared_bytes_of_block(self.blocks_per_multiprocessor);
         self.shared_bytes.max(CLUSTERED_SHARED_BYTES_MIN.min(room))
     }

@@ -20,8 +20,8 @@ const SWIZZLED_ROWS: usize = 8;
 const SWIZZLED_BYTES: usize = 1024;
 /// Barriers and items of `Shared`, at most.
 const BOOKKEEPING_BYTES: usize = 256;
-/// Of prompts that take less than this share of the GPU, all that have room run: they are too short to fill it. So do those beside
-/// up to so many sequences: most of them may be padding.
+/// Prompts have a part of the GPU if it is at least so much, else they are too short to fill it, and if so many sequences are in
+/// the batch, of which with fewer most may be padding. Otherwise they have all of it.
 const SHARE_OF_PROMPTS_MIN: f64 = 0.35;
 const SHARING_SEQUENCES_MIN: usize = 17;
 /// Registers of two blocks are enough for heads of up to so many columns.
