@@ -266,6 +266,10 @@ __device__ __forceinline__ unsigned int shared_address(const void* pointer) {
     return (unsigned int)__cvta_generic_to_shared(pointer);
 }
 
+// A value that the lanes of a warp share, as one that the compiler knows to be so: it keeps what follows from it in registers of
+// the warp.
+__device__ __forceinline__ unsigned int uniform(unsigned int value) { return __shfl_sync(ALL_LANES, value, 0); }
+
 // Where block `rank` of the cluster has in its shared memory what this block has at `here`.
 __device__ __forceinline__ unsigned int shared_address_of(int rank, const void* here) {
     unsigned int there = 0;
@@ -280,17 +284,21 @@ __device__ __forceinline__ unsigned int shared_address_of(int rank, const void* 
 __device__ __forceinline__ void init_barrier(unsigned long long& barrier, int arrivals) {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&barrier)), "r"(arrivals));
 }
-__device__ __forceinline__ void arrive(unsigned long long& barrier) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&barrier)) : "memory");
+__device__ __forceinline__ void arrive(unsigned int barrier) {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
+__device__ __forceinline__ void arrive(unsigned long long& barrier) { arrive(shared_address(&barrier)); }
 __device__ __forceinline__ void expect_bytes(unsigned long long& barrier, int bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&barrier)), "r"(bytes) : "memory");
 }
-__device__ __forceinline__ void wait_for(unsigned long long& barrier, unsigned int parity) {
+__device__ __forceinline__ void wait_for(unsigned int barrier, unsigned int parity) {
     asm volatile("{\n.reg .pred done;\nagain:\n"
                  "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n"
-                 "@done bra.uni finished;\nbra.uni again;\nfinished:\n}" ::"r"(shared_address(&barrier)), "r"(parity)
+                 "@done bra.uni finished;\nbra.uni again;\nfinished:\n}" ::"r"(barrier), "r"(parity)
                  : "memory");
+}
+__device__ __forceinline__ void wait_for(unsigned long long& barrier, unsigned int parity) {
+    wait_for(shared_address(&barrier), parity);
 }
 #endif
 

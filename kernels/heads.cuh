@@ -9,7 +9,7 @@
 struct Head {
     const ELEMENT* from; // the projected head
     ELEMENT* to;         // where the result goes, or null
-    CACHE* stored;       // its place in the KV cache, or null
+    CACHE* stored;       // else its place in the KV cache, or null
     const float* weight; // of the normalisation, or null
     const float* angles; // `half` cosines, then `half` sines, or null
     int dim;
@@ -29,12 +29,17 @@ struct Rotation {
 
 template <int V>
 __device__ __forceinline__ void write(const Head& head, int first, const float (&value)[V]) {
-    if (head.to != nullptr) store<V>(head.to + first, value);
-    if (head.stored == nullptr) return;
-    float kept[V];
+    if constexpr (IS_SAME<ELEMENT, CACHE>) {
+        ELEMENT* to = head.to != nullptr ? head.to : reinterpret_cast<ELEMENT*>(head.stored);
+        if (to != nullptr) store<V>(to + first, value);
+    } else if (head.to != nullptr) {
+        store<V>(head.to + first, value);
+    } else if (head.stored != nullptr) {
+        float kept[V];
 #pragma unroll
-    for (int v = 0; v < V; v++) kept[v] = as_kept<ELEMENT, CACHE>(value[v]);
-    store<V>(head.stored + first, kept);
+        for (int v = 0; v < V; v++) kept[v] = as_kept<ELEMENT, CACHE>(value[v]);
+        store<V>(head.stored + first, kept);
+    }
 }
 
 template <int V>
@@ -110,28 +115,37 @@ template <int V> struct Factors {
     }
 };
 
-// `transform` where rotations are `in_halves`, of the lane's elements of either half.
+template <int V> __device__ __forceinline__ float squares_of(const float (&value)[2][V]) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 2 * V; i++) sum = fmaf(value[i / V][i % V], value[i / V][i % V], sum);
+    return sum;
+}
+
+// Normalises, by the sum of the head's squares, rotates and writes the lane's elements of either half.
 template <int V>
-__device__ __forceinline__ void transform_halves(const Head& head, const Factors<V>& factors, float (&value)[2][V],
-                                                 bool present, int lane, const Rotation& rotation) {
-    if (rotation.normalise) {
-        float sum = 0.0f;
-#pragma unroll
-        for (int i = 0; i < 2 * V; i++) sum = fmaf(value[i / V][i % V], value[i / V][i % V], sum);
+__device__ __forceinline__ void finish_halves(const Head& head, const Factors<V>& factors, float (&value)[2][V], float squares,
+                                              int lane, const Rotation& rotation) {
+    if (rotation.normalise && head.weight != nullptr) {
         // Lengths are powers of two here: the product is the quotient that `norm_scale` takes.
-        float scale = 1.0f / sqrtf(sum_of_lanes(sum, rotation.lanes) * (1.0f / head.dim) + head.eps);
-        if (head.weight != nullptr) {
+        float scale = 1.0f / sqrtf(squares * (1.0f / head.dim) + head.eps);
 #pragma unroll
-            for (int i = 0; i < 2 * V; i++) value[i / V][i % V] = value[i / V][i % V] * scale * factors.weight[i / V][i % V];
-        }
+        for (int i = 0; i < 2 * V; i++) value[i / V][i % V] = value[i / V][i % V] * scale * factors.weight[i / V][i % V];
     }
-    if (!present) return;
     if (head.angles != nullptr) {
 #pragma unroll
         for (int v = 0; v < V; v++) rotate_pair(value[0][v], value[1][v], factors.cosine[v], factors.sine[v]);
     }
     write<V>(head, lane * V, value[0]);
     write<V>(head, head.half + lane * V, value[1]);
+}
+
+// `transform` where rotations are `in_halves`, of the lane's elements of either half.
+template <int V>
+__device__ __forceinline__ void transform_halves(const Head& head, const Factors<V>& factors, float (&value)[2][V],
+                                                 bool present, int lane, const Rotation& rotation) {
+    float squares = rotation.normalise ? sum_of_lanes(squares_of(value), rotation.lanes) : 0.0f;
+    if (present) finish_halves<V>(head, factors, value, squares, lane, rotation);
 }
 
 // The same, with the elements still to be read.

@@ -104,10 +104,26 @@ __device__ void produce(Shared& shared, const TensorMap& x, const TensorMap& wei
     }
 }
 
+// Places of stages, the same for all lanes; what is multiplied as operands.
+struct Bases {
+    unsigned int full;
+    unsigned long long x, weights;
+
+    __device__ __forceinline__ explicit Bases(Shared& shared)
+        : full(uniform(shared_address(shared.full))), x(operand(shared.x, 16)), weights(operand(shared.weights, 16)) {}
+    __device__ __forceinline__ void wait(const Ring<STAGES>& ring) const { wait_for(full + ring.stage * 8, ring.parity); }
+    // With `bytes` within a row.
+    __device__ __forceinline__ unsigned long long x_at(int stage, int bytes) const { return x + (stage * X_BYTES + bytes >> 4); }
+    __device__ __forceinline__ unsigned long long weights_at(int stage, int bytes) const {
+        return weights + (stage * WEIGHT_BYTES + bytes >> 4);
+    }
+};
+
 // Products of the 16 inputs from `FIRST` * 16 on, and of the next 16.
-template <int FIRST> __device__ __forceinline__ void start_products(float (&sums)[SUMS], const char* x, const char* weights, bool adds) {
-    multiply_shared(sums, operand(x + FIRST * 32, 16), operand(weights + FIRST * 32, 16), adds);
-    multiply_shared(sums, operand(x + FIRST * 32 + 32, 16), operand(weights + FIRST * 32 + 32, 16), true);
+template <int FIRST>
+__device__ __forceinline__ void start_products(float (&sums)[SUMS], unsigned long long x, unsigned long long weights, bool adds) {
+    multiply_shared(sums, x + FIRST * (32 >> 4), weights + FIRST * (32 >> 4), adds);
+    multiply_shared(sums, x + (FIRST + 1) * (32 >> 4), weights + (FIRST + 1) * (32 >> 4), true);
 }
 __device__ __forceinline__ void release(Shared& shared, int stage) {
     int rank = threadIdx.x % 128;
@@ -120,7 +136,9 @@ __device__ __forceinline__ void release(Shared& shared, int stage) {
 }
 
 __device__ __forceinline__ void multiply_all(float (&total)[SUMS], Shared& shared, Ring<STAGES>& ring, int chunks) {
-    int group = threadIdx.x / 128 - 1;
+    int rows = (uniform(threadIdx.x / 128) - 1) * 64 * 128;
+    Bases bases(shared);
+    ring = ring.as_uniform();
 #pragma unroll
     for (int i = 0; i < SUMS; i++) total[i] = 0.0f;
 #pragma unroll 1
@@ -129,8 +147,8 @@ __device__ __forceinline__ void multiply_all(float (&total)[SUMS], Shared& share
         int begin = begin_of(quarter, chunks), end = begin_of(quarter + 1, chunks), before = 0;
         if (begin == end) continue; // nothing to add
         for (int chunk = begin; chunk < end; chunk++) {
-            wait_for(shared.full[ring.stage], ring.parity);
-            const char *x = shared.x[ring.stage] + group * 64 * 128, *weights = shared.weights[ring.stage];
+            bases.wait(ring);
+            unsigned long long x = bases.x_at(ring.stage, rows), weights = bases.weights_at(ring.stage, 0);
             fence_multiplications();
             start_products<0>(sums, x, weights, chunk > begin);
             start_products<2>(others, x, weights, chunk > begin);
@@ -157,30 +175,32 @@ __device__ __forceinline__ void give_turn(int group) { let_go(1 + WARPGROUPS + g
 // The sums of whole tiles: of the first 64 rows and of the others.
 __device__ __forceinline__ void multiply_all(float (&sums)[2][SUMS], Shared& shared, Ring<STAGES>& ring, int chunks,
                                              bool is_last) {
-    int before = 0, group = threadIdx.x / 128 - 1;
+    int before = 0, group = uniform(threadIdx.x / 128) - 1;
     // Zeros, where the first products could start anew: for the compiler they depend on what the registers held before, and
     // products that do are not asynchronous where that was written in a branch.
 #pragma unroll
     for (int i = 0; i < 2 * SUMS; i++) sums[i / SUMS][i % SUMS] = 0.0f;
+    Bases bases(shared);
+    Ring<STAGES> place = ring.as_uniform();
     wait_for_turn(group);
 #pragma unroll 1
     for (int chunk = 0; chunk < chunks; chunk++) {
-        wait_for(shared.full[ring.stage], ring.parity);
-        const char *x = shared.x[ring.stage], *weights = shared.weights[ring.stage];
+        bases.wait(place);
+        unsigned long long x = bases.x_at(place.stage, 0), weights = bases.weights_at(place.stage, 0);
         fence_multiplications();
 #pragma unroll
         for (int i = 0; i < INPUTS / 16; i++) {
-            unsigned long long columns = operand(weights + i * 32, 16);
 #pragma unroll
             for (int slab = 0; slab < 2; slab++)
-                multiply_shared(sums[slab], operand(x + slab * 64 * 128 + i * 32, 16), columns, true);
+                multiply_shared(sums[slab], x + (slab * 64 * 128 + i * 32 >> 4), weights + (i * 32 >> 4), true);
         }
         commit_multiplications();
         wait_for_multiplications<1>();
         if (chunk > 0) release(shared, before);
-        before = ring.stage;
-        ring.advance();
+        before = place.stage;
+        place.advance();
     }
+    ring = place;
     if (!is_last) give_turn(1 - group);
     wait_for_multiplications<0>();
     settle(sums[0]);
@@ -258,11 +278,8 @@ __device__ __forceinline__ void copy_results(const char* results, const ELEMENT*
             if (!present[i]) continue;
             int index = first_index + i * 128;
             uint4 raw = *reinterpret_cast<const uint4*>(results + index / GROUPS * RESULT_BYTES + index % GROUPS * 16);
-            if (AFTER == STORE && residual != nullptr) {
-                store_sum(out + at[i], raw, added[i]);
-            } else {
-                *reinterpret_cast<uint4*>(out + at[i]) = raw;
-            }
+            if (AFTER == STORE && residual != nullptr) raw = sum_of(raw, added[i]);
+            *reinterpret_cast<uint4*>(out + at[i]) = raw;
         }
     }
 }
@@ -328,7 +345,7 @@ struct Finish {
 
 __device__ void consume(Shared& shared, const Finish& finish) {
     const Shape& shape = finish.shape;
-    int chunks = chunks_of(shape.inputs), group = threadIdx.x / 128 - 1;
+    int chunks = chunks_of(shape.inputs), group = uniform(threadIdx.x / 128) - 1;
     char* results = shared.results[group];
     Ring<STAGES> ring;
     if constexpr (!ORDERED) {

@@ -34,22 +34,21 @@ struct State {
     float largest[2], total[2];
 };
 
-__device__ __forceinline__ void start_keys(float (&scores)[KEYS / 2], const char* query, const char* keys) {
+__device__ __forceinline__ void start_keys(float (&scores)[KEYS / 2], unsigned long long query, unsigned long long keys) {
 #pragma unroll
     for (int step = 0; step < HEAD_DIM / 16; step++) {
         int panel = step / 4, within = step % 4 * 32; // bytes
-        multiply_shared(scores, operand(query + panel * QUERY_PANEL + within, 16),
-                        operand(keys + panel * CONTEXT_PANEL + within, 16), step > 0);
+        multiply_shared(scores, query + (panel * QUERY_PANEL + within >> 4), keys + (panel * CONTEXT_PANEL + within >> 4), step > 0);
     }
     commit_multiplications();
 }
-__device__ __forceinline__ void start_values(State& state, const unsigned int (&weights)[KEYS / 16][4], const char* values) {
+__device__ __forceinline__ void start_values(State& state, const unsigned int (&weights)[KEYS / 16][4], unsigned long long values) {
 #pragma unroll
     for (int step = 0; step < KEYS / 16; step++) {
 #pragma unroll
         for (int w = 0; w < WIDTHS; w++) {
             multiply_weights(state.sums[w], weights[step],
-                             operand(values + w * (WIDTH / 64) * CONTEXT_PANEL + step * 16 * 128, CONTEXT_PANEL));
+                             values + (w * (WIDTH / 64) * CONTEXT_PANEL + step * 16 * 128 >> 4));
         }
     }
     commit_multiplications();
@@ -152,7 +151,7 @@ __device__ __forceinline__ void write_rows(State& state, ELEMENT* out, int row, 
 }
 
 __device__ void consume(Shared& shared, ELEMENT* out, const Shape& shape) {
-    int group = threadIdx.x / 128 - 1, lane = threadIdx.x % WARP;
+    int group = uniform(threadIdx.x / 128) - 1, lane = threadIdx.x % WARP;
     int row = group * 64 + threadIdx.x % 128 / WARP * 16 + lane / 4; // in the tile
     bool is_first = threadIdx.x % 128 == 0;
     int own_turn = 1 + group, others_turn = 2 - group;
@@ -163,13 +162,19 @@ __device__ void consume(Shared& shared, ELEMENT* out, const Shape& shape) {
     Ring<QUERIES> place;
     Ring<KEY_STAGES> keys;
     Ring<VALUE_STAGES> values;
+    // What is multiplied, of the first stages.
+    unsigned long long first_query = operand(shared.query[0] + group * 64 * 128, 16), first_keys = operand(shared.keys[0], 16),
+                       first_values = operand(shared.values[0], CONTEXT_PANEL);
+    auto of_keys = [&] { return first_keys + (keys.stage * PANELS * CONTEXT_PANEL >> 4); };
+    auto of_values = [&] { return first_values + (values.stage * PANELS * CONTEXT_PANEL >> 4); };
     for (;; place.advance()) {
         wait_for(shared.query_full[place.stage], place.parity);
-        const char* query = shared.query[place.stage] + group * 64 * 128;
+        unsigned long long query = first_query + (place.stage * PANELS * QUERY_PANEL >> 4);
         Tile tile = shared.item[place.stage].tile;
         int kv_head = shared.item[place.stage].kv_head;
-        if (tile.sequence < 0) break;
+        if ((int)uniform(tile.sequence) < 0) break;
         Span span = span_of(tile, shape);
+        span.begin = uniform(span.begin), span.last_seen = uniform(span.last_seen);
         int in_all_windows = shape.window > 0 ? span.last_seen + 1 - shape.window : 0;
         State state;
         settle_sums(state);
@@ -197,7 +202,7 @@ __device__ void consume(Shared& shared, ELEMENT* out, const Shape& shape) {
         };
         wait_for(shared.keys_full[keys.stage], keys.parity);
         fence_multiplications();
-        start_keys(scores, query, shared.keys[keys.stage]);
+        start_keys(scores, query, of_keys());
         wait_for_multiplications<0>();
         settle(scores);
         if (is_first) arrive(shared.keys_empty[keys.stage]);
@@ -211,9 +216,9 @@ __device__ void consume(Shared& shared, ELEMENT* out, const Shape& shape) {
             wait_for(shared.keys_full[keys.stage], keys.parity);
             if constexpr (CONSUMERS > 1) meet(own_turn, CONSUMER_THREADS);
             fence_multiplications();
-            start_keys(scores, query, shared.keys[keys.stage]);
+            start_keys(scores, query, of_keys());
             wait_for(shared.values_full[values.stage], values.parity);
-            start_values(state, weights, shared.values[values.stage]);
+            start_values(state, weights, of_values());
             if constexpr (CONSUMERS > 1) let_go(others_turn, CONSUMER_THREADS);
             wait_for_multiplications<1>();
             settle(scores);
@@ -233,7 +238,7 @@ __device__ void consume(Shared& shared, ELEMENT* out, const Shape& shape) {
         wait_for(shared.values_full[values.stage], values.parity);
         if (tile.context < first) clear_values(shared.values[values.stage], tile.context - (first - KEYS));
         fence_multiplications();
-        start_values(state, weights, shared.values[values.stage]);
+        start_values(state, weights, of_values());
         wait_for_multiplications<0>();
         settle_sums(state);
         if (is_first) arrive(shared.values_empty[values.stage]);

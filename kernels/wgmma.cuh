@@ -17,6 +17,12 @@ template <int STAGES> struct Ring {
     __device__ __forceinline__ void advance() {
         if (++stage == STAGES) stage = 0, parity ^= 1;
     }
+    // The same place, for a loop whose addresses are the same for all lanes.
+    __device__ __forceinline__ Ring as_uniform() const {
+        Ring same;
+        same.stage = uniform(stage), same.parity = uniform(parity);
+        return same;
+    }
     __device__ __forceinline__ void skip(int count) {
         int passed = stage + count;
         stage = passed % STAGES;
@@ -26,9 +32,13 @@ template <int STAGES> struct Ring {
 
 // Matrix operands in shared memory: rows of 128 swizzled bytes, 8 of them 1024 bytes. `across` is the distance of panels
 // where the columns are the rows of the instruction.
-__device__ __forceinline__ unsigned long long operand(const void* rows, int across) {
-    return (unsigned long long)(shared_address(rows) >> 4) | (unsigned long long)(across >> 4) << 16 |
+__device__ __forceinline__ unsigned long long operand_at(unsigned int rows, int across) {
+    return (unsigned long long)(rows >> 4) | (unsigned long long)(across >> 4) << 16 |
            (unsigned long long)(1024 >> 4) << 32 | 1ull << 62;
+}
+// The same for all lanes; `bytes` further it is that much plus `bytes` / 16.
+__device__ __forceinline__ unsigned long long operand(const void* rows, int across) {
+    return operand_at(uniform(shared_address(rows)), across);
 }
 #define TEXT_OF(word) #word
 #define TEXT(word) TEXT_OF(word)

@@ -11,9 +11,11 @@ __device__ __forceinline__ int chunks_of(int inputs) { return (inputs + INPUTS -
 constexpr int PAIRS = 4;
 __device__ __forceinline__ int begin_of(int quarter, int chunks) { return quarter * chunks / PAIRS; }
 
-__device__ __forceinline__ void copy_weights(void* to, const TensorMap& map, int column, int group, unsigned long long& barrier) {
-    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, 0, 0, %3}], [%4];" ::
-                     "r"(shared_address(to)), "l"(&map), "r"(column), "r"(group), "r"(shared_address(&barrier))
+// Groups of 16 outputs, or of each of those one of its two eights.
+__device__ __forceinline__ void copy_weights(void* to, const TensorMap& map, int column, int group, unsigned long long& barrier,
+                                             int eight = 0) {
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %6, %3, %4}], [%5];" ::
+                     "r"(shared_address(to)), "l"(&map), "r"(column), "r"(eight), "r"(group), "r"(shared_address(&barrier)), "r"(0)
                  : "memory");
 }
 __device__ __forceinline__ void copy_x(void* to, const TensorMap& map, int column, int row, unsigned long long& barrier) {
@@ -21,7 +23,8 @@ __device__ __forceinline__ void copy_x(void* to, const TensorMap& map, int colum
                      "r"(shared_address(to)), "l"(&map), "r"(column), "r"(row), "r"(shared_address(&barrier))
                  : "memory");
 }
-__device__ __forceinline__ void arrive_in_cluster() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+// Orders nothing but what is fenced otherwise: with release it would wait for the memory of the whole GPU.
+__device__ __forceinline__ void arrive_in_cluster() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
 __device__ __forceinline__ void wait_for_cluster() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
 __device__ __forceinline__ float rounded(float value) {
@@ -30,12 +33,14 @@ __device__ __forceinline__ float rounded(float value) {
     return widen(narrowed);
 }
 
-// The sum of two groups of 8 elements.
-__device__ __forceinline__ void store_sum(ELEMENT* to, uint4 one, uint4 other) {
+// The sums of two groups of 8 elements.
+__device__ __forceinline__ uint4 sum_of(uint4 one, uint4 other) {
     float value[8], added[8];
+    uint4 sum;
     widen_16_bytes(one, ELEMENT{}, value);
     widen_16_bytes(other, ELEMENT{}, added);
 #pragma unroll
     for (int v = 0; v < 8; v++) value[v] += added[v];
-    store<8>(to, value);
+    store<8>(reinterpret_cast<ELEMENT*>(&sum), value);
+    return sum;
 }

@@ -143,10 +143,15 @@ pub trait FusedProjections: Backend {
     fn project(#[extension_type] inputs: ProjectionInputs<Self>) -> FloatTensor<Self>;
 }
 
-/// Attention with the projection before it, which only CUDA has kernels for: on wgpu they would bind more than 8 buffers.
+/// Parts of layers that only CUDA has kernels for: on wgpu they would bind more than 8 buffers.
 #[cfg(feature = "cuda")]
 #[backend_extension(Cube)]
-pub trait FusedAttention: Backend {
+pub trait FusedLayers: Backend {
+    /// See [`project_onto`](crate::project_onto): the rows, and what their norm with this weight needs, if it was prepared.
+    fn project_onto(
+        #[extension_type] inputs: ProjectionInputs<Self>,
+        norm_weight: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, PreparedNorm<Self>);
     /// See [`self_attention`](crate::self_attention). The norms and the table are read as `qkv_options` says.
     #[allow(clippy::too_many_arguments)]
     fn self_attention(
@@ -181,6 +186,18 @@ pub struct BatchTensors<B: Backend> {
     pub query_lens: QueryLens,
 }
 
+/// What the norm of rows needs, where the product that they come from left it beside them.
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+#[derive(ExtensionType)]
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))] // only CUDA prepares norms
+pub enum PreparedNorm<B: Backend> {
+    /// The rows times the weight of the norm, `[T, H]`, and the sums of the squares of each 64 of their elements,
+    /// `[T, ceil(H / 64)]`, padded with zeros to fours.
+    Given(FloatTensor<B>, FloatTensor<B>),
+    /// Nothing was.
+    Absent,
+}
+
 /// The operands of a product with what stands before and after it.
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 #[derive(ExtensionType)]
@@ -195,6 +212,9 @@ pub struct ProjectionInputs<B: Backend> {
     pub norm_bias: Optional<B>,
     /// Its epsilon.
     pub norm_eps: f32,
+    /// What it needs, where that was prepared.
+    #[extension_type]
+    pub prepared: PreparedNorm<B>,
     /// The weights of the product.
     #[extension_type]
     pub weight: WeightTensors<B>,

@@ -15,7 +15,7 @@ use crate::activation::Activation;
 use crate::attention::RotatingAttention;
 use crate::attention::{AttentionOptions, KvTensors, QueryLens};
 #[cfg(feature = "cuda")]
-use crate::backend::{BatchTensors, FusedAttention};
+use crate::backend::{BatchTensors, FusedLayers, PreparedNorm};
 use crate::backend::{FusedOps, FusedProjections, Optional, ProjectionInputs};
 #[cfg(feature = "wgpu")]
 use crate::backend::{PackedOps, Surroundings};
@@ -284,7 +284,15 @@ impl FusedProjections for CubeBackend {
 }
 
 #[cfg(feature = "cuda")]
-impl FusedAttention for CubeBackend {
+impl FusedLayers for CubeBackend {
+    fn project_onto(
+        inputs: ProjectionInputs<Self>,
+        norm_weight: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, PreparedNorm<Self>) {
+        let (rows, prepared) = cuda::project_onto(inputs, norm_weight);
+        (rows, prepared.map_or(PreparedNorm::Absent, |(scaled, squares)| PreparedNorm::Given(scaled, squares)))
+    }
+
     fn self_attention(
         inputs: ProjectionInputs<Self>,
         query_norm: FloatTensor<Self>,

@@ -57,7 +57,7 @@ pub use graph::CapturedGraph;
 pub use layer_norm::layer_norm;
 pub use linear::{linear, linear_add};
 pub use overwrite::{Carried, Overwrite, overwrite, overwrite_carrying};
-pub use projection::{Projection, RowNorm, Then, project};
+pub use projection::{Projection, RowNorm, Stream, Then, project, project_onto};
 pub use rms_norm::{add_rms_norm, rms_norm};
 pub use rope_and_store_kv::{HeadLayout, QkvOptions, RopeTable, rope_and_store_kv};
 pub use sample::{

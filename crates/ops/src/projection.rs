@@ -69,12 +69,47 @@ pub enum Then {
     Gate(Activation),
 }
 
-/// `then(linear(norm(x)))`: the operations one after the other, or fewer kernels with the same results.
-pub fn project(x: Tensor<2>, projection: Projection, then: Then) -> Tensor<2> {
+/// Rows of a residual stream, with what their norm needs where the product that they come from left it beside them.
+#[derive(Clone, Debug)]
+pub struct Stream {
+    rows: Tensor<2>,
+    /// Of [`PreparedNorm`](crate::backend::PreparedNorm).
+    #[cfg_attr(not(feature = "cuda"), allow(dead_code))] // only CUDA prepares norms
+    prepared: Option<(Tensor<2>, Tensor<2>)>,
+}
+
+impl From<Tensor<2>> for Stream {
+    fn from(rows: Tensor<2>) -> Self {
+        Self { rows, prepared: None }
+    }
+}
+
+impl Stream {
+    /// `[T, H]`.
+    pub fn rows(&self) -> &Tensor<2> {
+        &self.rows
+    }
+
+    #[cfg(all(test, feature = "cuda"))]
+    pub(crate) fn is_prepared(&self) -> bool {
+        self.prepared.is_some()
+    }
+
+    /// The same, without the rest.
+    pub fn into_rows(self) -> Tensor<2> {
+        self.rows
+    }
+}
+
+/// `then(linear(norm(x)))`: the operations one after the other, or fewer kernels with the same results. A norm that was prepared is
+/// the one that [`project_onto`] was told.
+pub fn project(x: impl Into<Stream>, projection: Projection, then: Then) -> Tensor<2> {
+    let x = x.into();
     #[cfg(feature = "cuda")]
-    if let Some(part) = on_cuda::single_part(&x, projection.weight) {
+    if let Some(part) = on_cuda::single_part(x.rows(), projection.weight) {
         return on_cuda::project(x, part, projection, then);
     }
+    let x = x.into_rows();
     #[cfg(feature = "wgpu")]
     if let Some(part) = on_wgpu::single_part(&x, projection, &then) {
         return on_wgpu::project(x, part, projection, then);
@@ -87,6 +122,18 @@ pub fn project(x: Tensor<2>, projection: Projection, then: Then) -> Tensor<2> {
     }
 }
 
+/// `residual + linear(norm(x))`, whose rows `next`, if it is given, will be applied to: the CUDA backend does a part of that in the
+/// same kernel, where the next product's can do the rest.
+pub fn project_onto(residual: Tensor<2>, x: Tensor<2>, projection: Projection, next: Option<RowNorm>) -> Stream {
+    #[cfg(feature = "cuda")]
+    if let Some((part, next)) = on_cuda::single_part(&x, projection.weight).zip(next.filter(|norm| norm.bias.is_none()))
+    {
+        return on_cuda::project_onto(residual, x, (part, projection), next);
+    }
+    let _ = next;
+    project(x, projection, Then::AddTo(residual)).into()
+}
+
 /// The same through operations of the wgpu backend's own.
 #[cfg(feature = "wgpu")]
 mod on_wgpu {
@@ -95,7 +142,7 @@ mod on_wgpu {
 
     use super::{Projection, Then};
     use crate::backend::{
-        Activated, FusedProjections, Optional, PackedOps, ProjectionInputs, Surroundings, WeightTensors,
+        Activated, FusedProjections, Optional, PackedOps, PreparedNorm, ProjectionInputs, Surroundings, WeightTensors,
     };
     use crate::weight::Part;
     use crate::wgpu::takes_norms;
@@ -136,9 +183,17 @@ mod on_wgpu {
         Tensor::from_dispatch(match part {
             Part::Dense(values) => {
                 let (weight, norm_bias) = (WeightTensors::Floats(values.into_dispatch()), Optional::Absent);
-                let inputs =
-                    ProjectionInputs { x, norm_weight, norm_bias, norm_eps, weight, bias, residual, activated };
-                Dispatch::project(inputs)
+                Dispatch::project(ProjectionInputs {
+                    x,
+                    norm_weight,
+                    norm_bias,
+                    norm_eps,
+                    prepared: PreparedNorm::Absent,
+                    weight,
+                    bias,
+                    residual,
+                    activated,
+                })
             }
             Part::Packed(words, packing) => {
                 let around = Surroundings { norm_weight, norm_eps, bias, residual, activated };
@@ -155,8 +210,10 @@ pub(crate) mod on_cuda {
     use burn::backend::{Dispatch, tensor::FloatTensor};
     use burn::tensor::Tensor;
 
-    use super::{Projection, Then};
-    use crate::backend::{Activated, FusedProjections, Optional, ProjectionInputs, WeightTensors};
+    use super::{Projection, RowNorm, Stream, Then};
+    use crate::backend::{
+        Activated, FusedLayers, FusedProjections, Optional, PreparedNorm, ProjectionInputs, WeightTensors,
+    };
     use crate::weight::Part;
     use crate::{Backend, Weight, backend_of};
 
@@ -180,6 +237,7 @@ pub(crate) mod on_cuda {
             norm_weight: Optional::Absent,
             norm_bias: Optional::Absent,
             norm_eps: 0.0,
+            prepared: PreparedNorm::Absent,
             weight: tensors(part),
             bias,
             residual,
@@ -197,23 +255,50 @@ pub(crate) mod on_cuda {
         }
     }
 
-    pub(super) fn project(x: Tensor<2>, weight: &Part, projection: Projection, then: Then) -> Tensor<2> {
+    pub(super) fn project(x: Stream, weight: &Part, projection: Projection, then: Then) -> Tensor<2> {
         let (residual, activated) = match then {
             Then::Keep => (None, Activated::Not),
             Then::AddTo(residual) => (Some(residual), Activated::Not),
             Then::Activate(kind) => (None, Activated::All(kind)),
             Then::Gate(kind) => (None, Activated::Gated(kind)),
         };
-        if let Some(residual) = &residual {
-            assert_eq!(residual.dims(), [x.dims()[0], weight.dims()[0]], "project: residual shape");
-        }
-        let mut inputs = inputs(x, weight, projection);
-        inputs.residual = Optional::of(residual);
+        let mut inputs = adding(residual, x, weight, projection);
         inputs.activated = activated;
         Tensor::from_dispatch(Dispatch::project(inputs))
     }
 
-    pub(crate) fn inputs(x: Tensor<2>, weight: &Part, projection: Projection) -> ProjectionInputs<Dispatch> {
+    pub(super) fn project_onto(
+        residual: Tensor<2>,
+        x: Tensor<2>,
+        (weight, projection): (&Part, Projection),
+        next: RowNorm,
+    ) -> Stream {
+        assert_eq!(next.weight.dims()[0], weight.dims()[0], "project_onto: length of the next norm");
+        let inputs = adding(Some(residual), x.into(), weight, projection);
+        let (rows, prepared) = Dispatch::project_onto(inputs, next.weight.clone().into_dispatch());
+        let prepared = match prepared {
+            PreparedNorm::Given(scaled, squares) => {
+                Some((Tensor::from_dispatch(scaled), Tensor::from_dispatch(squares)))
+            }
+            PreparedNorm::Absent => None,
+        };
+        Stream { rows: Tensor::from_dispatch(rows), prepared }
+    }
+
+    fn adding(
+        residual: Option<Tensor<2>>,
+        x: Stream,
+        weight: &Part,
+        projection: Projection,
+    ) -> ProjectionInputs<Dispatch> {
+        if let Some(residual) = &residual {
+            assert_eq!(residual.dims(), [x.rows.dims()[0], weight.dims()[0]], "project: residual shape");
+        }
+        ProjectionInputs { residual: Optional::of(residual), ..inputs(x, weight, projection) }
+    }
+
+    pub(crate) fn inputs(x: Stream, weight: &Part, projection: Projection) -> ProjectionInputs<Dispatch> {
+        let Stream { rows: x, prepared } = x;
         let ([_, columns], [outputs, inputs]) = (x.dims(), weight.dims());
         assert_eq!(columns, inputs, "project: input length");
         assert!(projection.bias.is_none_or(|bias| bias.dims()[0] == outputs), "project: bias length");
@@ -224,6 +309,9 @@ pub(crate) mod on_cuda {
             norm_weight: Optional::of(norm.map(|norm| norm.weight.clone())),
             norm_bias: Optional::of(norm.and_then(|norm| norm.bias.cloned())),
             norm_eps: norm.map_or(0.0, |norm| norm.eps),
+            prepared: prepared.map_or(PreparedNorm::Absent, |(scaled, squares)| {
+                PreparedNorm::Given(scaled.into_dispatch(), squares.into_dispatch())
+            }),
             weight: tensors(weight),
             bias: Optional::of(projection.bias.cloned()),
             residual: Optional::Absent,
@@ -267,7 +355,12 @@ mod tests {
                     let projection = Projection { norm, weight: &weight, bias: Some(&bias) };
                     let got = |then| project(x.clone(), projection, then);
                     assert_close(got(Then::Keep), product.clone(), 2e-5);
-                    assert_close(got(Then::AddTo(residual_there.clone())), product.clone() + residual.clone(), 2e-5);
+                    let sums = product.clone() + residual.clone();
+                    assert_close(got(Then::AddTo(residual_there.clone())), sums.clone(), 2e-5);
+                    // The next norm is of as many columns as there are outputs.
+                    let next = RowNorm { weight: &bias, bias: None, eps: 1e-5 };
+                    let stream = project_onto(residual_there.clone(), x.clone(), projection, Some(next));
+                    assert_close(stream.into_rows(), sums, 2e-5);
                     assert_close(got(Then::Activate(kind)), activated.clone(), 2e-5);
                     assert_close(got(Then::Gate(kind)), gated.clone(), 2e-5);
                 }

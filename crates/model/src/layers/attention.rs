@@ -3,7 +3,8 @@
 use burn::tensor::Tensor;
 use firebrick_checkpoint::LayerKind;
 use firebrick_ops::{
-    AttentionOptions, KvLayer, QkvOptions, QkvProjection, RopeTable, Then, gather_rows, project, self_attention,
+    AttentionOptions, KvLayer, QkvOptions, QkvProjection, RopeTable, Stream, Then, gather_rows, project, project_onto,
+    self_attention,
 };
 
 use super::{Linear, Norm};
@@ -90,11 +91,17 @@ impl Attention {
         (project(heads, self.output.after(None), Then::Keep), residual)
     }
 
-    /// `hidden + attention(norm(hidden))`, of the same rows.
-    pub fn add_forward(&self, hidden: Tensor<2>, norm: &Norm, input: &ForwardInput, cache: &mut KvLayer) -> Tensor<2> {
+    /// `hidden + attention(norm(hidden))`, of the same rows, which `next` is then applied to.
+    pub fn add_forward(
+        &self,
+        hidden: Stream,
+        (norm, next): (&Norm, &Norm),
+        input: &ForwardInput,
+        cache: &mut KvLayer,
+    ) -> Stream {
         let heads = self.heads(hidden.clone(), Some(norm), input, cache);
-        let (heads, hidden) = self.wanted(heads, hidden, input);
-        project(heads, self.output.after(None), Then::AddTo(hidden))
+        let (heads, hidden) = self.wanted(heads, hidden.into_rows(), input);
+        project_onto(hidden, heads, self.output.after(None), Some(next.of_rows()))
     }
 
     /// What is computed on: behind the last layer's attention a row's result depends on that row alone.
@@ -106,7 +113,7 @@ impl Attention {
     }
 
     /// The heads' outputs, side by side.
-    fn heads(&self, x: Tensor<2>, norm: Option<&Norm>, input: &ForwardInput, cache: &mut KvLayer) -> Tensor<2> {
+    fn heads(&self, x: impl Into<Stream>, norm: Option<&Norm>, input: &ForwardInput, cache: &mut KvLayer) -> Tensor<2> {
         let qkv = QkvProjection {
             projection: self.qkv.after(norm),
             head_norms: self.norms.as_ref().map(|(query, key)| (query, key)),

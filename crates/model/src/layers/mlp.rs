@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 use firebrick_checkpoint::Activation as Kind;
-use firebrick_ops::{Activation, Then, project};
+use firebrick_ops::{Activation, Stream, Then, project, project_onto};
 
 use super::{Linear, Norm};
 use crate::LoadError;
@@ -38,13 +38,13 @@ impl Mlp {
         project(self.inner(x, norm), self.down.after(None), Then::Keep)
     }
 
-    /// `hidden + mlp(norm(hidden))`.
-    pub fn add_forward(&self, hidden: Tensor<2>, norm: &Norm) -> Tensor<2> {
+    /// `hidden + mlp(norm(hidden))`, which `next`, if it is given, is then applied to.
+    pub fn add_forward(&self, hidden: Stream, norm: &Norm, next: Option<&Norm>) -> Stream {
         let inner = self.inner(hidden.clone(), Some(norm));
-        project(inner, self.down.after(None), Then::AddTo(hidden))
+        project_onto(hidden.into_rows(), inner, self.down.after(None), next.map(Norm::of_rows))
     }
 
-    fn inner(&self, x: Tensor<2>, norm: Option<&Norm>) -> Tensor<2> {
+    fn inner(&self, x: impl Into<Stream>, norm: Option<&Norm>) -> Tensor<2> {
         let then = if self.gated { Then::Gate(self.kind) } else { Then::Activate(self.kind) };
         project(x, self.up.after(norm), then)
     }

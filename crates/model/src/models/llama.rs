@@ -3,6 +3,7 @@
 //! Qwen3 (per-head norms of queries and keys; Yang et al., 2025). Reference: transformers, `modeling_llama.py`.
 
 use burn::tensor::Tensor;
+use firebrick_ops::Stream;
 
 use crate::layers::{Attention, LmHead, Mlp, Norm, TokenEmbedding};
 use crate::loader::Loader;
@@ -45,15 +46,17 @@ impl Llama {
 
 impl CausalLm for Llama {
     fn layers(&self, input: &ForwardInput, cache: &mut KvCache, mut outputs: Option<&mut LayerOutputs>) -> Tensor<2> {
-        let mut hidden = self.embedding.forward(&input.tokens);
+        let mut hidden = Stream::from(self.embedding.forward(&input.tokens));
         for (index, layer) in self.layers.iter().enumerate() {
-            hidden = layer.attention.add_forward(hidden, &layer.attention_norm, input, cache.layer(index));
-            hidden = layer.mlp.add_forward(hidden, &layer.mlp_norm);
+            let norms = (&layer.attention_norm, &layer.mlp_norm);
+            hidden = layer.attention.add_forward(hidden, norms, input, cache.layer(index));
+            let next = self.layers.get(index + 1).map(|layer| &layer.attention_norm);
+            hidden = layer.mlp.add_forward(hidden, &layer.mlp_norm, next);
             if let Some(outputs) = outputs.as_deref_mut() {
-                outputs.push(hidden.clone());
+                outputs.push(hidden.rows().clone());
             }
         }
-        hidden
+        hidden.into_rows()
     }
 
     fn head(&self) -> &LmHead {

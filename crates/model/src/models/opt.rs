@@ -2,6 +2,7 @@
 //! `modeling_opt.py`.
 
 use burn::tensor::Tensor;
+use firebrick_ops::Stream;
 
 use crate::layers::{Attention, Linear, LmHead, Mlp, Norm, TokenEmbedding};
 use crate::loader::Loader;
@@ -55,15 +56,17 @@ impl Opt {
 impl CausalLm for Opt {
     fn layers(&self, input: &ForwardInput, cache: &mut KvCache, mut outputs: Option<&mut LayerOutputs>) -> Tensor<2> {
         let places = input.metadata.positions.clone() + self.position_offset as i32;
-        let mut hidden = self.embedding.forward(&input.tokens) + self.positions.forward(&places);
+        let mut hidden = Stream::from(self.embedding.forward(&input.tokens) + self.positions.forward(&places));
         for (index, layer) in self.layers.iter().enumerate() {
-            hidden = layer.attention.add_forward(hidden, &layer.attention_norm, input, cache.layer(index));
-            hidden = layer.mlp.add_forward(hidden, &layer.mlp_norm);
+            let norms = (&layer.attention_norm, &layer.mlp_norm);
+            hidden = layer.attention.add_forward(hidden, norms, input, cache.layer(index));
+            let next = self.layers.get(index + 1).map(|layer| &layer.attention_norm);
+            hidden = layer.mlp.add_forward(hidden, &layer.mlp_norm, next);
             if let Some(outputs) = outputs.as_deref_mut() {
-                outputs.push(hidden.clone());
+                outputs.push(hidden.rows().clone());
             }
         }
-        hidden
+        hidden.into_rows()
     }
 
     fn head(&self) -> &LmHead {

@@ -14,7 +14,7 @@ use burn::tensor::Tensor;
 #[cfg(feature = "wgpu")]
 use super::KvTensors;
 use super::{AttentionMetadata, AttentionOptions, KvLayer, paged_attention};
-use crate::{Projection, QkvOptions, RopeTable, Then, project, rope_and_store_kv};
+use crate::{Projection, QkvOptions, RopeTable, Stream, Then, project, rope_and_store_kv};
 
 /// The projection to queries, keys and values, and what [`rope_and_store_kv`] does with them.
 #[derive(Clone, Copy, Debug)]
@@ -32,15 +32,17 @@ pub struct QkvProjection<'a> {
 /// `paged_attention(rope_and_store_kv(linear(norm(x))))`: the operations one after the other, or fewer kernels with the same
 /// results.
 pub fn self_attention(
-    x: Tensor<2>,
+    x: impl Into<Stream>,
     qkv: QkvProjection,
     metadata: &AttentionMetadata,
     (layer, options): (&mut KvLayer, AttentionOptions),
 ) -> Tensor<2> {
+    let x = x.into();
     #[cfg(feature = "cuda")]
-    if let Some(weight) = crate::projection::on_cuda::single_part(&x, qkv.projection.weight) {
+    if let Some(weight) = crate::projection::on_cuda::single_part(x.rows(), qkv.projection.weight) {
         return on_cuda::self_attention(x, weight, qkv, metadata, (layer, options));
     }
+    let x = x.into_rows();
     #[cfg(feature = "wgpu")]
     if on_wgpu::rotates(&x, &qkv, metadata) {
         return on_wgpu::self_attention(x, qkv, metadata, (layer, options));
@@ -120,21 +122,22 @@ mod on_cuda {
     use burn::tensor::Tensor;
 
     use super::{AttentionMetadata, AttentionOptions, KvLayer, QkvProjection};
+    use crate::Stream;
     use crate::attention::paged_attention::check_operands as check_attention;
-    use crate::backend::{BatchTensors, FusedAttention};
+    use crate::backend::{BatchTensors, FusedLayers};
     use crate::projection::on_cuda::inputs;
     use crate::rope_and_store_kv::check_operands;
     use crate::weight::Part;
 
     pub(super) fn self_attention(
-        x: Tensor<2>,
+        x: Stream,
         weight: &Part,
         qkv: QkvProjection,
         metadata: &AttentionMetadata,
         (layer, options): (&mut KvLayer, AttentionOptions),
     ) -> Tensor<2> {
         check_operands(weight.dims()[0], qkv.head_norms.is_some(), qkv.rope.is_some(), qkv.options);
-        check_attention([x.dims()[0], weight.dims()[0]], layer, metadata, options);
+        check_attention([x.rows().dims()[0], weight.dims()[0]], layer, metadata, options);
         let absent = || layer.absent.clone().into_dispatch();
         let (query_norm, key_norm) = match qkv.head_norms {
             Some((query, key)) => (query.clone().into_dispatch(), key.clone().into_dispatch()),

@@ -80,7 +80,8 @@ pub(super) fn multiply(x: Matrix, weights: Weights, bias: Option<CubeTensor>, re
         return FewRows { x, norm: None, weights, bias, after: After::Store(residual) }.run();
     }
     if linear_wgmma::fits(&x, &weights, residual.as_ref(), Activated::Not) {
-        return SomeRows { x, weight: weights.matrix, bias, residual, activated: Activated::Not }.run();
+        let weight = weights.matrix;
+        return SomeRows { x, norm: None, weight, bias, residual, activated: Activated::Not }.run();
     }
     let is_batch_invariant = is_batch_invariant();
     if is_batch_invariant && weights.scales.is_none() && suits(&x, &weights) {

@@ -16,9 +16,10 @@ use super::gpu::{Gpu, is_batch_invariant};
 use super::kernel::Kernel;
 use super::launch::{Argument, Grid, Launch};
 use super::linear_few_rows::FEW_ROWS;
-use super::matrix::{Matrix, Weights, on_16_bytes, widest};
+use super::matrix::{Matrix, Weights, empty, on_16_bytes, widest};
+use super::rope_and_store_kv::Heads;
 use super::tensor_map::TensorMap;
-use super::{LINEAR_WGMMA, linear_wgmma_tiles};
+use super::{LINEAR_WGMMA, element, linear_wgmma_tiles};
 use crate::backend::Activated;
 use crate::cube::QkvTarget;
 use crate::rope_and_store_kv::QkvOptions;
@@ -57,6 +58,11 @@ const INPUTS_SHARED: usize = 2048;
 const PAIRS: usize = 4;
 /// Rows up to which any number may be divided differently.
 const DENSE_ROWS: usize = 512;
+/// Elements of heads that the kernels here finish, and blocks of a cluster at most.
+const HEADS: [usize; 2] = [64, 128];
+const CLUSTER_MAX: usize = 8;
+/// Rows of heads of two blocks that one finishes at most: for more, a kernel of their own is faster (measured with 32 and 64).
+const ROWS_OF_SHARED_HEADS: usize = 32;
 /// Shared memory of a block, so that the next kernel's has room beside it.
 const SHARED_BYTES_MAX: usize = 113 << 10;
 
@@ -67,13 +73,31 @@ struct Shape {
     rows: i32,
     width: i32,
     inputs: i32,
-    padding: i32,
+    eps: f32,
     residual_stride: i64,
+}
+
+/// A norm by root mean square of rows that its weight has been multiplied into: each is still to be divided.
+#[derive(Clone)]
+pub(super) struct UnfinishedNorm {
+    /// Sums of the squares of each 64 elements of the rows, `[M, ceil(K / 64)]`, padded with zeros to fours.
+    pub squares: CubeTensor,
+    /// Added to the mean of the squares.
+    pub eps: f32,
+}
+
+/// What a product leaves for the norm of its rows.
+struct Prepared {
+    norm_weight: CubeTensor,
+    scaled: CubeTensor,
+    squares: CubeTensor,
 }
 
 /// A product that [`fits`].
 pub(super) struct SomeRows {
     pub x: Matrix,
+    /// What `x` lacks.
+    pub norm: Option<UnfinishedNorm>,
     pub weight: Matrix,
     pub bias: Option<CubeTensor>,
     pub residual: Option<Matrix>,
@@ -120,6 +144,7 @@ impl Form {
             && (chunks.div_ceil(split) > CHUNKS_WANTED || tiles * split < BLOCKS_WANTED)
             && tiles * split * 2 <= BLOCKS_MAX
             && chunks >= 4 * split
+            && split * 2 * self.parts() <= CLUSTER_MAX
         {
             (split, choice) = (2 * split, choice + 1);
         }
@@ -143,12 +168,40 @@ impl Form {
     }
 
     fn kernel(&self, division: Division) -> Kernel {
-        with_after(Kernel::new(&LINEAR_WGMMA, "linear_wgmma"), self.dtype, self.activated)
+        self.with_operation(Kernel::new(&LINEAR_WGMMA, "linear_wgmma"))
             .number("ROWS", division.rows)
             .number("SPLIT", division.split)
             .number("WEIGHT_STAGES", division.weight_stages)
             .number("X_STAGES", division.x_stages)
             .number("ORDERED", self.ordered.into())
+    }
+
+    /// With what comes after the product, as both sources here are told.
+    pub(super) fn with_operation(&self, kernel: Kernel) -> Kernel {
+        let kernel = match self.heads {
+            None => with_after(kernel, self.dtype, self.activated),
+            Some(_) => kernel.word("ELEMENT", element(self.dtype)).word("AFTER", "ROTATE").word("KIND", "RELU"),
+        };
+        let (head_dim, cache) = self.heads.unwrap_or((HEADS[0], self.dtype));
+        kernel.number("HEAD", head_dim).word("CACHE", element(cache))
+    }
+
+    /// Blocks that have a head together.
+    fn parts(&self) -> usize {
+        self.heads.map_or(1, |(head_dim, _)| head_dim / OUTPUTS)
+    }
+
+    /// Whether heads, if tens of rows are such, are finished sooner than by a kernel of their own.
+    fn finishes_soon(&self) -> bool {
+        let Division { rows, split, .. } = self.division();
+        self.parts() == 1 || rows / split <= ROWS_OF_SHARED_HEADS
+    }
+
+    /// Whether heads, if outputs are such, are of those that can be finished.
+    fn can_finish(&self) -> bool {
+        self.heads.is_none_or(|(head_dim, cache)| {
+            HEADS.contains(&head_dim) && self.outputs.is_multiple_of(head_dim) && widest(cache) == widest(self.dtype)
+        })
     }
 
     /// The variant that is launched.
@@ -160,14 +213,31 @@ impl Form {
     pub(super) fn is_taken(&self, gpu: &Gpu) -> bool {
         self.rows > FEW_ROWS
             && keeps_order(self.dtype, [self.outputs, self.inputs], gpu)
-            && (self.is_of_tens() || linear_wgmma_tiles::takes(self))
+            && self.can_finish()
+            && (self.is_of_tens() && self.finishes_soon() || linear_wgmma_tiles::takes(self))
+    }
+
+    /// Whether norms between such products are prepared by the one and finished by the other: in 16 bits whose range rows times
+    /// weights do not leave, and where no order is promised.
+    fn shares_norms(&self) -> bool {
+        self.is_of_tens() && !self.ordered && self.dtype == DType::BF16
+    }
+
+    /// Whether the kernel prepares the norm of its rows.
+    fn prepares_norms(&self) -> bool {
+        self.shares_norms() && !self.finishes_norms()
+    }
+
+    /// Whether the kernel finishes that of its inputs: no kernel does both.
+    fn finishes_norms(&self) -> bool {
+        self.shares_norms() && (self.heads.is_some() || !matches!(self.activated, Activated::Not))
     }
 
     /// Whether rows are as many as the kernel of this file is for.
     fn is_of_tens(&self) -> bool {
         let weight = self.outputs * self.inputs;
         match self.ordered {
-            _ if self.heads.is_some() => false,
+            true if self.heads.is_some() => false,
             true => !linear_wgmma_tiles::is_filled([self.rows, self.outputs]),
             false if weight <= SMALL_WEIGHT => ROWS.contains(&self.rows),
             false => weight <= LARGE_WEIGHT && ROWS_OF_LARGE_WEIGHTS.contains(&self.rows),
@@ -214,37 +284,52 @@ pub(super) fn fits(
             .is_none_or(|residual| on_16_bytes(&residual.tensor) && residual.stride.is_multiple_of(widest(dtype)))
 }
 
+/// Whether the kernel of such a product finishes norms of `x` that were prepared.
+pub(super) fn finishes_norms(x: &Matrix, weights: &Weights, residual: Option<&Matrix>, activated: Activated) -> bool {
+    fits(x, weights, residual, activated) && Form::of(x, &weights.matrix, activated).finishes_norms()
+}
+
 /// Whether bulk copies take chunks of both.
 fn can_be_copied(x: &Matrix, weight: &Matrix) -> bool {
     let dtype = x.tensor.dtype;
     weight.tensor.dtype == dtype && x.has_groups_of(widest(dtype)) && weight.has_groups_of(widest(dtype))
 }
 
-/// Rows of queries, keys and values with what [`rope_and_store_kv`](super::rope_and_store_kv) does with them, in one kernel;
-/// `None` where that would be slower, or is not to be had.
-pub(super) fn project_heads(
-    x: &Matrix,
-    Weights { matrix: weight, scales }: &Weights,
-    bias: Option<&CubeTensor>,
-    target: &QkvTarget,
-) -> Option<CubeTensor> {
-    let QkvOptions { heads, rotary_dim, .. } = target.options;
-    let form = Form { heads: Some((heads.head_dim, target.key_cache.dtype)), ..Form::of(x, weight, Activated::Not) };
-    let is_taken = scales.is_none()
-        && [0, heads.head_dim].contains(&rotary_dim)
-        && can_be_copied(x, weight)
-        && form.is_taken(&Gpu::current());
-    if !is_taken {
-        return None;
+/// A product whose rows are queries, keys and values, with what [`rope_and_store_kv`](super::rope_and_store_kv) does with them in
+/// the same kernel.
+pub(super) struct HeadsProduct<'a> {
+    form: Form,
+    heads: Heads<'a>,
+    out: CubeTensor,
+}
+
+impl<'a> HeadsProduct<'a> {
+    /// `None` where that would be slower, or is not to be had.
+    pub(super) fn of(x: &Matrix, Weights { matrix: weight, scales }: &Weights, target: &'a QkvTarget) -> Option<Self> {
+        let QkvOptions { heads, rotary_dim, .. } = target.options;
+        let form =
+            Form { heads: Some((heads.head_dim, target.key_cache.dtype)), ..Form::of(x, weight, Activated::Not) };
+        let is_taken = scales.is_none()
+            && [0, heads.head_dim].contains(&rotary_dim)
+            && can_be_copied(x, weight)
+            && form.is_taken(&Gpu::current());
+        if !is_taken {
+            return None;
+        }
+        let out = Matrix::of(x.like(weight.rows));
+        let heads = Heads::of(&out, target)?;
+        Some(Self { form, heads, out: out.tensor })
     }
-    let product = SomeRows {
-        x: x.clone(),
-        weight: weight.clone(),
-        bias: bias.cloned(),
-        residual: None,
-        activated: Activated::Not,
-    };
-    linear_wgmma_tiles::launch_heads(&form, product, target)
+
+    /// Whether norms of `x` that were prepared are finished.
+    pub(super) fn finishes_norms(&self) -> bool {
+        self.form.finishes_norms()
+    }
+
+    pub(super) fn run(self, product: SomeRows) -> CubeTensor {
+        product.launch(&self.form, Some(self.heads), None, &self.out);
+        self.out
+    }
 }
 
 impl Form {
@@ -272,28 +357,59 @@ impl SomeRows {
     }
 
     pub(super) fn run(self) -> CubeTensor {
-        let form = Form::of(&self.x, &self.weight, self.activated);
-        if form.is_of_tens() { self.launch(form) } else { linear_wgmma_tiles::launch(&form, self) }
+        let (form, out) = (Form::of(&self.x, &self.weight, self.activated), self.x.like(self.width()));
+        self.launch(&form, None, None, &out);
+        out
     }
 
-    fn launch(self, form: Form) -> CubeTensor {
+    /// Also the rows times the weight of their norm and the sums of their squares, where those are
+    /// [prepared](Form::prepares_norms).
+    pub(super) fn run_for_norm(self, norm_weight: CubeTensor) -> (CubeTensor, Option<(CubeTensor, CubeTensor)>) {
+        let form = Form::of(&self.x, &self.weight, self.activated);
+        if !form.prepares_norms() || !on_16_bytes(&norm_weight) {
+            return (self.run(), None);
+        }
+        let [out, scaled] = [0; 2].map(|_| self.x.like(self.width()));
+        let tiles = self.width().div_ceil(OUTPUTS).next_multiple_of(4);
+        let squares = empty(&self.x.tensor, [self.x.rows, tiles], DType::F32);
+        let prepared = Prepared { norm_weight, scaled: scaled.clone(), squares: squares.clone() };
+        self.launch(&form, None, Some(prepared), &out);
+        (out, Some((scaled, squares)))
+    }
+
+    fn launch(self, form: &Form, heads: Option<Heads>, prepared: Option<Prepared>, out: &CubeTensor) {
+        if form.is_of_tens() {
+            self.launch_tens(form, heads, prepared, out);
+        } else {
+            linear_wgmma_tiles::launch(form, self, heads, out);
+        }
+    }
+
+    fn launch_tens(self, form: &Form, heads: Option<Heads>, prepared: Option<Prepared>, out: &CubeTensor) {
         let (width, is_gated) = (self.width(), self.is_gated());
-        let Self { x, weight, bias, residual, .. } = self;
+        let Self { x, norm, weight, bias, residual, .. } = self;
         let division = form.division();
-        let out = x.like(width);
         let shape = Shape {
             rows: x.rows as i32,
             width: width as i32,
             inputs: weight.columns as i32,
-            padding: 0,
+            eps: norm.as_ref().map_or(0.0, |norm| norm.eps),
             residual_stride: residual.as_ref().map_or(0, |residual| residual.stride as i64),
         };
-        let launch = Launch::new(form.kernel(division), division.grid(&form))
+        let weights = match form.heads {
+            Some((head_dim, _)) => halves_of(&weight, head_dim),
+            None => groups_of(&weight, is_gated, OUTPUTS),
+        };
+        let launch = Launch::new(form.kernel(division), division.grid(form))
             .read_mapped(&x.tensor, rows_of(&x, division.rows))
-            .read_mapped(&weight.tensor, groups_of(&weight, is_gated, OUTPUTS));
+            .read_mapped(&weight.tensor, weights);
         let launch = launch.read_if(bias.as_ref()).read_if(residual.as_ref().map(|residual| &residual.tensor));
-        launch.write(&out).value(Argument::structure(&shape)).submit(&out);
-        out
+        let launch = launch.read_if(norm.as_ref().map(|norm| &norm.squares));
+        let launch = match &prepared {
+            Some(Prepared { norm_weight, scaled, squares }) => launch.read(norm_weight).write(scaled).write(squares),
+            None => launch.absent(3),
+        };
+        Heads::submit(heads, launch.write(out), Argument::structure(&shape), out);
     }
 }
 
@@ -301,17 +417,18 @@ impl Division {
     fn grid(&self, form: &Form) -> Grid {
         let blocks = [self.split, form.outputs.div_ceil(OUTPUTS), form.rows.div_ceil(self.rows)];
         // The source itself says what its clusters are.
-        Grid::new(blocks, THREADS).with_shared(self.shared_bytes(form.ordered))
+        Grid::new(blocks, THREADS).with_shared(self.shared_bytes(form.ordered, form.parts()))
     }
 
     /// `Shared` of the source.
-    fn shared_bytes(&self, ordered: bool) -> usize {
+    fn shared_bytes(&self, ordered: bool, parts: usize) -> usize {
         let Self { rows, split, weight_stages, x_stages } = *self;
         let rings = (weight_stages * OUTPUTS + x_stages * rows) * CHUNK * 2;
         let kept = if ordered { PAIRS / split } else { 1 };
-        let received =
-            if split == 1 { 16 } else { (split - 1) * kept * (rows / 2 / split) * CONSUMERS * size_of::<f32>() };
-        rings + received + (2 * weight_stages + 2 * x_stages + 1) * 8
+        let senders = if split == 2 { 1 } else { split };
+        let received = if split == 1 { 16 } else { senders * kept * (rows / 2 / split) * CONSUMERS * size_of::<f32>() };
+        let squares = if parts == 1 { 16 } else { rows / split * size_of::<f32>() };
+        rings + received + (2 * weight_stages + 2 * x_stages + 2) * 8 + squares
     }
 }
 
@@ -330,6 +447,17 @@ pub(super) fn groups_of(weight: &Matrix, is_gated: bool, outputs: usize) -> Tens
         .dimension(weight.rows / 16, next * weight.stride, outputs / 16)
 }
 
+/// A chunk of inputs of half of a block's outputs, which are elements of one half of a head: all of a head of 64, of one of 128
+/// every other eight.
+fn halves_of(weight: &Matrix, head_dim: usize) -> TensorMap {
+    let parts = head_dim / OUTPUTS;
+    TensorMap::new(weight.tensor.dtype)
+        .dimension(weight.columns, 1, CHUNK)
+        .dimension(8, weight.stride, 8)
+        .dimension(2, 8 * weight.stride, 2 / parts)
+        .dimension(weight.rows / 16, 16 * weight.stride, head_dim / 32)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -339,7 +467,7 @@ mod tests {
         for (rows, stages) in TILES {
             for (index, &(weight_stages, x_stages)) in stages.iter().enumerate() {
                 let division = Division { rows, split: 1 << index, weight_stages, x_stages };
-                let bytes = division.shared_bytes(false);
+                let bytes = division.shared_bytes(false, 2);
                 assert!(bytes <= SHARED_BYTES_MAX, "{division:?}: {bytes}");
                 // The instruction takes rows by eights.
                 assert!((rows >> index).is_multiple_of(8));
@@ -348,7 +476,7 @@ mod tests {
         for (rows, stages) in TILES_IN_ORDER {
             for (index, &(weight_stages, x_stages)) in stages.iter().enumerate() {
                 let division = Division { rows, split: 1 << index, weight_stages, x_stages };
-                let bytes = division.shared_bytes(true);
+                let bytes = division.shared_bytes(true, 1);
                 assert!(bytes <= SHARED_BYTES_MAX, "{division:?}: {bytes}");
             }
         }

@@ -4,16 +4,13 @@
 use burn_cubecl::tensor::CubeTensor;
 use bytemuck::{Pod, Zeroable};
 
-use super::activation::with_after;
+use super::LINEAR_WGMMA_TILES;
 use super::gpu::Gpu;
 use super::kernel::Kernel;
 use super::launch::{Argument, Grid, Launch};
 use super::linear_wgmma::{Form, SMALL_WEIGHT, SomeRows, groups_of, rows_of};
-use super::matrix::{Matrix, widest};
-use super::rope_and_store_kv::{Rotation, Rows};
-use super::{LINEAR_WGMMA_TILES, element};
+use super::rope_and_store_kv::Heads;
 use crate::backend::Activated;
-use crate::cube::QkvTarget;
 
 /// Tiles from which on the kernel is faster than the one for tens of rows, in the order of few.
 const TILES_MIN: usize = 96;
@@ -37,8 +34,6 @@ const MULTIPROCESSORS: usize = 132;
 const CLUSTERS: [usize; 2] = [1, 2];
 /// Rows that go through all outputs together, so that the second-level cache holds them.
 const ROWS_OF_BAND: usize = 2048;
-/// Elements of heads that it finishes.
-const HEADS: [usize; 2] = [64, 128];
 
 /// `Shape` of the source.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -60,16 +55,12 @@ pub(super) fn is_filled([rows, outputs]: [usize; 2]) -> bool {
 
 /// Whether such a product is for this kernel.
 pub(super) fn takes(form: &Form) -> bool {
-    let heads_are = |(head_dim, cache)| {
-        HEADS.contains(&head_dim) && form.outputs.is_multiple_of(head_dim) && widest(cache) == widest(form.dtype)
-    };
     let rows_min = if form.outputs * form.inputs <= SMALL_WEIGHT { ROWS_MIN } else { ROWS_MIN_LARGE };
     let is_plain = form.heads.is_none() && matches!(form.activated, Activated::Not);
-    form.heads.is_none_or(heads_are)
-        && match form.ordered {
-            true => form.heads.is_none() && is_filled([form.rows, form.outputs]),
-            false => !is_plain && form.rows >= rows_min && share_at_work(form) >= SHARE_MIN,
-        }
+    match form.ordered {
+        true => form.heads.is_none() && is_filled([form.rows, form.outputs]),
+        false => !is_plain && form.rows >= rows_min && share_at_work(form) >= SHARE_MIN,
+    }
 }
 
 /// The part of the time in which multiprocessors have a tile, if there are 132 and each takes as long.
@@ -80,17 +71,9 @@ fn share_at_work(form: &Form) -> f64 {
 }
 
 pub(super) fn kernel(form: &Form) -> Kernel {
-    let kernel = Kernel::new(&LINEAR_WGMMA_TILES, "linear_wgmma_tiles");
-    let kernel = match form.heads {
-        None => with_after(kernel, form.dtype, form.activated),
-        Some(_) => kernel.word("ELEMENT", element(form.dtype)).word("AFTER", "ROTATE").word("KIND", "RELU"),
-    };
-    let (head_dim, cache) = form.heads.unwrap_or((OUTPUTS, form.dtype));
-    kernel
+    form.with_operation(Kernel::new(&LINEAR_WGMMA_TILES, "linear_wgmma_tiles"))
         .number("CLUSTER", cluster(form.rows))
         .number("ORDERED", form.ordered.into())
-        .number("HEAD", head_dim)
-        .word("CACHE", element(cache))
 }
 
 fn cluster(rows: usize) -> usize {
@@ -103,30 +86,9 @@ fn shared_bytes(activated: Activated) -> usize {
     STAGES * (ROWS + OUTPUTS) * 128 + ROWS * (columns * 2 + 16) + 2 * STAGES * 8
 }
 
-/// Where heads go, and how they are finished.
-struct Heads<'a> {
-    target: &'a QkvTarget,
-    rows: Rows,
-    rotation: Rotation,
-}
-
-pub(super) fn launch(form: &Form, product: SomeRows) -> CubeTensor {
-    let out = product.x.like(product.width());
-    submit(form, product, None, &out);
-    out
-}
-
-/// `None` where heads are not where the widest access could take them.
-pub(super) fn launch_heads(form: &Form, product: SomeRows, target: &QkvTarget) -> Option<CubeTensor> {
-    let out = Matrix::of(product.x.like(product.width()));
-    let heads = Heads { target, rows: Rows::of(&out, target), rotation: Rotation::of(&out, target) };
-    heads.rotation.is_wide().then(|| submit(form, product, Some(heads), &out.tensor))?;
-    Some(out.tensor)
-}
-
-fn submit(form: &Form, product: SomeRows, heads: Option<Heads>, out: &CubeTensor) {
+pub(super) fn launch(form: &Form, product: SomeRows, heads: Option<Heads>, out: &CubeTensor) {
     let (width, is_gated) = (product.width(), product.is_gated());
-    let SomeRows { x, weight, bias, residual, activated } = product;
+    let SomeRows { x, norm: _, weight, bias, residual, activated } = product;
     let cluster = cluster(x.rows);
     let (row_tiles, output_tiles) = (x.rows.div_ceil(cluster * ROWS), weight.rows.div_ceil(OUTPUTS));
     let shape = Shape {
@@ -143,16 +105,8 @@ fn submit(form: &Form, product: SomeRows, heads: Option<Heads>, out: &CubeTensor
     let launch = Launch::new(kernel(form), grid)
         .read_mapped(&x.tensor, rows_of(&x, ROWS))
         .read_mapped(&weight.tensor, groups_of(&weight, is_gated, OUTPUTS / cluster));
-    let launch = launch.read_if(bias.as_ref()).read_if(residual.as_ref().map(|residual| &residual.tensor)).write(out);
-    let launch = match &heads {
-        None => launch.absent(7),
-        Some(Heads { target, .. }) => {
-            launch.read_all(target.read_by_kernels()).write(&target.key_cache).write(&target.value_cache)
-        }
-    };
-    let (rows, rotation) =
-        heads.map_or_else(|| (Rows::zeroed(), Rotation::zeroed()), |heads| (heads.rows, heads.rotation));
-    launch.value(Argument::structure(&shape)).value(Argument::structure(&rows)).value(rotation.argument()).submit(out);
+    let launch = launch.read_if(bias.as_ref()).read_if(residual.as_ref().map(|residual| &residual.tensor));
+    Heads::submit(heads, launch.write(out), Argument::structure(&shape), out);
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Products of hundreds of rows and more with what comes after them in the same kernel.
+//! Products of hundreds of rows and more with what comes after them in the same kernel, and heads of tens of rows.
 
 use burn::tensor::{DType, Tensor};
 
@@ -36,6 +36,10 @@ fn the_sizes_are_those_of_the_kernel_on_hopper() {
     assert!([64, 128].iter().all(|&head_dim| heads(head_dim, DType::BF16).is_taken(&gpu)));
     assert!(heads(128, E4M3).is_taken(&gpu), "a cache of codes");
     assert!(!heads(256, DType::BF16).is_taken(&gpu), "heads longer than a tile");
+    let of_tens = |rows, head_dim| Form { rows, ..heads(head_dim, DType::BF16) };
+    assert!([17, 64].iter().all(|&rows| of_tens(rows, 128).is_taken(&gpu)));
+    assert!(of_tens(256, 64).is_taken(&gpu) && !of_tens(64, 96).is_taken(&gpu));
+    assert!(!of_tens(128, 128).is_taken(&gpu), "a kernel of their own is faster");
     gpu.capability = 89;
     assert!(!form(SIZES[0], gated).is_taken(&gpu), "no such instructions");
 }
@@ -66,15 +70,22 @@ fn products_of_hundreds_of_rows_equal_the_reference_whatever_comes_after() {
     });
 }
 
-/// The layouts of heads, with which of them are rotated and whether they are normalised, and sequences with rows enough.
-fn layouts() -> [(QkvOptions, Vec<(usize, usize)>); 5] {
-    let prompts = || vec![(600, 700), (1, 33), (40, 90), (59, 59)];
-    let layout = |num_heads, num_kv_heads, head_dim, rotary_dim, has_norms: bool| QkvOptions {
+/// Sequences as tokens of a batch and positions.
+type Sequences = Vec<(usize, usize)>;
+
+/// Heads, which elements of them are rotated and whether they are normalised.
+fn layout(num_heads: usize, num_kv_heads: usize, head_dim: usize, rotary_dim: usize, has_norms: bool) -> QkvOptions {
+    QkvOptions {
         heads: HeadLayout { num_heads, num_kv_heads, head_dim },
         rotary_dim,
         norm_eps: has_norms.then_some(1e-6),
-    };
-    [
+    }
+}
+
+/// Sequences with hundreds of rows.
+fn layouts_of_hundreds() -> Vec<(QkvOptions, Sequences)> {
+    let prompts = || vec![(600, 700), (1, 33), (40, 90), (59, 59)];
+    vec![
         (layout(16, 1, 128, 128, true), prompts()),
         (layout(16, 1, 128, 128, false), prompts()),
         (layout(40, 2, 64, 64, true), prompts()),
@@ -83,11 +94,27 @@ fn layouts() -> [(QkvOptions, Vec<(usize, usize)>); 5] {
     ]
 }
 
+/// Sequences with tens of rows, some of which fill no block; the longest batches of heads of 128 have a kernel of their own.
+fn layouts_of_tens() -> Vec<(QkvOptions, Sequences)> {
+    let single = |count: usize| -> Sequences { (0..count).map(|i| (1, 1 + 7 * i % 90)).collect() };
+    vec![
+        (layout(2, 1, 128, 128, true), single(17)),
+        (layout(16, 8, 128, 128, true), single(64)),
+        (layout(16, 8, 128, 128, true), single(129)),
+        (layout(32, 8, 128, 128, true), single(256)),
+        (layout(16, 1, 128, 128, false), vec![(30, 45), (1, 20), (69, 69)]),
+        (layout(4, 2, 128, 0, false), single(50)),
+        (layout(40, 2, 64, 64, true), single(200)),
+        (layout(9, 3, 64, 64, false), single(33)),
+        (layout(12, 12, 64, 0, false), vec![(150, 170), (1, 300), (100, 100)]),
+    ]
+}
+
 #[test]
 fn attention_behind_products_of_hundreds_of_rows_is_close_to_that_of_the_single_operations() {
     for_both_dtypes(|device, dtype, rounding| {
         let mut seeded = Seeded::new(72);
-        for (options, sequences) in layouts() {
+        for (options, sequences) in layouts_of_hundreds() {
             let weight = projection(&mut seeded, options.heads, (device, dtype));
             let close = (None, 4.0 * rounding);
             compare_with_single_operations(&mut seeded, (device, dtype), (&weight, options), &sequences, close);
@@ -95,14 +122,23 @@ fn attention_behind_products_of_hundreds_of_rows_is_close_to_that_of_the_single_
     });
 }
 
-/// Sums of small whole numbers are the same in any order, and below 256 no dtype rounds them, before a bias or behind it: so
-/// only what is done with heads is compared.
 #[test]
 fn heads_of_hundreds_of_rows_have_the_bits_of_the_single_operations() {
+    compare_heads(layouts_of_hundreds());
+}
+
+#[test]
+fn heads_of_tens_of_rows_have_the_bits_of_the_single_operations() {
+    compare_heads(layouts_of_tens());
+}
+
+/// Sums of small whole numbers are the same in any order, and below 256 no dtype rounds them, before a bias or behind it: so
+/// only what is done with heads is compared.
+fn compare_heads(layouts: Vec<(QkvOptions, Sequences)>) {
     for_both_dtypes(|device, dtype, _| {
         let mut seeded = Seeded::new(73);
         for ((options, sequences), cache) in
-            layouts().into_iter().flat_map(|layout| [(layout.clone(), dtype), (layout, E4M3)])
+            layouts.iter().flat_map(|layout| [(layout.clone(), dtype), (layout.clone(), E4M3)])
         {
             let QkvOptions { heads, rotary_dim, norm_eps } = options;
             let case = AttentionCase::new(&sequences, 16, &mut seeded, device);

@@ -65,7 +65,7 @@ pub(crate) use module_cache::use_kernels_in;
 pub(crate) use overwrite::{Carried, overwrite};
 pub(crate) use paged_attention::paged_attention;
 pub(crate) use probe::{has_bfloat16, multiplies_fp8, open, settle, use_kernels_of};
-pub(crate) use projection::{project, self_attention};
+pub(crate) use projection::{project, project_onto, self_attention};
 pub(crate) use read_back::read_back;
 pub(crate) use rms_norm::{add_rms_norm, rms_norm};
 pub(crate) use rope_and_store_kv::rope_and_store_kv;
@@ -104,10 +104,8 @@ const DECODE: &str = concat!(
 /// What comes before the tensor-core kernels of products.
 const PRODUCTS: &str = include_str!("../../../../kernels/products.cuh");
 
-/// What comes before kernels with the matrix instructions of Hopper: of products, of such that finish heads, and of attention.
-const WGMMA_PRODUCTS: &str =
-    concat!(include_str!("../../../../kernels/wgmma.cuh"), include_str!("../../../../kernels/wgmma_products.cuh"));
-const WGMMA_HEADS: &str = concat!(
+/// What comes before kernels with the matrix instructions of Hopper: of products, which finish heads, and of attention.
+const WGMMA_PRODUCTS: &str = concat!(
     include_str!("../../../../kernels/heads.cuh"),
     include_str!("../../../../kernels/qkv_rows.cuh"),
     include_str!("../../../../kernels/wgmma.cuh"),
@@ -151,7 +149,7 @@ sources! {
     LINEAR_QUANTIZE = "linear_quantize",
     LINEAR_TILES = "linear_tiles" needs PRODUCTS,
     LINEAR_WGMMA = "linear_wgmma" needs WGMMA_PRODUCTS,
-    LINEAR_WGMMA_TILES = "linear_wgmma_tiles" needs WGMMA_HEADS,
+    LINEAR_WGMMA_TILES = "linear_wgmma_tiles" needs WGMMA_PRODUCTS,
     PAGED_ATTENTION = "paged_attention",
     PAGED_ATTENTION_DECODE = "paged_attention_decode" needs DECODE,
     PAGED_ATTENTION_TILES = "paged_attention_tiles" needs ATTENTION,

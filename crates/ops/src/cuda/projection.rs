@@ -7,12 +7,12 @@ use burn_cubecl::tensor::CubeTensor;
 use super::linear::multiply;
 use super::linear_few_rows::{After, FewRows, Norm, Rotation, fits};
 use super::linear_fp8::{ManyRows, multiplies};
-use super::linear_wgmma::{self, SomeRows};
+use super::linear_wgmma::{self, HeadsProduct, SomeRows, UnfinishedNorm};
 use super::matrix::{Matrix, Weights, dense};
 use super::paged_attention::attend_fresh;
 use super::{activation, gated_activation, paged_attention, rope_and_store_kv};
 use crate::attention::AttentionOptions;
-use crate::backend::{Activated, BatchTensors, ProjectionInputs};
+use crate::backend::{Activated, BatchTensors, PreparedNorm, ProjectionInputs};
 use crate::cube::{QkvInputs, QkvTarget};
 use crate::e4m3::E4M3;
 use crate::rope_and_store_kv::QkvOptions;
@@ -21,24 +21,30 @@ use crate::rope_and_store_kv::QkvOptions;
 struct Operands {
     x: Matrix,
     norm: Option<Norm>,
+    /// The rows times its weight and what else it needs, where that was prepared.
+    prepared: Option<(Matrix, UnfinishedNorm)>,
+    /// What `x` lacks that the kernel of the product does.
+    unfinished: Option<UnfinishedNorm>,
     weights: Weights,
     bias: Option<CubeTensor>,
-    residual: Option<CubeTensor>,
+    residual: Option<Matrix>,
     activated: Activated,
 }
 
 pub(crate) fn project(inputs: ProjectionInputs<CubeBackend>) -> CubeTensor {
+    Operands::of(inputs).project()
+}
+
+/// With what the norm of the rows needs, if the kernel prepares it: the rows times its weight, and their sums of squares.
+pub(crate) fn project_onto(
+    inputs: ProjectionInputs<CubeBackend>,
+    norm_weight: CubeTensor,
+) -> (CubeTensor, Option<(CubeTensor, CubeTensor)>) {
     let operands = Operands::of(inputs);
-    if !fits(&operands.x, &operands.weights) {
-        return operands.of_many_rows();
+    if !operands.are_some_rows() {
+        return (operands.project(), None);
     }
-    let Operands { x, norm, weights, bias, residual, activated } = operands;
-    let after = match activated {
-        Activated::Not => After::Store(residual.map(Matrix::of)),
-        Activated::All(kind) => After::Activate(kind),
-        Activated::Gated(kind) => After::Gate(kind),
-    };
-    FewRows { x, norm, weights, bias, after }.run()
+    operands.some_rows().run_for_norm(dense(norm_weight))
 }
 
 /// Rows of queries, keys and values.
@@ -89,14 +95,35 @@ impl Operands {
             bias: norm_bias,
             eps: inputs.norm_eps,
         });
+        let prepared = match inputs.prepared {
+            PreparedNorm::Given(scaled, squares) => {
+                Some((Matrix::of(scaled), UnfinishedNorm { squares: dense(squares), eps: inputs.norm_eps }))
+            }
+            PreparedNorm::Absent => None,
+        };
         Self {
             x: Matrix::of(inputs.x),
             norm,
+            prepared,
+            unfinished: None,
             weights: Weights::of(inputs.weight),
             bias: inputs.bias.given().map(dense),
-            residual: inputs.residual.given(),
+            residual: inputs.residual.given().map(Matrix::of),
             activated: inputs.activated,
         }
+    }
+
+    fn project(self) -> CubeTensor {
+        if !fits(&self.x, &self.weights) {
+            return self.of_many_rows();
+        }
+        let Self { x, norm, weights, bias, residual, activated, .. } = self;
+        let after = match activated {
+            Activated::Not => After::Store(residual),
+            Activated::All(kind) => After::Activate(kind),
+            Activated::Gated(kind) => After::Gate(kind),
+        };
+        FewRows { x, norm, weights, bias, after }.run()
     }
 
     /// The product with what few rows can have in the same kernel.
@@ -127,46 +154,59 @@ impl Operands {
         if self.weights.scales.is_some() {
             return Rows::Fresh(self.of_many_rows());
         }
-        self.apply_norm();
-        match linear_wgmma::project_heads(&self.x, &self.weights, self.bias.as_ref(), target) {
-            Some(qkv) => Rows::Ready(qkv),
-            None => Rows::Fresh(self.separately()),
-        }
+        let Some(heads) = HeadsProduct::of(&self.x, &self.weights, target) else {
+            return Rows::Fresh(self.separately());
+        };
+        self.apply_norm(heads.finishes_norms());
+        Rows::Ready(heads.run(self.some_rows()))
     }
 
-    /// Normalises the rows by a kernel of its own.
-    fn apply_norm(&mut self) {
-        if let Some(norm) = self.norm.take() {
-            self.x = Matrix::of(norm.of(self.x.tensor.clone()));
+    /// Normalises the rows by a kernel of its own, unless that of the product `finishes` what was prepared.
+    fn apply_norm(&mut self, finishes: bool) {
+        let Some(norm) = self.norm.take() else { return };
+        match self.prepared.take().filter(|_| finishes) {
+            Some((scaled, unfinished)) => (self.x, self.unfinished) = (scaled, Some(unfinished)),
+            None => self.x = Matrix::of(norm.of(self.x.tensor.clone())),
         }
     }
 
     fn of_many_rows(self) -> CubeTensor {
-        let Self { x, norm, weights: Weights { matrix, scales }, bias, residual, activated } = self;
+        let Self { x, norm, weights: Weights { matrix, scales }, bias, residual, activated, .. } = self;
         match scales {
             Some(scales) if multiplies(&x, &matrix) => {
+                let residual = residual.map(|residual| residual.tensor);
                 ManyRows { x, norm, codes: matrix, scales, bias, residual, activated }.run()
             }
             scales => {
                 let weights = Weights { matrix, scales };
-                Self { x, norm, weights, bias, residual, activated }.separately()
+                Self { x, norm, weights, bias, residual, activated, ..self }.separately()
             }
         }
     }
 
     fn separately(mut self) -> CubeTensor {
-        self.apply_norm();
-        let x = self.x;
-        let residual = self.residual.map(Matrix::of);
-        if linear_wgmma::fits(&x, &self.weights, residual.as_ref(), self.activated) {
-            let Self { weights, bias, activated, .. } = self;
-            return SomeRows { x, weight: weights.matrix, bias, residual, activated }.run();
+        let residual = self.residual.as_ref();
+        self.apply_norm(linear_wgmma::finishes_norms(&self.x, &self.weights, residual, self.activated));
+        if self.are_some_rows() {
+            return self.some_rows().run();
         }
-        let out = multiply(x, self.weights, self.bias, residual);
+        let out = multiply(self.x, self.weights, self.bias, self.residual);
         match self.activated {
             Activated::Not => out,
             Activated::All(kind) => activation(out, kind),
             Activated::Gated(kind) => gated_activation(out, kind),
         }
+    }
+
+    /// Whether [`SomeRows`] can be multiplied, without a norm that is still to be applied.
+    fn are_some_rows(&self) -> bool {
+        self.norm.is_none()
+            && !fits(&self.x, &self.weights)
+            && linear_wgmma::fits(&self.x, &self.weights, self.residual.as_ref(), self.activated)
+    }
+
+    fn some_rows(self) -> SomeRows {
+        let Self { x, unfinished, weights, bias, residual, activated, .. } = self;
+        SomeRows { x, norm: unfinished, weight: weights.matrix, bias, residual, activated }
     }
 }

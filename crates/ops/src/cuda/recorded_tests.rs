@@ -9,8 +9,8 @@ use super::tests::{floats, for_both_dtypes, pair};
 use crate::e4m3::E4M3;
 use crate::testing::{AttentionCase, Seeded, assert_close, moved, reference_device};
 use crate::{
-    CapturedGraph, HeadLayout, Projection, QkvOptions, QkvProjection, RopeTable, RowNorm, Then, Weight, gather_rows,
-    project, self_attention,
+    CapturedGraph, HeadLayout, Projection, QkvOptions, QkvProjection, RopeTable, RowNorm, Stream, Weight, gather_rows,
+    project_onto, self_attention,
 };
 
 /// Query heads, KV heads, a head's elements, and whether heads are normalised.
@@ -27,7 +27,7 @@ fn qkv_options((num_heads, num_kv_heads, head_dim, head_norm): (usize, usize, us
 fn a_recorded_chain_of_layers_gives_the_bits_of_the_same_calls_for_any_input() {
     for_both_dtypes(|device, dtype, _| {
         for (layout, cache) in LAYOUTS.iter().flat_map(|layout| [(*layout, dtype), (*layout, E4M3)]) {
-            for contexts in [&[600][..], &[17, 900, 1, 300, 2000]] {
+            for contexts in [&[600][..], &[17, 900, 1, 300, 2000], &[130; 33]] {
                 check_chain(qkv_options(layout), (device, dtype), cache, contexts);
             }
         }
@@ -45,11 +45,12 @@ struct Layer {
 
 fn check_chain(options: QkvOptions, (device, dtype): (&Device, DType), cache: DType, contexts: &[usize]) {
     let (mut seeded, heads) = (Seeded::new(61), options.heads);
+    let norm = floats(&mut seeded, [HIDDEN], device).1; // of every layer
     let layers: Vec<Layer> = (0..6)
         .map(|_| Layer {
             qkv: projection(&mut seeded, heads, (device, dtype)),
             output: Weight::dense(pair(&mut seeded, [HIDDEN, heads.output_len()], (device, dtype)).1 * 0.05),
-            norm: floats(&mut seeded, [HIDDEN], device).1,
+            norm: norm.clone(),
             head_norms: [0, 1].map(|_| floats(&mut seeded, [heads.head_dim], device).1),
         })
         .collect();
@@ -60,7 +61,7 @@ fn check_chain(options: QkvOptions, (device, dtype): (&Device, DType), cache: DT
     let cache = Arc::new(Mutex::new(past));
     let (metadata, attention) = (case.metadata(device), self::options(heads, 16));
     let step = move |x: Tensor<2>| {
-        layers.iter().fold(x, |hidden, layer| {
+        let stream = layers.iter().fold(Stream::from(x), |hidden, layer| {
             let norm = Some(RowNorm { weight: &layer.norm, bias: None, eps: 1e-5 });
             let [query_norm, key_norm] = &layer.head_norms;
             let qkv = QkvProjection {
@@ -77,8 +78,9 @@ fn check_chain(options: QkvOptions, (device, dtype): (&Device, DType), cache: DT
                 (&mut cache.lock().expect("no step panicked"), attention),
             );
             let output = Projection { norm: None, weight: &layer.output, bias: None };
-            project(attended, output, Then::AddTo(hidden))
-        })
+            project_onto(hidden.into_rows(), attended, output, norm)
+        });
+        stream.into_rows()
     };
     let count = contexts.len();
     let ids = crate::int_tensor(vec![0; count], [count], device);

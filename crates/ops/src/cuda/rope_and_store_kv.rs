@@ -23,7 +23,7 @@ const LANES_OF_WARP: usize = 32;
 /// `Rows` of `qkv_rows.cuh`.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
-pub(super) struct Rows {
+struct Rows {
     num_heads: i32,
     num_kv_heads: i32,
     head_dim: i32,
@@ -35,7 +35,7 @@ pub(super) struct Rows {
 
 impl Rows {
     /// All rows of these.
-    pub(super) fn of(qkv: &Matrix, target: &QkvTarget) -> Self {
+    fn of(qkv: &Matrix, target: &QkvTarget) -> Self {
         let heads = target.options.heads;
         let [slot_stride, head_stride] = cache_strides(&target.key_cache, &target.value_cache);
         Self {
@@ -92,13 +92,35 @@ impl Rotation {
         self.in_halves != 0
     }
 
-    /// Whether all operands can be read and written with the widest access.
-    pub(super) fn is_wide(&self) -> bool {
-        self.wide != 0
-    }
-
     pub(super) fn argument(&self) -> Argument {
         Argument::structure(self)
+    }
+}
+
+/// What finishes heads in the kernel of a product.
+pub(super) struct Heads<'a> {
+    target: &'a QkvTarget,
+    rows: Rows,
+    rotation: Rotation,
+}
+
+impl<'a> Heads<'a> {
+    /// For the rows of `out`; `None` where heads are not where the widest access could take them.
+    pub(super) fn of(out: &Matrix, target: &'a QkvTarget) -> Option<Self> {
+        let rotation = Rotation::of(out, target);
+        (rotation.wide != 0).then(|| Self { target, rows: Rows::of(out, target), rotation })
+    }
+
+    /// Gives a product its last arguments, `shape` among them, and enqueues it. Without `heads` they are there, and not read.
+    pub(super) fn submit(heads: Option<Self>, launch: Launch, shape: Argument, out: &CubeTensor) {
+        let (launch, rows, rotation) = match heads {
+            None => (launch.absent(7), Rows::zeroed(), Rotation::zeroed()),
+            Some(Self { target, rows, rotation }) => {
+                let launch = launch.read_all(target.read_by_kernels());
+                (launch.write(&target.key_cache).write(&target.value_cache), rows, rotation)
+            }
+        };
+        launch.value(shape).value(Argument::structure(&rows)).value(rotation.argument()).submit(out);
     }
 }
 

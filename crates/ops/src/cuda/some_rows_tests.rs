@@ -9,7 +9,8 @@ use super::tests::{floats, for_both_dtypes, pair};
 use crate::backend::Activated;
 use crate::testing::{Seeded, assert_close};
 use crate::{
-    Activation, Projection, Then, Weight, activation, gated_activation, linear, linear_add, project, reference,
+    Activation, Projection, RowNorm, Then, Weight, activation, gated_activation, linear, linear_add, project,
+    project_onto, reference,
 };
 
 /// Rows that fill tiles of 64, 96 and 128, or do not.
@@ -87,6 +88,38 @@ fn tens_of_rows_without_bias_or_with_a_residual_equal_the_reference() {
             assert_close(linear(device_x.clone(), &device_weight, None), product.clone(), rounding);
             let got = linear_add(device_x, &device_weight, None, device_residual);
             assert_close(got, product + residual, 2.0 * rounding);
+        }
+    });
+}
+
+/// The norm of a product's rows is begun by its kernel and finished by that of the next product.
+#[test]
+fn norms_between_products_equal_the_reference() {
+    for_both_dtypes(|device, dtype, rounding| {
+        let mut seeded = Seeded::new(46);
+        for (inputs, hidden, outputs) in [(1536, 576, 3072), (200, 80, 16), (768, 1040, 2304), (3072, 1024, 272)] {
+            let (first, device_first) = pair(&mut seeded, [hidden, inputs], (device, dtype));
+            let (second, device_second) = pair(&mut seeded, [outputs, hidden], (device, dtype));
+            let [first, device_first] = [first, device_first].map(Weight::dense);
+            let [second, device_second] = [second, device_second].map(Weight::dense);
+            let (norm_weight, device_norm_weight) = floats(&mut seeded, [hidden], device);
+            let norm = RowNorm { weight: &device_norm_weight, bias: None, eps: 1e-5 };
+            for rows in ROWS {
+                let [x, device_x] = rows_apart(&mut seeded, [rows, inputs], (device, dtype));
+                let [residual, device_residual] = rows_apart(&mut seeded, [rows, hidden], (device, dtype));
+                let projection = Projection { norm: None, weight: &device_first, bias: None };
+                let stream = project_onto(device_residual.clone(), device_x.clone(), projection, Some(norm));
+                assert_eq!(stream.is_prepared(), dtype == DType::BF16, "{rows} x {inputs}");
+                let sums = project(device_x, projection, Then::AddTo(device_residual));
+                assert_close(stream.rows().clone(), sums, 0.0);
+                let normed = reference::rms_norm(reference::linear(x, &first, None) + residual, &norm_weight, 1e-5);
+                let product = reference::linear(normed, &second, None);
+                let projection = Projection { norm: Some(norm), weight: &device_second, bias: None };
+                assert_close(project(stream.clone(), projection, Then::Keep), product.clone(), 2.0 * rounding);
+                let [gate, up] = [0, outputs / 2].map(|first| product.clone().narrow(1, first, outputs / 2));
+                let expected = reference::activation(gate, Activation::Silu) * up;
+                assert_close(project(stream, projection, Then::Gate(Activation::Silu)), expected, 4.0 * rounding);
+            }
         }
     });
 }
