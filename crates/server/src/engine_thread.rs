@@ -2,6 +2,9 @@
 //!
 //! With nothing to do it blocks on its inbox and uses no CPU. It never waits for a reader: a request whose reader
 //! falls too far behind is aborted. Whatever ends the thread, the state says so and every open stream ends.
+//!
+//! With many requests open, tokens of each are kept for a few milliseconds and sent together: waking a reader and writing to
+//! its connection takes the server longer than making the text.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,8 +17,9 @@ use firebrick_engine::{
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use crate::engine_handle::{Command, EngineHandle, EngineSnapshot, EngineState, ReaderWishes, Shared, Submission};
+use crate::engine_handle::{Command, EngineHandle, EngineSnapshot, EngineState, Shared, Submission};
 use crate::engine_metrics::Refused;
+use crate::live_request::{Kept, Live};
 use crate::planted_fault::PlantedFault;
 use crate::recording::{Recording, RecordingFile, RecordingHeader};
 use crate::request_timing::RequestTiming;
@@ -32,11 +36,23 @@ pub struct EngineThreadOptions {
     pub slow_reader_grace: Duration,
     /// Unread events of one request at which it is aborted at once.
     pub events_max: usize,
+    /// How long a token may wait for the request's next ones, while at least so many requests are open. First tokens and ends
+    /// never wait, and none does while a step with a prompt runs.
+    pub gathering: Duration,
+    /// See `gathering`.
+    pub requests_gathered: usize,
 }
 
 impl Default for EngineThreadOptions {
     fn default() -> Self {
-        Self { inbox_max: 1024, events_slow: 1024, slow_reader_grace: Duration::from_secs(30), events_max: 16 << 10 }
+        Self {
+            inbox_max: 1024,
+            events_slow: 1024,
+            slow_reader_grace: Duration::from_secs(30),
+            events_max: 16 << 10,
+            gathering: Duration::from_millis(8),
+            requests_gathered: 64,
+        }
     }
 }
 
@@ -78,11 +94,22 @@ fn spawn<E: Executor + Send + 'static>(
     let body = move || {
         let mut notice = notice;
         let fault = PlantedFault::from_environment();
-        let live = HashMap::new();
+        let (live, gathered) = (HashMap::new(), Vec::new());
         let (pipeline, watchers) = (Pipeline::new(), Watchers::default());
         let departures_seen = 0;
-        let driver =
-            Driver { engine, pipeline, inbox, options, shared, live, departures_seen, recording, fault, watchers };
+        let driver = Driver {
+            engine,
+            pipeline,
+            inbox,
+            options,
+            shared,
+            live,
+            gathered,
+            departures_seen,
+            recording,
+            fault,
+            watchers,
+        };
         notice.verdict = Some(driver.run());
     };
     std::thread::Builder::new()
@@ -109,14 +136,6 @@ impl Drop for DeathNotice {
     }
 }
 
-/// A request that the engine is working on.
-struct Live {
-    events: mpsc::Sender<TokenEvent>,
-    timing: RequestTiming,
-    reader: Arc<ReaderWishes>,
-    slow_since: Option<Instant>,
-}
-
 struct Driver<E: Executor> {
     engine: Engine<E>,
     pipeline: Pipeline,
@@ -124,6 +143,8 @@ struct Driver<E: Executor> {
     options: EngineThreadOptions,
     shared: Arc<Shared>,
     live: HashMap<RequestId, Live>,
+    /// The requests of which something waits to be sent.
+    gathered: Vec<RequestId>,
     departures_seen: u64,
     recording: Option<Recording>,
     fault: PlantedFault,
@@ -144,6 +165,7 @@ impl<E: Executor> Driver<E> {
                 return EngineState::Stopped;
             }
             self.follow_readers();
+            self.send_gathered();
             if self.engine.has_work() {
                 let stepped = self.step();
                 self.record();
@@ -192,7 +214,7 @@ impl<E: Executor> Driver<E> {
         let added = self.engine.add_request(request);
         let answer = match added {
             Ok(id) => {
-                self.live.insert(id, Live { events, timing, reader, slow_since: None });
+                self.live.insert(id, Live::new(events, timing, reader));
                 Ok(())
             }
             Err(rejected) => {
@@ -271,11 +293,15 @@ impl<E: Executor> Driver<E> {
         Ok(())
     }
 
-    /// Tokens that the next step has at most. With nobody waiting and every prompt computed it is one a sequence.
+    /// Tokens that the next step has at most.
     fn step_tokens_max(&self) -> u32 {
+        if self.decodes_next() { self.engine.stats().running } else { self.engine.config().max_num_batched_tokens }
+    }
+
+    /// Whether the next step has one token a sequence: nobody waits, and every prompt is computed.
+    fn decodes_next(&self) -> bool {
         let stats = self.engine.stats();
-        let decodes = stats.waiting == 0 && stats.last_step_tokens <= stats.running;
-        if decodes { stats.running } else { self.engine.config().max_num_batched_tokens }
+        stats.waiting == 0 && stats.last_step_tokens <= stats.running
     }
 
     /// A step of the engine, shown to those who watch.
@@ -295,9 +321,34 @@ impl<E: Executor> Driver<E> {
         let id = event.request;
         let Some(live) = self.live.get_mut(&id) else { return };
         live.timing.observe(&event, now, &self.shared.metrics);
-        let finished = live.timing.is_finished();
-        match live.events.try_send(event) {
-            Ok(()) if finished => drop(self.live.remove(&id)),
+        match live.keep(event) {
+            Kept::First => self.gathered.push(id),
+            Kept::Another => {}
+            Kept::Urgent => self.send(id, now),
+        }
+    }
+
+    /// Sends what has waited long enough; everything if what comes next may take long.
+    fn send_gathered(&mut self) {
+        if self.gathered.is_empty() {
+            return;
+        }
+        let gathers =
+            self.live.len() >= self.options.requests_gathered && self.engine.has_work() && self.decodes_next();
+        let (now, longest) = (Instant::now(), if gathers { self.options.gathering } else { Duration::ZERO });
+        for id in std::mem::take(&mut self.gathered) {
+            match self.live.get(&id) {
+                Some(live) if live.may_wait(now, longest) => self.gathered.push(id),
+                _ => self.send(id, now),
+            }
+        }
+    }
+
+    /// Sends everything that the request was told.
+    fn send(&mut self, id: RequestId, now: Instant) {
+        let Some(live) = self.live.get_mut(&id) else { return };
+        match live.send_all(now) {
+            Ok(()) if live.timing.is_finished() => drop(self.live.remove(&id)),
             Ok(()) if live.is_too_slow(&self.options, now) => self.abort_slow(id),
             Ok(()) => {}
             Err(TrySendError::Full(_)) => self.abort_slow(id),
@@ -315,6 +366,7 @@ impl<E: Executor> Driver<E> {
         let now = Instant::now();
         let finished = FinishReason::Error(reason.to_owned());
         for (id, mut live) in self.live.drain() {
+            let _ = live.send_all(now);
             for index in live.timing.open_choices() {
                 let kind = EventKind::Finished { reason: finished.clone() };
                 // A reader that left or is far behind learns from the end of its stream.
@@ -327,17 +379,6 @@ impl<E: Executor> Driver<E> {
     fn publish(&mut self) {
         let snapshot = snapshot(&self.engine);
         *self.shared.snapshot.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = snapshot;
-    }
-}
-
-impl Live {
-    fn is_too_slow(&mut self, options: &EngineThreadOptions, now: Instant) -> bool {
-        let unread = self.events.max_capacity() - self.events.capacity();
-        if unread <= options.events_slow {
-            self.slow_since = None;
-            return false;
-        }
-        now.duration_since(*self.slow_since.get_or_insert(now)) >= options.slow_reader_grace
     }
 }
 

@@ -28,6 +28,7 @@ mod incoming;
 mod keep_alive;
 mod limits;
 mod listener;
+mod live_request;
 mod mask_workers;
 mod message;
 mod metrics;

@@ -90,6 +90,12 @@ pub struct ServeArgs {
     #[arg(help_heading = "Server")]
     pub stream_interval: u32,
 
+    /// Milliseconds for which tokens of a stream wait for the next ones, while 64 requests are open: that many small
+    /// writes cost more than the text. First tokens and ends never wait; 0 sends each at once
+    #[arg(long, value_name = "MS", default_value = "8", value_parser = clap::value_parser!(u64).range(..=1000))]
+    #[arg(help_heading = "Server")]
+    pub stream_gather_ms: u64,
+
     /// Every chunk of a stream has the usage so far, and a last one all of it, whatever the client asked for
     #[arg(long, value_name = "BOOL", default_value = "false", num_args = 0..=1, require_equals = true)]
     #[arg(default_missing_value = "true", value_parser = switch, action = ArgAction::Set, help_heading = "Server")]

@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use firebrick::{Backend, Options, SourceOptions};
 use firebrick_server::{Model, ModelOrder};
@@ -23,6 +24,7 @@ pub struct Fleet {
     options: Options,
     served: ServedArgs,
     record: Option<PathBuf>,
+    gathering: Duration,
     bars: Bars,
     /// The device's, as measured for the first model: what the others take is counted, not measured.
     memory_bytes: OnceLock<u64>,
@@ -50,6 +52,7 @@ impl Fleet {
             options,
             served: args.served.clone(),
             record: args.record.clone(),
+            gathering: Duration::from_millis(args.stream_gather_ms),
             bars: bars.clone(),
             memory_bytes: OnceLock::new(),
         })
@@ -115,7 +118,7 @@ impl Fleet {
             ..self.options.clone()
         };
         let served = ServedArgs { served_model_name: served_names, ..self.served.clone() };
-        let plan = Plan::new(name.to_owned(), options, &served).recorded(self.record.clone());
+        let plan = Plan::new(name.to_owned(), options, &served).recorded(self.record.clone()).gathering(self.gathering);
         let (model, facts) = plan.load(path, &self.bars)?;
         if self.memory_bytes.set(facts.device_memory_bytes()).is_ok()
             && self.max_models > 1

@@ -28,6 +28,7 @@ pub struct Plan {
     overrides: Option<String>,
     template_defaults: Option<String>,
     record: Option<PathBuf>,
+    gathering: Duration,
     tool_call_parser: String,
     reasoning_parser: String,
 }
@@ -56,6 +57,7 @@ impl Plan {
             overrides: args.override_generation_config.clone(),
             template_defaults: args.default_chat_template_kwargs.clone(),
             record: None,
+            gathering: EngineThreadOptions::default().gathering,
             tool_call_parser: args.tool_call_parser.clone(),
             reasoning_parser: args.reasoning_parser.clone(),
         }
@@ -64,6 +66,11 @@ impl Plan {
     /// The engine's decisions are to be recorded in this new file.
     pub fn recorded(self, record: Option<PathBuf>) -> Self {
         Self { record, ..self }
+    }
+
+    /// How long tokens of a stream may wait for the next ones.
+    pub fn gathering(self, gathering: Duration) -> Self {
+        Self { gathering, ..self }
     }
 
     /// Loads the model in `path`; blocks for as long as that takes.
@@ -92,7 +99,7 @@ impl Plan {
         let dialect = dialect.with_tool_parser(&self.tool_call_parser);
         let dialect = dialect.and_then(|dialect| dialect.with_reasoning_parser(&self.reasoning_parser));
         let dialect = dialect.map_err(|error| Failure::Usage(error.to_string()))?;
-        let threads = EngineThreadOptions::default();
+        let threads = EngineThreadOptions { gathering: self.gathering, ..EngineThreadOptions::default() };
         let engine = match recording {
             Some(file) => spawn_engine_recorded(engine, threads, file),
             None => spawn_engine_with(engine, threads),

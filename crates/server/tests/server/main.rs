@@ -5,6 +5,7 @@ mod support;
 mod batches;
 mod beam_search;
 mod errors;
+mod gathering;
 mod lifecycle;
 mod load;
 mod logging;
