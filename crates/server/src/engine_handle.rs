@@ -76,7 +76,7 @@ impl EngineSnapshot {
 pub(crate) struct Submission {
     pub request: Request,
     pub arrived: Instant,
-    pub events: mpsc::Sender<TokenEvent>,
+    pub events: mpsc::Sender<Vec<TokenEvent>>,
     pub reader: Arc<ReaderWishes>,
     pub phases: Arc<Phases>,
     pub reply: oneshot::Sender<Result<(), Rejected>>,
@@ -273,7 +273,7 @@ fn not_sent(error: mpsc::error::TrySendError<Command>) -> SubmitError {
 
 /// The events of one request, in order. Dropping it aborts the request.
 pub struct EventStream {
-    receiver: mpsc::Receiver<TokenEvent>,
+    receiver: mpsc::Receiver<Vec<TokenEvent>>,
     reader: Arc<ReaderWishes>,
     phases: Arc<Phases>,
     /// Tokens of the prompt, while they count as queued.
@@ -286,7 +286,14 @@ impl EventStream {
     /// up without finishing it: it died, or the reader fell too far behind.
     pub fn poll_events(&mut self, context: &mut Context, buffer: &mut Vec<TokenEvent>) -> Poll<usize> {
         const EVENTS_AT_ONCE: usize = 64;
-        let count = ready!(self.receiver.poll_recv_many(context, buffer, EVENTS_AT_ONCE));
+        let before = buffer.len();
+        let mut next = ready!(self.receiver.poll_recv(context));
+        while let Some(events) = next {
+            buffer.extend(events);
+            let has_room = buffer.len() - before < EVENTS_AT_ONCE;
+            next = if has_room { self.receiver.try_recv().ok() } else { None };
+        }
+        let count = buffer.len() - before;
         let begins = |event: &TokenEvent| matches!(event.kind, EventKind::Token { .. } | EventKind::Finished { .. });
         if self.queued_tokens > 0 && buffer.iter().any(begins) {
             self.leave_queue();

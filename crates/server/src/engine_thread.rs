@@ -30,14 +30,14 @@ use crate::step_watch::{WatchedStep, Watchers};
 pub struct EngineThreadOptions {
     /// Requests on their way to the engine; more are refused at once.
     pub inbox_max: usize,
-    /// Unread events of one request beyond which its reader counts as slow.
+    /// Unread messages to one request, of an event or of those that were gathered, beyond which its reader counts as slow.
     pub events_slow: usize,
     /// How long a reader may be slow before its request is aborted.
     pub slow_reader_grace: Duration,
-    /// Unread events of one request at which it is aborted at once.
+    /// Unread messages at which it is aborted at once.
     pub events_max: usize,
     /// How long a token may wait for the request's next ones, while at least so many requests are open. First tokens and ends
-    /// never wait, and none does while a step with a prompt runs.
+    /// never wait, and none does when the next step has a prompt.
     pub gathering: Duration,
     /// See `gathering`.
     pub requests_gathered: usize,
@@ -293,15 +293,17 @@ impl<E: Executor> Driver<E> {
         Ok(())
     }
 
-    /// Tokens that the next step has at most.
+    /// Tokens that the next step has at most. With nobody waiting and every prompt computed it is one a sequence.
     fn step_tokens_max(&self) -> u32 {
-        if self.decodes_next() { self.engine.stats().running } else { self.engine.config().max_num_batched_tokens }
+        let stats = self.engine.stats();
+        let decodes = stats.waiting == 0 && stats.last_step_tokens <= stats.running;
+        if decodes { stats.running } else { self.engine.config().max_num_batched_tokens }
     }
 
-    /// Whether the next step has one token a sequence: nobody waits, and every prompt is computed.
-    fn decodes_next(&self) -> bool {
-        let stats = self.engine.stats();
-        stats.waiting == 0 && stats.last_step_tokens <= stats.running
+    /// Whether the next step has a prompt, as far as can be told before one that runs makes room for another.
+    fn has_prompt_next(&self) -> bool {
+        let (stats, config) = (self.engine.stats(), self.engine.config());
+        stats.last_step_tokens > stats.running || (stats.waiting > 0 && stats.running < config.max_num_seqs)
     }
 
     /// A step of the engine, shown to those who watch.
@@ -334,7 +336,7 @@ impl<E: Executor> Driver<E> {
             return;
         }
         let gathers =
-            self.live.len() >= self.options.requests_gathered && self.engine.has_work() && self.decodes_next();
+            self.live.len() >= self.options.requests_gathered && self.engine.has_work() && !self.has_prompt_next();
         let (now, longest) = (Instant::now(), if gathers { self.options.gathering } else { Duration::ZERO });
         for id in std::mem::take(&mut self.gathered) {
             match self.live.get(&id) {
@@ -370,7 +372,7 @@ impl<E: Executor> Driver<E> {
             for index in live.timing.open_choices() {
                 let kind = EventKind::Finished { reason: finished.clone() };
                 // A reader that left or is far behind learns from the end of its stream.
-                let _ = live.events.try_send(TokenEvent { request: id, index, kind });
+                let _ = live.events.try_send(vec![TokenEvent { request: id, index, kind }]);
             }
             live.timing.end(&finished, now, &self.shared.metrics);
         }

@@ -14,7 +14,7 @@ use crate::request_timing::RequestTiming;
 /// A request in the engine.
 pub(crate) struct Live {
     /// To its reader.
-    pub events: mpsc::Sender<TokenEvent>,
+    pub events: mpsc::Sender<Vec<TokenEvent>>,
     /// When it got where.
     pub timing: RequestTiming,
     /// What the reader no longer wants.
@@ -38,7 +38,7 @@ pub(crate) enum Kept {
 }
 
 impl Live {
-    pub fn new(events: mpsc::Sender<TokenEvent>, timing: RequestTiming, reader: Arc<ReaderWishes>) -> Self {
+    pub fn new(events: mpsc::Sender<Vec<TokenEvent>>, timing: RequestTiming, reader: Arc<ReaderWishes>) -> Self {
         let (slow_since, unsent, sent) = (None, Vec::new(), Instant::now());
         Self { events, timing, reader, slow_since, unsent, sent, has_begun: false }
     }
@@ -59,16 +59,14 @@ impl Live {
         !self.unsent.is_empty() && now.duration_since(self.sent) < longest
     }
 
-    /// Sends what is unsent, in order.
-    pub fn send_all(&mut self, now: Instant) -> Result<(), TrySendError<TokenEvent>> {
-        if !self.unsent.is_empty() {
-            self.sent = now;
+    /// Sends what is unsent as one message: the reader, who is woken by the first, would else write each by itself.
+    pub fn send_all(&mut self, now: Instant) -> Result<(), TrySendError<Vec<TokenEvent>>> {
+        if self.unsent.is_empty() {
+            return Ok(());
         }
-        for event in self.unsent.drain(..) {
-            self.has_begun |= matches!(event.kind, EventKind::Token { .. });
-            self.events.try_send(event)?;
-        }
-        Ok(())
+        self.sent = now;
+        self.has_begun |= self.unsent.iter().any(|event| matches!(event.kind, EventKind::Token { .. }));
+        self.events.try_send(std::mem::take(&mut self.unsent))
     }
 
     /// Whether the reader has been far behind for too long.

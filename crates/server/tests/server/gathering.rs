@@ -16,7 +16,7 @@ async fn patient_server(setup: Setup) -> Server {
         gathering: Duration::from_secs(60),
         ..EngineThreadOptions::default()
     };
-    Server::start(Setup { step_ms: 20, options, ..setup }).await
+    Server::start(Setup { options, ..setup }).await
 }
 
 /// What comes next; nothing once the stream has ended.
@@ -29,7 +29,7 @@ async fn read(stream: &mut TcpStream) -> String {
 
 #[tokio::test]
 async fn the_first_token_comes_at_once_and_all_others_with_the_end() {
-    let server = patient_server(Setup { script: says("abcdefgh"), ..Setup::default() }).await;
+    let server = patient_server(Setup { script: says("abcdefgh"), step_ms: 200, ..Setup::default() }).await;
     let mut stream = server.open_post("/v1/completions", &completion(json!({"stream": true, "max_tokens": 40}))).await;
     let mut pieces = Vec::new();
     loop {
@@ -44,15 +44,30 @@ async fn the_first_token_comes_at_once_and_all_others_with_the_end() {
     // An event for each token, in order.
     let places: Vec<usize> = "abcdefgh".chars().map(|letter| at(&format!(r#""text":"{letter}""#))).collect();
     assert!(places.is_sorted() && places[7] < at("[DONE]"), "{all}");
-    // By steps of 20 ms they would come in eight pieces; the head and the end may come in pieces of their own.
+    // By steps of 200 ms they would come in eight pieces; the head and the end may come in pieces of their own.
     let with_tokens: Vec<&String> = pieces.iter().filter(|piece| piece.contains(r#""text":""#)).collect();
     assert!(with_tokens.len() <= 3, "{with_tokens:?}");
     assert!(with_tokens[0].contains(r#""text":"a""#) && !with_tokens[0].contains(r#""text":"b""#), "{with_tokens:?}");
 }
 
 #[tokio::test]
+async fn tokens_wait_while_others_wait_for_a_place() {
+    let server =
+        patient_server(Setup { script: says("abcdefgh"), step_ms: 20, max_num_seqs: 1, ..Setup::default() }).await;
+    let body = completion(json!({"stream": true, "max_tokens": 40}));
+    let mut stream = server.open_post("/v1/completions", &body).await;
+    let _second = server.open_post("/v1/completions", &body).await;
+    let mut pieces: Vec<String> = Vec::new();
+    while !pieces.concat().contains("[DONE]") {
+        pieces.push(read(&mut stream).await);
+    }
+    let with_tokens = pieces.iter().filter(|piece| piece.contains(r#""text":""#)).count();
+    assert!(with_tokens <= 4, "{pieces:?}");
+}
+
+#[tokio::test]
 async fn nothing_waits_while_a_prompt_is_computed() {
-    let server = patient_server(Setup { script: repeats(b'x'), ..Setup::default() }).await;
+    let server = patient_server(Setup { script: repeats(b'x'), step_ms: 20, ..Setup::default() }).await;
     let body = completion(json!({"stream": true, "max_tokens": 4000, "ignore_eos": true}));
     let mut stream = server.open_post("/v1/completions", &body).await;
     while !read(&mut stream).await.contains(r#""text":"x""#) {}
