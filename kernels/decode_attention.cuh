@@ -26,18 +26,15 @@ struct Shared {
 #if CLUSTERED
     Sent sent;
 #endif
-    int of_warp[WARPS];
-    int divided[2]; // the sequences of which a block has the end and the beginning, or -1
+    bool merges[2]; // whether the block merges the context that its first part belongs to, and its last
 };
 
-// Where a warp's tiles come from: the next one to copy.
+// Where a warp's tiles come from: a part.
 struct Feed {
-    const CACHE *keys, *values;
     const int* table;
     int begin, end, origin; // of the part
-    int tile, end_tile;
+    int tile = 0, end_tile = 0;
     int blocks, index; // lane l: the block of the l-th tile of 32, of which `index` are used
-    __device__ __forceinline__ bool is_empty() const { return tile >= end_tile; }
 };
 // Tiles do not cross blocks.
 constexpr bool TILES_FIT = BLOCK_SIZE % TILE == 0;
@@ -46,25 +43,24 @@ __device__ __forceinline__ int blocks_of(int tile, int end_tile, const int* tabl
     int at = origin + min(tile + (int)(threadIdx.x % WARP) * sharing_warps(), end_tile - 1) * TILE;
     return TILES_FIT ? table[at / BLOCK_SIZE] : 0;
 }
-__device__ __forceinline__ int first_blocks_of(const Part& part, const int* tables, const Shape& shape) {
-    const int* table = tables + (long long)part.sequence * shape.blocks_per_row;
-    return blocks_of(part.first_tile(), part.end_tile(), table, part.origin);
+__device__ __forceinline__ const int* table_of(const Part& part, const int* tables, const Shape& shape) {
+    return tables + (long long)part.sequence * shape.blocks_per_row;
 }
-__device__ __forceinline__ Feed feed_of(const Part& part, const Work& work, const CACHE* keys, const CACHE* values,
-                                        const int* tables, int first_blocks, const Shape& shape) {
-    Feed feed;
-    feed.keys = keys + work.kv_head * shape.head_stride;
-    feed.values = values + work.kv_head * shape.head_stride;
-    feed.table = tables + (long long)part.sequence * shape.blocks_per_row;
-    feed.begin = part.begin, feed.end = part.end, feed.origin = part.origin;
-    feed.tile = part.first_tile(), feed.end_tile = part.end_tile();
-    feed.blocks = first_blocks, feed.index = 0;
-    return feed;
+__device__ __forceinline__ int first_blocks_of(const Part& part, const int* tables, const Shape& shape) {
+    return part.is_none() ? 0 : blocks_of(own_place(), part.tiles(), table_of(part, tables, shape), part.origin());
+}
+__device__ __forceinline__ Feed feed_of(const Part& part, const int* tables, int first_blocks, const Shape& shape) {
+    return {table_of(part, tables, shape), part.begin, part.end, part.origin(), own_place(), part.tiles(), first_blocks, 0};
 }
 
+// The cache's rows for the block's KV head.
+struct Context {
+    const CACHE *keys, *values;
+    int slot_stride;
+};
 // Starts to copy the feed's next tile. Rows before and after what the token sees are copies of the first and the last that it
 // sees: what else is in the cache may be no numbers.
-__device__ __forceinline__ void copy_tile(Stage& stage, Feed& feed, const Shape& shape) {
+__device__ __forceinline__ void copy_tile(Stage& stage, Feed& feed, const Context& context) {
     constexpr bool FILLS_PASSES = TILE * CHUNKS % WARP == 0;
     int lane = threadIdx.x % WARP, start = feed.origin + feed.tile * TILE;
     if (feed.index == WARP) {
@@ -73,16 +69,16 @@ __device__ __forceinline__ void copy_tile(Stage& stage, Feed& feed, const Shape&
     }
     int first_slot = __shfl_sync(ALL_LANES, feed.blocks, feed.index) * BLOCK_SIZE + start % BLOCK_SIZE;
     int first_row = feed.begin - start, last_row = feed.end - 1 - start;
-#pragma unroll 4
+#pragma unroll 2
     for (int pass = 0; pass < (TILE * CHUNKS + (int)WARP - 1) / (int)WARP; pass++) {
         int row = (pass * WARP + lane) / CHUNKS, chunk = (pass * WARP + lane) % CHUNKS;
         if (!FILLS_PASSES && row >= TILE) break;
         int from = min(max(row, first_row), last_row);
         int slot = first_slot + from;
         if (!TILES_FIT) slot = feed.table[(start + from) / BLOCK_SIZE] * BLOCK_SIZE + (start + from) % BLOCK_SIZE;
-        long long at = slot * shape.slot_stride + chunk * CHUNK;
-        copy_chunk(chunk_at<CHUNKS>(stage.keys, row, chunk), feed.keys + at, true);
-        copy_chunk(chunk_at<CHUNKS>(stage.values, row, chunk), feed.values + at, true);
+        long long at = (long long)slot * context.slot_stride + chunk * CHUNK;
+        copy_chunk(chunk_at<CHUNKS>(stage.keys, row, chunk), context.keys + at, true);
+        copy_chunk(chunk_at<CHUNKS>(stage.values, row, chunk), context.values + at, true);
     }
     commit_copies();
     feed.tile += sharing_warps();
@@ -91,12 +87,7 @@ __device__ __forceinline__ void copy_tile(Stage& stage, Feed& feed, const Shape&
 // A warp's ring: how many tiles it has begun to copy and has used.
 struct Ring {
     int copied = 0, used = 0;
-    // Copies as many tiles as there is room for; the part's last `later` ones come another time.
-    __device__ __forceinline__ void fill(Stage* stages, Feed& feed, const Shape& shape, int later = 0) {
-        while (copied - used < STAGES && feed.tile < feed.end_tile - later) {
-            copy_tile(stages[copied++ % STAGES], feed, shape);
-        }
-    }
+    __device__ __forceinline__ bool has_room() const { return copied - used < STAGES; }
     // Waits for the oldest tile in it.
     __device__ __forceinline__ void wait() const {
         int later = copied - used - 1;
@@ -148,8 +139,24 @@ __device__ __forceinline__ void multiply_codes(float (&product)[2][4], Stage& st
     }
 }
 
+// From products to scores whose power of two is the weight: cap(q * k) * log2(e). One branch for all, as caps are rare.
+struct Scale {
+    float inner, outer; // inner 0: scores are not capped
+    __device__ __forceinline__ void apply(float (&score)[4]) const {
+        if (inner != 0.0f) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) score[i] = tanhf(score[i] * inner);
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++) score[i] *= outer;
+    }
+};
+__device__ __forceinline__ Scale scale_of(const Shape& shape) {
+    if (shape.softcap == 0.0f) return {0.0f, shape.scale * LOG2_E};
+    return {__fdividef(shape.scale, shape.softcap), shape.softcap * LOG2_E};
+}
 __device__ __forceinline__ void multiply_keys(float (&score)[4], Stage& stage, const unsigned int (&query)[STEPS][2],
-                                              int position, const Part& part, const Shape& shape) {
+                                              int position, const Part& part, const Scale& scale) {
     int lane = threadIdx.x % WARP;
     float product[2][4] = {};
     if constexpr (HAS_CODES) {
@@ -163,10 +170,12 @@ __device__ __forceinline__ void multiply_keys(float (&score)[4], Stage& stage, c
         }
     }
 #pragma unroll
+    for (int i = 0; i < 4; i++) score[i] = product[0][i] + product[1][i];
+    scale.apply(score);
+#pragma unroll
     for (int i = 0; i < 4; i++) {
         int at = position + lane / 4 + i / 2 * 8;
-        bool is_seen = at >= part.begin && at < part.end;
-        score[i] = is_seen ? score_of(product[0][i] + product[1][i], shape) : MINUS_INFINITY;
+        if (at < part.begin || at >= part.end) score[i] = MINUS_INFINITY;
     }
 }
 __device__ __forceinline__ void weigh(State& state, float (&score)[4], float (&factor)[2]) {
@@ -203,25 +212,19 @@ __device__ __forceinline__ void multiply_values(State& state, Stage& stage, cons
     }
 }
 
-// The queries as columns: lane / 4 is the head. A lane has elements of a step as it has those of keys.
-__device__ __forceinline__ void read_query(unsigned int (&query)[STEPS][2], const ELEMENT* queries, long long row_stride,
-                                           const Work& work) {
+// A token's queries as columns: lane / 4 is the head. A lane has elements of a step as it has those of keys. `from`: the first.
+__device__ __forceinline__ void read_query(unsigned int (&query)[STEPS][2], const ELEMENT* from, int heads) {
     int head = threadIdx.x % WARP / 4;
     constexpr int FIRST = HAS_CODES ? 4 : 2, SECOND = HAS_CODES ? 2 : 8;
-    const ELEMENT* row = queries + work.token * row_stride + (work.first_head + head) * HEAD_DIM + threadIdx.x % 4 * FIRST;
+    const ELEMENT* row = from + head * HEAD_DIM + threadIdx.x % 4 * FIRST;
 #pragma unroll
     for (int i = 0; i < 2 * STEPS; i++) {
         const ELEMENT* pair = row + i / 2 * 16 + i % 2 * SECOND;
-        query[i / 2][i % 2] = head < work.heads ? as_factors(*reinterpret_cast<const unsigned int*>(pair), ELEMENT{}) : 0;
+        query[i / 2][i % 2] = head < heads ? as_factors(*reinterpret_cast<const unsigned int*>(pair), ELEMENT{}) : 0;
     }
 }
 
-// The warp's tiles of a part, into shared memory. `feed` goes on to `next` when it has no more.
-__device__ __forceinline__ void attend_part(Shared& shared, Ring& ring, Feed& feed, Feed& next, const unsigned int (&query)[STEPS][2],
-                                            const Part& part, const Shape& shape) {
-    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, column = lane / 4 * COLUMN, pair = lane % 4 * 2;
-    Stage* stages = shared.ring[warp];
-    State state;
+__device__ __forceinline__ void clear(State& state) {
 #pragma unroll
     for (int step = 0; step < STEPS; step++) {
 #pragma unroll
@@ -229,25 +232,10 @@ __device__ __forceinline__ void attend_part(Shared& shared, Ring& ring, Feed& fe
     }
 #pragma unroll
     for (int head = 0; head < 2; head++) state.largest[head] = MINUS_INFINITY, state.total[head] = 0.0f;
-    bool is_on_next = false;
-    int end = part.end_tile();
-    for (int tile = part.first_tile();; tile += sharing_warps()) {
-        ring.fill(stages, feed, shape);
-        if (MAY_DIVIDE && feed.is_empty() && !is_on_next) {
-            feed = next;
-            is_on_next = true;
-            ring.fill(stages, feed, shape);
-        }
-        if (tile >= end) break;
-        ring.wait();
-        Stage& stage = stages[ring.used % STAGES];
-        float score[4], factor[2];
-        multiply_keys(score, stage, query, part.origin + tile * TILE, part, shape);
-        weigh(state, score, factor);
-        multiply_values(state, stage, score, factor);
-        __syncwarp(); // the stage is free
-        ring.used++;
-    }
+}
+// What the warp keeps, into shared memory.
+__device__ __forceinline__ void share(Shared& shared, const State& state) {
+    int warp = threadIdx.x / WARP, lane = threadIdx.x % WARP, column = lane / 4 * COLUMN, pair = lane % 4 * 2;
 #pragma unroll
     for (int head = 0; head < 2; head++) {
         float total = sum_of_rows(state.total[head]);
@@ -361,7 +349,7 @@ __device__ __forceinline__ void merge_cluster(Shared& shared, int heads, ELEMENT
             if (r < blocks) sum = fmaf(factor, sent.sums[r * share + at], sum);
             total = fmaf(factor, scale[r].y, total);
         }
-        narrow(sum / total, out[i]);
+        narrow(__fdividef(sum, total), out[i]);
     }
 }
 #endif
@@ -372,15 +360,16 @@ struct Partial {
     float* sums;
     float2* scales;
     __device__ __forceinline__ Partial(float* partial, int block, bool is_first) {
-        long long place = 2 * block + (is_first ? 1 : 0);
-        sums = partial + place * TAKEN * HEAD_DIM;
-        scales = reinterpret_cast<float2*>(partial + 2ll * gridDim.x * TAKEN * HEAD_DIM) + place * TAKEN;
+        int place = 2 * (block * (int)gridDim.x + (int)blockIdx.x) + (is_first ? 1 : 0), places = 2 * gridDim.x * gridDim.y;
+        sums = partial + place * (TAKEN * HEAD_DIM);
+        scales = reinterpret_cast<float2*>(partial + places * (TAKEN * HEAD_DIM)) + place * TAKEN;
     }
 };
 
 // Merges the warps' results into `out`, or, as one of several parts, into its place in `partial`.
 __device__ __forceinline__ void merge_warps(const Shared& shared, const Part& part, int heads, ELEMENT* out, float* partial) {
-    Partial own(partial, blockIdx.x, part.is_first);
+    Partial own(partial, blockIdx.y, part.is_first);
+#pragma unroll 1
     for (int i = threadIdx.x; i < heads * HEAD_DIM; i += THREADS) {
         int head = i / HEAD_DIM, column = i % HEAD_DIM;
         WarpFactors factors = weigh_warps(shared, head);
@@ -388,7 +377,7 @@ __device__ __forceinline__ void merge_warps(const Shared& shared, const Part& pa
 #pragma unroll
         for (int warp = 0; warp < WARPS; warp++) sum += factors.of_warp[warp] * shared.sums[warp][head][column];
         if (part.is_whole()) {
-            narrow(sum / factors.total, out[i]);
+            narrow(__fdividef(sum, factors.total), out[i]);
         } else {
             own.sums[i] = sum;
             if (column == 0) own.scales[head] = make_float2(factors.largest, factors.total);
@@ -396,38 +385,22 @@ __device__ __forceinline__ void merge_warps(const Shared& shared, const Part& pa
     }
 }
 
-// Merges a part's warps, whose sums are in shared memory.
-__device__ __forceinline__ void finish_part(Shared& shared, const Part& part, const Work& work, ELEMENT* out, float* partial,
-                                            const Shape& shape) {
-    ELEMENT* to = out + ((long long)work.token * shape.num_heads + work.first_head) * HEAD_DIM;
-#if CLUSTERED
-    merge_cluster(shared, work.heads, to);
-#else
-    merge_warps(shared, part, work.heads, to, partial);
-#endif
-}
-
-// A context's parts of one group of heads, as the block that finishes last finds them.
-struct Parts {
-    float* partial;
-    int first_block, count, per_part; // and from one part's block to the next's
-    __device__ __forceinline__ Partial operator[](int index) const {
-        return Partial(partial, first_block + index * per_part, index == 0);
-    }
-};
-
-// Merges what all parts have written, in their order. Several are read at a time.
-__device__ __forceinline__ void merge_parts(const Parts& parts, int heads, ELEMENT* out) {
+// Merges what all `count` parts of a context have written, in their order, of which `first_block` has the first. Several are
+// read at a time.
+__device__ __forceinline__ void merge_parts(float* partial, int first_block, int count, int heads, ELEMENT* out) {
     constexpr int AT_ONCE = 8;
+#pragma unroll 1
     for (int i = threadIdx.x; i < heads * HEAD_DIM; i += THREADS) {
         float largest = MINUS_INFINITY, total = 0.0f, sum = 0.0f;
-        for (int first = 0; first < parts.count; first += AT_ONCE) {
+#pragma unroll 1
+        for (int first = 0; first < count; first += AT_ONCE) {
             float value[AT_ONCE];
             float2 scale[AT_ONCE];
             float common = largest;
 #pragma unroll
             for (int k = 0; k < AT_ONCE; k++) {
-                Partial part = parts[min(first + k, parts.count - 1)];
+                int index = min(first + k, count - 1);
+                Partial part(partial, first_block + index, index == 0);
                 value[k] = __ldcg(part.sums + i);
                 scale[k] = __ldcg(part.scales + i / HEAD_DIM);
             }
@@ -437,11 +410,11 @@ __device__ __forceinline__ void merge_parts(const Parts& parts, int heads, ELEME
             sum *= factor, total *= factor, largest = common;
 #pragma unroll
             for (int k = 0; k < AT_ONCE; k++) {
-                factor = first + k < parts.count ? power_of_two(scale[k].x - common) : 0.0f;
+                factor = first + k < count ? power_of_two(scale[k].x - common) : 0.0f;
                 sum = fmaf(factor, value[k], sum), total = fmaf(factor, scale[k].y, total);
             }
         }
-        narrow(sum / total, out[i]);
+        narrow(__fdividef(sum, total), out[i]);
     }
 }
 
@@ -452,30 +425,30 @@ __device__ __forceinline__ int count_up(int* counter) {
     return before;
 }
 
-// Tells the others that this block's parts are done, and merges the contexts at the ends of its piece that are complete. Nothing
-// is being copied then: the writes of a block are waited for together with its copies. `finished` counts at a context's
-// first block.
-__device__ __forceinline__ void finish_divided(Shared& shared, const Piece& piece, int per_part, const int* query_starts,
+// Tells the others that this block's parts are done, and merges the contexts of its first and its last part if they are divided
+// and complete. Nothing is being copied then: the writes of a block are waited for together with its copies. `finished` counts
+// at a context's first block.
+__device__ __forceinline__ void finish_divided(Shared& shared, const Planned& planned, const int4* parts, const HeadGroup& heads,
                                                ELEMENT* out, float* partial, int* finished, const Shape& shape) {
-    int warp = threadIdx.x / WARP;
-    auto parts_of = [&](int sequence) {
-        return Parts{partial, piece.first_block_of(sequence) * per_part + piece.heads_index, piece.num_parts_of(sequence), per_part};
-    };
     __syncthreads(); // all threads have written
-    if (warp < 2 && threadIdx.x % WARP == 0 && shared.divided[warp] >= 0) {
-        Parts parts = parts_of(shared.divided[warp]);
-        int* count = finished + FOR_OTHERS + parts.first_block;
-        if (count_up(count) == parts.count - 1) *count = 0;
-        else shared.divided[warp] = -1;
+    if (threadIdx.x < 2) {
+        int first = threadIdx.x == 0 ? planned.first_block : planned.last_first_block;
+        int count = threadIdx.x == 0 ? planned.count : planned.last_count;
+        bool merges = false;
+        if (count > 1) {
+            int* counter = finished + FOR_OTHERS + first * gridDim.x + blockIdx.x;
+            merges = count_up(counter) == count - 1;
+            if (merges) *counter = 0;
+        }
+        shared.merges[threadIdx.x] = merges;
     }
     __syncthreads();
 #pragma unroll 1
     for (int i = 0; i < 2; i++) {
-        Part part = {};
-        part.sequence = shared.divided[i], part.heads_index = piece.heads_index;
-        if (part.sequence < 0) continue;
-        Work work = work_of(part, query_starts, shape);
-        ELEMENT* to = out + ((long long)work.token * shape.num_heads + work.first_head) * HEAD_DIM;
-        merge_parts(parts_of(part.sequence), work.heads, to);
+        if (!shared.merges[i]) continue;
+        int token = part_of(__ldcg(parts + (i == 0 ? planned.first_place : planned.end_place - 1))).token;
+        ELEMENT* to = out + heads.in_row(token, shape.num_heads);
+        int first = i == 0 ? planned.first_block : planned.last_first_block, count = i == 0 ? planned.count : planned.last_count;
+        merge_parts(partial, first, count, heads.count, to);
     }
 }

@@ -13,18 +13,18 @@ struct Fresh {
 };
 
 // One of a part's heads, by its index: the queries, then, for the block with the last position, its key and value.
-__device__ __forceinline__ Head head_of(const Fresh& fresh, const Work& work, int index, const Shape& shape, const Rotation& rotation) {
-    bool is_query = index < work.heads, is_value = index > work.heads;
-    int slot = fresh.slots[work.token];
-    long long at = is_query ? work.first_head + index : shape.num_heads + work.kv_head + (is_value ? shape.num_kv_heads : 0);
-    ELEMENT* to = fresh.queries + ((long long)work.token * shape.num_heads + work.first_head + index) * HEAD_DIM;
-    CACHE* stored = (is_value ? fresh.values : fresh.keys) + slot * shape.slot_stride + work.kv_head * shape.head_stride;
+__device__ __forceinline__ Head head_of(const Fresh& fresh, int token, const HeadGroup& heads, int index, const Shape& shape,
+                                        const Rotation& rotation) {
+    bool is_query = index < heads.count, is_value = index > heads.count;
+    int slot = fresh.slots[token];
+    int at = is_query ? heads.first + index : shape.num_heads + heads.kv_head + (is_value ? shape.num_kv_heads : 0);
+    CACHE* stored = (is_value ? fresh.values : fresh.keys) + slot * shape.slot_stride + heads.kv_head * shape.head_stride;
     Head head;
-    head.from = fresh.qkv + work.token * shape.row_stride + at * HEAD_DIM;
-    head.to = is_query ? to : nullptr;
+    head.from = fresh.qkv + token * shape.row_stride + at * HEAD_DIM;
+    head.to = is_query ? fresh.queries + heads.in_row(token, shape.num_heads) + index * HEAD_DIM : nullptr;
     head.stored = is_query || slot < 0 ? nullptr : stored;
     head.weight = rotation.normalise && !is_value ? (is_query ? fresh.query_norm : fresh.key_norm) : nullptr;
-    head.angles = is_value ? nullptr : rotation.angles(fresh.table, fresh.positions[work.token]);
+    head.angles = is_value ? nullptr : rotation.angles(fresh.table, fresh.positions[token]);
     head.dim = HEAD_DIM, head.half = HEAD_DIM / 2, head.eps = rotation.eps;
     return head;
 }
@@ -34,22 +34,22 @@ constexpr int HEAD_LANES = HEAD_DIM / 2 / WIDEST<ELEMENT>;
 
 // A lane's work on the heads of a block's part; groups of lanes take them in turn.
 struct Preparation {
-    Work work;
-    int count, index;
+    HeadGroup heads;
+    int token, count, index;
     Head head;
     Factors<WIDEST<ELEMENT>> factors;
 
     // Looks up what is there before the rows are.
-    __device__ __forceinline__ void begin(const Fresh& fresh, const Part& part, const int* query_starts, const Shape& shape,
+    __device__ __forceinline__ void begin(const Fresh& fresh, const Part& part, const HeadGroup& of, const Shape& shape,
                                           const Rotation& rotation) {
-        work = work_of(part, query_starts, shape);
-        count = work.heads + (part.has_last_tile() ? 2 : 0);
+        heads = of, token = part.token;
+        count = heads.count + (part.has_last_tile() ? 2 : 0);
         index = threadIdx.x / HEAD_LANES;
         look_up(fresh, shape, rotation);
     }
     __device__ __forceinline__ void look_up(const Fresh& fresh, const Shape& shape, const Rotation& rotation) {
         if (index >= count) return;
-        head = head_of(fresh, work, index, shape, rotation);
+        head = head_of(fresh, token, heads, index, shape, rotation);
         factors.read(head, threadIdx.x % HEAD_LANES);
     }
     // Whole warps call.

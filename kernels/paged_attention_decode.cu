@@ -28,11 +28,137 @@
 //
 // Limits: reads 2 * HEAD_DIM elements per position and KV head, and nothing twice; bound by memory.
 
+// What a block works with.
+struct Block {
+    Shared& shared;
+    Stage* stages; // the warp's ring
+    HeadGroup heads;
+    Context context;
+    const int* tables;
+    const ELEMENT* queries;
+    long long query_stride;
+    ELEMENT* out;
+    float* partial;
+    Scale scale;
+    const Shape& shape;
+
+    __device__ __forceinline__ void read_query_of(const Part& part, unsigned int (&query)[STEPS][2]) const {
+        read_query(query, queries + part.token * query_stride + heads.first * HEAD_DIM, heads.count);
+    }
+    __device__ __forceinline__ void copy(Ring& ring, Feed& feed) const {
+        copy_tile(stages[ring.copied++ % STAGES], feed, context);
+    }
+    // The oldest tile of the ring, which is the part's `tile`.
+    __device__ __forceinline__ void attend(Ring& ring, State& state, const unsigned int (&query)[STEPS][2], const Part& part,
+                                           int tile) const {
+        ring.wait();
+        Stage& stage = stages[ring.used % STAGES];
+        float score[4], factor[2];
+        multiply_keys(score, stage, query, part.origin() + tile * TILE, part, scale);
+        weigh(state, score, factor);
+        multiply_values(state, stage, score, factor);
+        __syncwarp(); // the stage is free
+        ring.used++;
+    }
+    // Merges what the warps have.
+    __device__ __forceinline__ void finish(const State& state, const Part& part) const {
+        share(shared, state);
+        __syncthreads(); // the warps' sums are there
+        ELEMENT* to = out + heads.in_row(part.token, shape.num_heads);
+#if CLUSTERED
+        merge_cluster(shared, heads.count, to);
+#else
+        merge_warps(shared, part, heads.count, to, partial);
+#endif
+    }
+};
+
+// Attends to the block's only part. The tile of the position that `begin` stores is copied after that; `begin` waits for the
+// kernel before this one.
+template <class Begin>
+__device__ __forceinline__ void attend_one(const Block& block, const Part& part, int first_blocks, const Begin& begin) {
+    Feed feed = feed_of(part, block.tables, first_blocks, block.shape);
+    Ring ring;
+    int later = part.has_last_tile() ? 1 : 0;
+    while (ring.has_room() && feed.tile < feed.end_tile - later) block.copy(ring, feed);
+    begin();
+    unsigned int query[STEPS][2];
+    block.read_query_of(part, query);
+    State state;
+    clear(state);
+#pragma unroll 1
+    for (int tile = own_place(), end = part.tiles();; tile += sharing_warps()) {
+        while (ring.has_room() && feed.tile < feed.end_tile) block.copy(ring, feed);
+        if (tile >= end) break;
+        block.attend(ring, state, query, part, tile);
+    }
+    block.finish(state, part);
+}
+
+// Attends to `after` and the parts behind it in the line. Tiles are copied and queries read one part ahead, blocks looked up two.
+// Each step of the work is written once, in one loop, whose first round attends to nothing and ends with what `begin` waits for:
+// code that has not run for a while takes longer to be read than to run.
+template <class Begin>
+__device__ __forceinline__ void attend_several(const Block& block, Part after, int after_blocks, Line& line, const Begin& begin) {
+    Part part = {}, next = {};
+    unsigned int query[STEPS][2], next_query[STEPS][2] = {};
+    Feed feed = {};
+    Ring ring;
+    bool has_begun = false;
+    int later = after.has_last_tile() ? 1 : 0;
+#pragma unroll 1
+    while (true) {
+        part = next, next = after;
+        int next_blocks = after_blocks;
+#pragma unroll
+        for (int i = 0; i < 2 * STEPS; i++) query[i / 2][i % 2] = next_query[i / 2][i % 2];
+        State state;
+        clear(state);
+        bool is_on_next = next.is_none(), has_taken = false, has_read = false;
+#pragma unroll 1
+        for (int tile = own_place(), end = part.tiles();; tile += sharing_warps()) {
+            while (ring.has_room()) {
+                if (feed.tile < feed.end_tile - later) {
+                    block.copy(ring, feed);
+                } else if (is_on_next) {
+                    break;
+                } else {
+                    feed = feed_of(next, block.tables, next_blocks, block.shape);
+                    is_on_next = true;
+                }
+            }
+            if (!has_taken) {
+                has_taken = true;
+                after = line.take();
+                after_blocks = first_blocks_of(after, block.tables, block.shape);
+            }
+            if (!has_begun) {
+                has_begun = true;
+                later = 0;
+                begin();
+                continue; // the last tile is copied while queries are read
+            }
+            if (!has_read) {
+                has_read = true;
+                if (!next.is_none()) block.read_query_of(next, next_query);
+            }
+            if (tile >= end) break;
+            block.attend(ring, state, query, part, tile);
+        }
+        if (part.is_none()) continue;
+        block.finish(state, part);
+        if (next.is_none()) return;
+        __syncthreads(); // the warps' sums are free
+    }
+}
+
 // `partial` has room for two parts of every block; `finished` is zero before and after. The first FOR_OTHERS of that are left to a
-// kernel that may run beside.
+// kernel that may run beside. `parts` and `plans` are what paged_attention_plan.cu writes, if contexts are divided. blockIdx: the
+// group of heads, with the place in the cluster, and the sequence or the block of the plan.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
     attend_decode(const ELEMENT* qkv, CACHE* keys, CACHE* values, const int* query_starts, const int* context_lens,
-                  const int* tables, ELEMENT* out, float* partial, int* finished, const __grid_constant__ Shape shape
+                  const int* tables, const int4* parts, const int4* plans, ELEMENT* out, float* partial, int* finished,
+                  const __grid_constant__ Shape shape
 #if FRESH
                   , const float* query_norm, const float* key_norm, const float* table, const int* positions,
                   const int* slots, const __grid_constant__ Rotation rotation
@@ -41,92 +167,51 @@ extern "C" __global__ void __launch_bounds__(THREADS, 2)
     extern __shared__ __align__(128) char memory[];
     Shared& shared = *reinterpret_cast<Shared*>(memory);
     bool divided = MAY_DIVIDE && shape.divided;
-    int per_part = shape.num_kv_heads * PASSES;
-    List list;
-    list.starts = reinterpret_cast<int*>(memory + sizeof(Shared));
-    list.contexts = list.starts + shape.num_sequences + 1;
-    // No kernel of a step writes lengths, tables, or keys and values before the last position: they are read, as far as
+    // No kernel of a step writes lengths, plans, tables, or keys and values before the last position: they are read, as far as
     // there is room, before this step's keys are there. The next kernel starts after that: its weights would take their time.
-    if (divided) list_contexts(shared.of_warp, list, query_starts, context_lens, shape);
-    Piece piece = {list, shape};
-    Part part = {};
-    bool has_part;
+    Planned planned = {};
+    Line line = {};
+    Part first;
     if (divided) {
-        piece.find(per_part);
-        if (threadIdx.x < WARP) { // both are one where the piece is inside a context
-            int ended = piece.divided_at(piece.begin), begun = piece.divided_at(piece.end);
-            if (threadIdx.x == 0) shared.divided[0] = ended, shared.divided[1] = begun == ended ? -1 : begun;
-        }
-        has_part = piece.next(part);
+        planned = planned_of(plans, blockIdx.y);
+        line.begin(parts, planned.first_place + 1, planned.end_place);
+        first = planned.first;
     } else {
-        int item = blockIdx.x / cluster_blocks(), context = context_of(item / per_part, query_starts, context_lens, shape);
-        has_part = context > 0;
-        part = whole_context(item / per_part, item % per_part, context, shape);
+        first = whole_context(blockIdx.y, query_starts, context_lens, shape);
     }
     // The kernel after this one counts on the one before, too. Where blocks need nothing of that, one waits for it, at its end.
-    bool waits = !shape.beside || blockIdx.x == gridDim.x - 1;
-    if (!has_part) {
+    bool waits = !shape.beside || (blockIdx.x == gridDim.x - 1 && blockIdx.y == gridDim.y - 1);
+    if (first.is_none()) {
         if (waits) wait_for_previous_kernel();
         return;
     }
-    Work work = work_of(part, query_starts, shape);
+    HeadGroup heads;
+    int first_blocks = first_blocks_of(first, tables, shape);
 #if CLUSTERED
-    expect_results(shared.sent, work.heads);
+    expect_results(shared.sent, heads.count);
     meet_cluster();
 #endif
-    Feed feed = feed_of(part, work, keys, values, tables, first_blocks_of(part, tables, shape), shape);
-    Ring ring;
-    ring.fill(shared.ring[threadIdx.x / WARP], feed, shape, part.has_last_tile());
+    long long of_head = heads.kv_head * shape.head_stride;
+    Context context = {keys + of_head, values + of_head, (int)shape.slot_stride};
+    Block block = {shared, shared.ring[threadIdx.x / WARP], heads, context, tables, FRESH ? out : qkv,
+                   FRESH ? (long long)shape.num_heads * HEAD_DIM : shape.row_stride, out, partial, scale_of(shape), shape};
+    auto begin = [&] {
 #if FRESH
-    Fresh fresh = {qkv, query_norm, key_norm, table, positions, slots, out, keys, values};
-    Preparation preparation;
-    preparation.begin(fresh, part, query_starts, shape, rotation);
-    wait_for_previous_kernel();
-    start_next_kernel();
-    preparation.finish(fresh, shape, rotation);
-    __syncthreads();
-    const ELEMENT* queries = out;
-    long long query_stride = (long long)shape.num_heads * HEAD_DIM;
-#else
-    if (!shape.beside) wait_for_previous_kernel();
-    start_next_kernel();
-    const ELEMENT* queries = qkv;
-    long long query_stride = shape.row_stride;
+        Fresh fresh = {qkv, query_norm, key_norm, table, positions, slots, out, keys, values};
+        Preparation preparation;
+        preparation.begin(fresh, first, heads, shape, rotation);
 #endif
-    unsigned int query[STEPS][2], next_query[STEPS][2];
-    read_query(query, queries, query_stride, work);
-    if (MAY_DIVIDE) ring.fill(shared.ring[threadIdx.x / WARP], feed, shape);
-    // Blocks are looked up two parts ahead, tiles copied and queries read one part ahead.
-    int next_blocks = 0;
-    auto look_up_next = [&] {
-        Part next_part;
-        if (divided && piece.next(next_part)) next_blocks = first_blocks_of(next_part, tables, shape);
+        if (!shape.beside) wait_for_previous_kernel();
+        start_next_kernel();
+#if FRESH
+        preparation.finish(fresh, shape, rotation);
+        __syncthreads();
+#endif
     };
-    piece.sequence += piece.step;
-    look_up_next();
-    while (true) {
-        Part next_part = part;
-        Work next_work = work;
-        Feed next = feed;
-        next.tile = next.end_tile; // empty
-        bool has_next = divided && piece.next(next_part);
-        if (has_next) {
-            next_work = work_of(next_part, query_starts, shape);
-            next = feed_of(next_part, next_work, keys, values, tables, next_blocks, shape);
-            read_query(next_query, queries, query_stride, next_work);
-        }
-        piece.sequence += piece.step;
-        look_up_next();
-        attend_part(shared, ring, feed, next, query, part, shape);
-        __syncthreads(); // the warps' sums are there
-        finish_part(shared, part, work, out, partial, shape);
-        if (!has_next) break;
-        __syncthreads(); // the warps' sums are free
-        part = next_part;
-        work = next_work;
-#pragma unroll
-        for (int i = 0; i < 2 * STEPS; i++) query[i / 2][i % 2] = next_query[i / 2][i % 2];
+    if constexpr (MAY_DIVIDE) attend_several(block, first, first_blocks, line, begin);
+    else attend_one(block, first, first_blocks, begin);
+    if (divided && (planned.count > 1 || planned.last_count > 1)) {
+        finish_divided(shared, planned, parts, heads, out, partial, finished, shape);
     }
-    if (divided && !piece.is_whole) finish_divided(shared, piece, per_part, query_starts, out, partial, finished, shape);
     if (waits && shape.beside) wait_for_previous_kernel();
 }

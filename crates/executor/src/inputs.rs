@@ -6,8 +6,8 @@ use burn::tensor::{Device, Int, Tensor};
 use firebrick_engine::Batch;
 use firebrick_model::ForwardInput;
 use firebrick_ops::{
-    AttentionMetadata, Carried, SECTION_ALIGNMENT, Sampled, carry_tokens, int_tensor, overwrite, overwrite_carrying,
-    section,
+    AttentionMetadata, Carried, Derived, SECTION_ALIGNMENT, Sampled, carry_tokens, int_tensor, overwrite,
+    overwrite_carrying, section,
 };
 
 /// The sizes of a step's arrays. A batch may be padded to a larger shape, so that few shapes occur.
@@ -95,7 +95,8 @@ fn step_buffer(batch: &Batch, device: &Device) -> (Tensor<1, Int>, StepShape) {
 /// The arrays of a batch, padded to `shape`, each beginning where a [`section`] may.
 ///
 /// Padding rows are sequences of their own, at the beginning of a context in the spare block; they take the padding
-/// tokens in equal parts. There must be one of them when there are tokens to pad.
+/// tokens in equal parts. There must be one of them when there are tokens to pad. In a decode step they have no context: nobody
+/// reads what would be attended to.
 pub(crate) fn pack(batch: &Batch, shape: StepShape, spare: SpareBlock) -> Vec<i32> {
     let (tokens, sequences) = (batch.num_tokens(), batch.num_sequences());
     let (more_tokens, more_sequences) = (shape.tokens - tokens, shape.sequences - sequences);
@@ -122,7 +123,9 @@ pub(crate) fn pack(batch: &Batch, shape: StepShape, spare: SpareBlock) -> Vec<i3
     buffer.push(slots, shape.tokens, 0);
     buffer.push(owners, shape.tokens, 0);
     buffer.push([0].into_iter().chain(ends), shape.sequences + 1, 0);
-    buffer.push(batch.context_lens.iter().copied().chain(padding().map(|length| length as u32)), shape.sequences, 0);
+    let decodes = tokens == sequences && shape.tokens == shape.sequences;
+    let padding_contexts = padding().map(|length| if decodes { 0 } else { length as u32 });
+    buffer.push(batch.context_lens.iter().copied().chain(padding_contexts), shape.sequences, 0);
     buffer.push(last_tokens, shape.samples, 0);
     let row =
         |row: &[u32]| row.iter().copied().chain(repeat_n(spare.block, shape.blocks_per_row - row.len())).collect();
@@ -184,6 +187,7 @@ pub(crate) fn unpack(buffer: &Tensor<1, Int>, shape: StepShape, bounds: LengthBo
             query_len_min: bounds.query_min,
             query_len_max: bounds.query_max,
             context_len_max: bounds.context_max,
+            derived: Derived::default(),
         },
         output_rows: Some(output_rows),
     }
@@ -266,6 +270,6 @@ mod tests {
         let shape = StepShape { tokens: 2, sequences: 2, samples: 2, blocks_per_row: 1 };
         let empty = Batch { query_starts: vec![0], ..Batch::default() };
         let arrays = arrays(&pack(&empty, shape, SpareBlock { block: 3, block_size: 16 }), shape);
-        assert_eq!((&arrays[2], &arrays[5], &arrays[7]), (&vec![48, 48], &vec![1, 1], &vec![3, 3]));
+        assert_eq!((&arrays[2], &arrays[5], &arrays[7]), (&vec![48, 48], &vec![0, 0], &vec![3, 3]));
     }
 }

@@ -10,7 +10,7 @@ use burn::tensor::Tensor;
 #[cfg(feature = "wgpu")]
 use crate::Packing;
 use crate::activation::Activation;
-use crate::attention::{AttentionOptions, KvTensors, QueryLens};
+use crate::attention::{AttentionOptions, Derived, KvTensors, QueryLens};
 use crate::rope_and_store_kv::QkvOptions;
 use crate::sample::SampleOptions;
 
@@ -94,6 +94,7 @@ pub trait FusedOps: Backend {
         query_starts: IntTensor<Self>,
         context_lens: IntTensor<Self>,
         query_lens: QueryLens,
+        derived: Derived,
         options: AttentionOptions,
     ) -> FloatTensor<Self>;
     /// See [`sample`](crate::sample). The result is `SampleOptions::result_words` integers.
@@ -184,6 +185,8 @@ pub struct BatchTensors<B: Backend> {
     pub context_lens: IntTensor<B>,
     /// How many tokens the sequences have.
     pub query_lens: QueryLens,
+    /// What kernels derive from these.
+    pub derived: Derived,
 }
 
 /// What the norm of rows needs, where the product that they come from left it beside them.

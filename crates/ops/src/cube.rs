@@ -13,7 +13,7 @@ use crate::Packing;
 use crate::activation::Activation;
 #[cfg(feature = "wgpu")]
 use crate::attention::RotatingAttention;
-use crate::attention::{AttentionOptions, KvTensors, QueryLens};
+use crate::attention::{AttentionOptions, Derived, KvTensors, QueryLens};
 #[cfg(feature = "cuda")]
 use crate::backend::{BatchTensors, FusedLayers, PreparedNorm};
 use crate::backend::{FusedOps, FusedProjections, Optional, ProjectionInputs};
@@ -65,6 +65,7 @@ pub(crate) struct AttentionInputs {
     pub query_starts: CubeTensor,
     pub context_lens: CubeTensor,
     pub query_lens: QueryLens,
+    pub derived: Derived,
     pub options: AttentionOptions,
 }
 
@@ -158,6 +159,7 @@ impl FusedOps for CubeBackend {
         query_starts: IntTensor<Self>,
         context_lens: IntTensor<Self>,
         query_lens: QueryLens,
+        derived: Derived,
         options: AttentionOptions,
     ) -> FloatTensor<Self> {
         let (key_cache, value_cache) = cache.into_pair();
@@ -171,6 +173,7 @@ impl FusedOps for CubeBackend {
             query_starts,
             context_lens,
             query_lens,
+            derived,
             options,
         };
         on_runtime_of!(inputs.qkv, paged_attention(inputs))
@@ -331,6 +334,7 @@ impl BatchTensors<CubeBackend> {
             query_starts: self.query_starts.clone(),
             context_lens: self.context_lens.clone(),
             query_lens: self.query_lens,
+            derived: self.derived.clone(),
             options,
         }
     }

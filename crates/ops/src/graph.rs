@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use burn::backend::{Backend as _, BackendGraph, Dispatch};
 use burn::tensor::{Device, ExecutionError};
 
+use crate::attention::forget_derived;
 use crate::device::with_device_alone;
 use crate::{Backend, backend_of, launch};
 
@@ -70,6 +71,7 @@ fn record_after<T: Send + 'static>(
     let dispatch = device.as_dispatch();
     Dispatch::graph_prepare(dispatch)?;
     for _ in 0..warm_ups {
+        forget_derived();
         let output = closure();
         if backend_of(device) == Backend::Cuda {
             Dispatch::sync(dispatch).inspect_err(|_| {
@@ -80,6 +82,7 @@ fn record_after<T: Send + 'static>(
         drop(output);
     }
     Dispatch::graph_start_capture(dispatch)?;
+    forget_derived();
     let output = closure();
     // It ends the recording whether it succeeds or not.
     let graph = Dispatch::graph_stop_capture(dispatch)?;

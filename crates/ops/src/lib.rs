@@ -40,7 +40,9 @@ mod wgpu;
 mod work_stream;
 
 pub use activation::{Activation, activation, gated_activation};
-pub use attention::{AttentionMetadata, AttentionOptions, KvLayer, QkvProjection, paged_attention, self_attention};
+pub use attention::{
+    AttentionMetadata, AttentionOptions, Derived, KvLayer, QkvProjection, paged_attention, self_attention,
+};
 pub use backend::FusedOps;
 pub use built_kernels::{
     KernelTask, NormKind, ProjectionShape, StepKernels, Use, check_kernels, has_kernel_compiler, kernel_tasks,

@@ -5,6 +5,7 @@ use burn::tensor::{Int, Tensor};
 
 #[cfg(feature = "cuda")]
 use self::on_cuda::OverwriteCarrying as _;
+use crate::attention::forget_derived;
 use crate::{Sampled, carry_tokens, section};
 
 /// Replaces the contents of a tensor, on backend tensors.
@@ -18,6 +19,7 @@ pub trait Overwrite: Backend {
 /// the work enqueued before and after; the returned tensor is the one to use from then on.
 pub fn overwrite<const D: usize>(target: Tensor<D, Int>, values: Vec<i32>) -> Tensor<D, Int> {
     assert_eq!(target.shape().num_elements(), values.len(), "overwrite: size");
+    forget_derived();
     Tensor::from_dispatch(Dispatch::overwrite(target.into_dispatch(), values))
 }
 
@@ -39,6 +41,7 @@ pub fn overwrite_carrying(target: Tensor<1, Int>, values: Vec<i32>, carried: Car
     #[cfg(feature = "cuda")]
     if crate::backend_of(&target.device()) == crate::Backend::Cuda {
         assert_eq!(target.shape().num_elements(), values.len(), "overwrite: size");
+        forget_derived();
         let (target, choices) = (target.into_dispatch(), sampled.ids().into_dispatch());
         return Tensor::from_dispatch(Dispatch::overwrite_carrying(target, values, (tokens, sources), choices));
     }

@@ -3,7 +3,7 @@
 use burn::tensor::{DType, Device, Tensor};
 use half::f16;
 
-use crate::attention::AttentionMetadata;
+use crate::attention::{AttentionMetadata, Derived};
 use crate::{
     Backend, Codes, Packing, Scales, Weight, backend_of, float_tensor, holds_packed_weights, int_tensor, open_device,
     use_cuda_kernels_of,
@@ -218,6 +218,7 @@ impl AttentionCase {
             query_len_max: self.sequences.iter().map(|(query, _)| *query).max().unwrap_or(0),
             context_len_max: contexts.iter().copied().max().unwrap_or(0) as usize,
             context_lens: int_tensor(contexts, [count], device),
+            derived: Derived::default(),
         }
     }
 }

@@ -5,7 +5,7 @@
 
 mod tidy;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 const USAGE: &str = "\
@@ -18,8 +18,8 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let root = repository_root();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["tidy"] => tidy::run(root),
-        ["ci"] => ci(root),
+        ["tidy"] => tidy::run(&root),
+        ["ci"] => ci(&root),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             ExitCode::SUCCESS
@@ -43,8 +43,10 @@ fn ci(root: &Path) -> ExitCode {
     }
 }
 
-/// The folder that holds `crates/xtask`.
-fn repository_root() -> &'static Path {
-    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-    package.ancestors().nth(2).expect("this package is in `crates/xtask` of the repository")
+/// The folder that holds `crates/xtask`. A binary may have been built where another copy of the repository lay: Cargo says where
+/// this one is.
+fn repository_root() -> PathBuf {
+    let package = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_else(|_| env!("CARGO_MANIFEST_DIR").into());
+    let root = Path::new(&package).ancestors().nth(2);
+    root.expect("this package is in `crates/xtask` of the repository").to_path_buf()
 }

@@ -93,13 +93,20 @@ pub fn suite(args: SuiteArgs) -> Result<(), Failure> {
     let mut results = Map::new();
     for model in models {
         let (mut bench, facts) = Bench::open(&workloads, model, &args)?;
-        let mut rows = Map::new();
+        let (mut rows, mut not_run) = (Map::new(), Map::new());
         for workload in &chosen {
+            let (longest, most) = (workload.longest(), model.max_model_len);
+            if longest > most {
+                let reason = format!("has requests of {longest} tokens, and the model takes {most}");
+                print(&format!("{:<14} {:<16} not run: it {reason}\n", model.name, workload.name));
+                not_run.insert(workload.name.clone(), Value::from(reason));
+                continue;
+            }
             let result = bench.measure(workload)?;
             print(&line(model, workload, &result));
             rows.insert(workload.name.clone(), result);
         }
-        results.insert(model.name.clone(), json!({ "engine": facts, "workloads": rows }));
+        results.insert(model.name.clone(), json!({ "engine": facts, "workloads": rows, "not_run": not_run }));
         if let Some(path) = &args.result_file {
             let text = format!("{:#}\n", Value::Object(results.clone()));
             std::fs::write(path, text).map_err(|error| {

@@ -4,7 +4,7 @@ use burn::tensor::{Device, Tensor};
 use firebrick::{Backend, Error, TokenId};
 use firebrick_checkpoint::{Checkpoint, Dtype, ModelConfig};
 use firebrick_model::{CausalLm, ForwardInput, Fp8, KvCache, LoadOptions, Progress};
-use firebrick_ops::{AttentionMetadata, int_tensor, open_device};
+use firebrick_ops::{AttentionMetadata, Derived, int_tensor, open_device};
 
 use crate::failure::Failure;
 
@@ -85,6 +85,7 @@ impl Runner {
                 query_len_min: length,
                 query_len_max: length,
                 context_len_max: start + length,
+                derived: Derived::default(),
             },
             output_rows: Some(int_tensor(last.collect(), [num_logits], device)),
         }

@@ -2,6 +2,8 @@
 
 use burn::tensor::{Int, Tensor};
 
+use super::Derived;
+
 /// How many tokens the sequences of a batch have in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum QueryLens {
@@ -26,7 +28,8 @@ pub struct AttentionMetadata {
     pub block_tables: Tensor<2, Int>,
     /// `[S + 1]` first token of each sequence.
     pub query_starts: Tensor<1, Int>,
-    /// `[S]` tokens of each sequence in the cache, those of this batch included.
+    /// `[S]` tokens of each sequence in the cache, those of this batch included. 0: the sequence is padding, and the rows of its
+    /// tokens may be anything.
     pub context_lens: Tensor<1, Int>,
     /// Fewest tokens of one sequence in this batch, or fewer.
     pub query_len_min: usize,
@@ -34,6 +37,8 @@ pub struct AttentionMetadata {
     pub query_len_max: usize,
     /// Longest context in this batch.
     pub context_len_max: usize,
+    /// What kernels derive from these; nothing at first.
+    pub derived: Derived,
 }
 
 impl AttentionMetadata {

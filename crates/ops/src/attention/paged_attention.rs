@@ -47,6 +47,7 @@ pub fn paged_attention(
         metadata.query_starts.clone().into_dispatch(),
         metadata.context_lens.clone().into_dispatch(),
         metadata.query_lens(),
+        metadata.derived.clone(),
         options,
     ))
 }

@@ -152,6 +152,7 @@ mod on_cuda {
             query_starts: metadata.query_starts.clone().into_dispatch(),
             context_lens: metadata.context_lens.clone().into_dispatch(),
             query_lens: metadata.query_lens(),
+            derived: metadata.derived.clone(),
         };
         let inputs = inputs(x, weight, qkv.projection);
         let (out, cache) =

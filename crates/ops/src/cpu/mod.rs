@@ -20,7 +20,7 @@ use burn::tensor::{DType, Shape, TensorData};
 use burn_flex::{Flex, FlexTensor};
 
 use crate::activation::Activation;
-use crate::attention::{AttentionOptions, KvTensors, QueryLens};
+use crate::attention::{AttentionOptions, Derived, KvTensors, QueryLens};
 use crate::backend::{FusedOps, Optional};
 use crate::rope_and_store_kv::QkvOptions;
 use crate::sample::SampleOptions;
@@ -84,6 +84,7 @@ impl FusedOps for Flex {
         _query_starts: IntTensor<Self>,
         _context_lens: IntTensor<Self>,
         _query_lens: QueryLens,
+        _derived: Derived,
         options: AttentionOptions,
     ) -> FloatTensor<Self> {
         paged_attention::paged_attention(&qkv, &cache, (&positions, &sequence_of_token, &block_tables), options)

@@ -8,7 +8,8 @@ use crate::e4m3::E4M3;
 use crate::testing::{AttentionCase, Seeded, assert_close, moved, reference_device};
 use crate::{
     Activation, AttentionOptions, CapturedGraph, HeadLayout, KvLayer, Projection, QkvOptions, QkvProjection, RopeTable,
-    RowNorm, Weight, gated_activation, linear, paged_attention, reference, rope_and_store_kv, self_attention,
+    RowNorm, Weight, gated_activation, int_tensor, linear, paged_attention, reference, rope_and_store_kv,
+    self_attention,
 };
 
 /// Compute capabilities whose kernels differ.
@@ -326,6 +327,37 @@ fn what_the_cache_holds_beyond_a_context_does_not_show() {
             paged_attention(rows, &layer, &first, options)
         };
         assert_close(attend(broken), attend(layer), 0.0);
+    });
+}
+
+#[test]
+fn sequences_without_context_leave_the_others_as_they_are() {
+    for_both_dtypes(|device, dtype, rounding| {
+        let mut seeded = Seeded::new(48);
+        let heads = HeadLayout { num_heads: 8, num_kv_heads: 4, head_dim: 128 };
+        let options = options(heads, 16);
+        for count in [5, 30, 90] {
+            let contexts: Vec<(usize, usize)> = (0..count).map(|index| (1, 1 + index * 53 % 1100)).collect();
+            let case = AttentionCase::new(&contexts, 16, &mut seeded, device);
+            let [host_layer, layer] = filled_with(&mut seeded, &case, heads, (device, dtype), dtype);
+            let (qkv, device_qkv) = pair(&mut seeded, [count, heads.row_len()], (device, dtype));
+            let host = reference_device(device);
+            let expected = reference::paged_attention(qkv, &host_layer, &case.metadata(&host), options);
+            let padded = |index: usize| index.is_multiple_of(3) || index + 4 > count;
+            let lengths =
+                contexts.iter().enumerate().map(|(index, &(_, length))| if padded(index) { 0 } else { length });
+            let lengths: Vec<i32> = lengths.map(|length| length as i32).collect();
+            let mut metadata = case.metadata(device);
+            metadata.context_lens = int_tensor(lengths, [count], device);
+            let rows: Vec<i32> = (0..count).filter(|&index| !padded(index)).map(|index| index as i32).collect();
+            let of = |all: Tensor<2>, on: &Device| all.select(0, int_tensor(rows.clone(), [rows.len()], on));
+            let check = || {
+                let got = paged_attention(device_qkv.clone(), &layer, &metadata, options);
+                assert_close(of(got, device), of(expected.clone(), &host), rounding);
+            };
+            check();
+            with_batch_invariance(check);
+        }
     });
 }
 

@@ -20,9 +20,6 @@ use crate::backend::Activated;
 use crate::built_kernels::{NormKind, ProjectionShape, StepKernels, Use};
 use crate::e4m3::E4M3;
 
-/// Sequences of the largest step that attention's kernels are asked for.
-const SEQUENCES_MAX: usize = 1024;
-
 /// One source in one variant for one architecture.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Task {
@@ -115,7 +112,7 @@ fn kernels(steps: &StepKernels, gpu: &Gpu) -> Vec<Kernel> {
     let (dtype, cache) = (steps.dtype, steps.cache);
     let attention = AttentionForm { dtype, cache, heads: steps.qkv.heads, block_size: steps.block_size, gpu: *gpu };
     let mut kernels: Vec<Kernel> = gather_rows::UNITS.map(gather_rows::kernel).to_vec();
-    kernels.extend(attention.kernels(SEQUENCES_MAX, &steps.qkv));
+    kernels.extend(attention.kernels(&steps.qkv));
     if steps.is_batch_invariant {
         kernels.extend(attention.single_token_kernels());
     }

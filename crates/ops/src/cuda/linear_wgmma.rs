@@ -61,8 +61,6 @@ const DENSE_ROWS: usize = 512;
 /// Elements of heads that the kernels here finish, and blocks of a cluster at most.
 const HEADS: [usize; 2] = [64, 128];
 const CLUSTER_MAX: usize = 8;
-/// Rows of heads of two blocks that one finishes at most: for more, a kernel of their own is faster (measured with 32 and 64).
-const ROWS_OF_SHARED_HEADS: usize = 32;
 /// Shared memory of a block, so that the next kernel's has room beside it.
 const SHARED_BYTES_MAX: usize = 113 << 10;
 
@@ -191,12 +189,6 @@ impl Form {
         self.heads.map_or(1, |(head_dim, _)| head_dim / OUTPUTS)
     }
 
-    /// Whether heads, if tens of rows are such, are finished sooner than by a kernel of their own.
-    fn finishes_soon(&self) -> bool {
-        let Division { rows, split, .. } = self.division();
-        self.parts() == 1 || rows / split <= ROWS_OF_SHARED_HEADS
-    }
-
     /// Whether heads, if outputs are such, are of those that can be finished.
     fn can_finish(&self) -> bool {
         self.heads.is_none_or(|(head_dim, cache)| {
@@ -214,7 +206,7 @@ impl Form {
         self.rows > FEW_ROWS
             && keeps_order(self.dtype, [self.outputs, self.inputs], gpu)
             && self.can_finish()
-            && (self.is_of_tens() && self.finishes_soon() || linear_wgmma_tiles::takes(self))
+            && (self.is_of_tens() || linear_wgmma_tiles::takes(self))
     }
 
     /// Whether norms between such products are prepared by the one and finished by the other: in 16 bits whose range rows times

@@ -104,12 +104,20 @@ const DECODE: &str = concat!(
 /// What comes before the tensor-core kernels of products.
 const PRODUCTS: &str = include_str!("../../../../kernels/products.cuh");
 
-/// What comes before kernels with the matrix instructions of Hopper: of products, which finish heads, and of attention.
+/// What comes before kernels with the matrix instructions of Hopper: of products, which finish heads, those of tens of rows also
+/// norms, and of attention.
 const WGMMA_PRODUCTS: &str = concat!(
     include_str!("../../../../kernels/heads.cuh"),
     include_str!("../../../../kernels/qkv_rows.cuh"),
     include_str!("../../../../kernels/wgmma.cuh"),
     include_str!("../../../../kernels/wgmma_products.cuh")
+);
+const WGMMA_ROWS: &str = concat!(
+    include_str!("../../../../kernels/heads.cuh"),
+    include_str!("../../../../kernels/qkv_rows.cuh"),
+    include_str!("../../../../kernels/wgmma.cuh"),
+    include_str!("../../../../kernels/wgmma_products.cuh"),
+    include_str!("../../../../kernels/finish_rows.cuh")
 );
 const ATTENTION_WGMMA: &str = concat!(
     include_str!("../../../../kernels/attention.cuh"),
@@ -148,10 +156,11 @@ sources! {
     LINEAR_FP8 = "linear_fp8",
     LINEAR_QUANTIZE = "linear_quantize",
     LINEAR_TILES = "linear_tiles" needs PRODUCTS,
-    LINEAR_WGMMA = "linear_wgmma" needs WGMMA_PRODUCTS,
+    LINEAR_WGMMA = "linear_wgmma" needs WGMMA_ROWS,
     LINEAR_WGMMA_TILES = "linear_wgmma_tiles" needs WGMMA_PRODUCTS,
     PAGED_ATTENTION = "paged_attention",
     PAGED_ATTENTION_DECODE = "paged_attention_decode" needs DECODE,
+    PAGED_ATTENTION_PLAN = "paged_attention_plan",
     PAGED_ATTENTION_TILES = "paged_attention_tiles" needs ATTENTION,
     PAGED_ATTENTION_WGMMA = "paged_attention_wgmma" needs ATTENTION_WGMMA,
     RMS_NORM = "rms_norm",

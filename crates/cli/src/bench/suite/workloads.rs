@@ -191,6 +191,11 @@ impl Workload {
         Ok(Self { name: name.to_owned(), kind, repetitions: entry.reps.max(1), place, lengths })
     }
 
+    /// Tokens of the longest request, its answer included.
+    pub fn longest(&self) -> usize {
+        self.lengths.iter().map(|&(prompt, output)| (prompt + output) as usize).max().unwrap_or(0)
+    }
+
     /// Requests that are with the engine at a time.
     pub fn in_flight(&self) -> usize {
         match self.kind {
@@ -251,6 +256,7 @@ mod tests {
         let prefix = workloads.chosen(&["prefix".into()]).expect("it is there")[0];
         let items = [0, 1, 2].map(|part| workloads.prefix_items(prefix, part, 100));
         assert!(items.iter().flatten().all(|item| item.tokens.len() == 8));
+        assert_eq!(prefix.longest(), 9);
         assert_eq!(items[1][0].tokens[..6], items[2][1].tokens[..6]);
         assert_ne!(items[1][0].tokens[6..], items[2][0].tokens[6..]);
         assert_ne!(items[0][0].tokens[..6], items[1][0].tokens[..6]);

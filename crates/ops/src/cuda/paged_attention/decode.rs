@@ -1,7 +1,7 @@
 //! Sequences with one token in the batch: a block for a context, a cluster of blocks, or contexts divided among all blocks.
 //!
-//! Where there are more contexts than the GPU runs at a time, or long ones, all blocks have a piece of equal length of them. On
-//! Hopper, the contexts of few sequences have a cluster of blocks each, as large as the GPU has room for. How a context is
+//! Where there are more contexts than the GPU runs at a time, or long ones, all blocks have a piece of equal length of them: a
+//! kernel plans that once for all layers of a step. On Hopper, the contexts of few sequences have a cluster of blocks each, as large as the GPU has room for. How a context is
 //! divided then depends on the other sequences, and so do the last bits.
 
 use burn::tensor::DType;
@@ -15,7 +15,7 @@ use crate::cuda::kernel::Kernel;
 use crate::cuda::launch::{Argument, Grid, Launch};
 use crate::cuda::matrix::empty;
 use crate::cuda::rope_and_store_kv::Rotation;
-use crate::cuda::{PAGED_ATTENTION_DECODE, element};
+use crate::cuda::{PAGED_ATTENTION_DECODE, PAGED_ATTENTION_PLAN, element};
 
 /// Constants of `paged_attention_decode.cu`.
 const TILE: usize = 16;
@@ -24,6 +24,10 @@ const STAGES_MAX: usize = 3;
 const LANES: usize = 32;
 const CLUSTER_MAX: usize = 8;
 const COUNTERS_OF_OTHERS: usize = 32;
+/// Threads of `paged_attention_plan.cu`, each of which plans for a block.
+const PLANNERS: usize = 1024;
+/// Columns of heads up to which contexts are divided alike.
+const SHORT_HEADS: usize = 64;
 /// Shared memory that a block in a cluster asks for at least if heads are long, as those of products do. Measured with
 /// Qwen3-0.6B: where a block of gates finds room beside it, one sequence takes 5 % longer.
 const CLUSTERED_SHARED_BYTES_MIN: usize = 105_472;
@@ -42,22 +46,39 @@ pub(super) struct Fresh<'a> {
 pub(super) struct Decode {
     warps: usize,
     stages: usize,
-    /// Shared memory without the list of contexts.
     shared_bytes: usize,
     blocks_per_multiprocessor: usize,
 }
 
+/// A call whose contexts are divided, if they are to be.
+pub(super) struct Planned<'a> {
+    decode: &'a Decode,
+    division: Option<Division>,
+    /// Whether it runs beside the launch before, of which it needs nothing.
+    is_beside: bool,
+}
+
+/// What `paged_attention_plan.cu` has written.
+#[derive(Clone)]
+struct Division {
+    /// `[S + blocks, 4]`
+    parts: CubeTensor,
+    /// `[blocks, 12]`
+    plans: CubeTensor,
+    /// Of each group of heads.
+    blocks: usize,
+}
+
 impl Decode {
     /// `None` when not even one tile per warp fits into shared memory.
-    pub(super) fn new(form: &Form, num_sequences: usize) -> Option<Self> {
+    pub(super) fn new(form: &Form) -> Option<Self> {
         let head_dim = form.heads.head_dim;
         let (taken, warps) = (form.group().min(HEADS), if head_dim <= 64 { 8 } else { 4 });
         let tile_bytes = 2 * TILE * row_bytes(head_dim, form.cache);
         let merging_bytes = merging_bytes(head_dim, (taken, warps), has_clusters(&form.gpu));
         let shared_bytes = |stages: usize| (warps * stages * tile_bytes + merging_bytes).next_multiple_of(16);
-        let list_bytes = list_bytes(num_sequences);
         let fitting = |blocks: usize| {
-            let room = form.gpu.shared_bytes_of_block(blocks).checked_sub(list_bytes)?;
+            let room = form.gpu.shared_bytes_of_block(blocks);
             (1..=STAGES_MAX).rev().find(|&stages| shared_bytes(stages) <= room)
         };
         let (blocks_per_multiprocessor, stages) = match fitting(2) {
@@ -68,44 +89,17 @@ impl Decode {
         Some(Self { warps, stages, shared_bytes, blocks_per_multiprocessor })
     }
 
-    /// Attends; `fresh` says how the rows become queries, keys and values, where that has not happened to them.
-    /// `beside`: the launch before takes the other sequences of the batch, on this share of the GPU, and nothing of it is needed.
-    pub(super) fn launch(&self, attention: &Attention, out: &CubeTensor, fresh: Option<&Fresh>, beside: Option<f64>) {
-        let cluster = self.cluster(attention);
-        let divides = self.divides(attention);
-        let mut shape = attention.shape();
-        shape.divided = divides.into();
-        shape.beside = beside.is_some().into();
-        let blocks = if divides { self.dividing_blocks(attention, beside) } else { contexts(attention) * cluster };
-        // Sums, their largest score and total, of two parts for each block.
-        let of_part = attention.group().min(HEADS) * (attention.options.heads.head_dim + 2);
-        let partial = empty(out, [if divides { 2 * blocks * of_part } else { 1 }], DType::F32);
-        let shared_bytes = match cluster {
-            1 if divides => self.shared_bytes + list_bytes(attention.num_sequences()),
-            1 => self.shared_bytes,
-            _ => self.clustered_shared_bytes(attention),
-        };
-        let grid = Grid::new([blocks, 1, 1], self.warps * LANES).with_shared(shared_bytes).in_clusters(cluster);
-        let grid = if beside.is_some() { grid.starting_early() } else { grid };
-        let launch = Launch::new(self.kernel(&attention.form(), fresh.is_some(), cluster > 1), grid);
-        let launch = launch.read(&attention.qkv.tensor);
-        let launch = match fresh {
-            Some(_) => launch.write(&attention.keys).write(&attention.values),
-            None => launch.read(&attention.keys).read(&attention.values),
-        };
-        let launch = launch
-            .read(&attention.query_starts)
-            .read(&attention.context_lens)
-            .read(&attention.tables.tensor)
-            .write(out)
-            .write(&partial)
-            .value(Argument::Counters)
-            .value(shape.argument());
-        match fresh {
-            Some(Fresh { target, rotation }) => launch.read_all(target.read_by_kernels()).value(rotation.argument()),
-            None => launch,
-        }
-        .submit(out);
+    /// Divides the contexts, where they are to be, unless a layer before has. `beside`: the launch that follows takes the other
+    /// sequences of the batch, on this share of the GPU.
+    pub(super) fn planned(&self, attention: &Attention, beside: Option<f64>) -> Planned<'_> {
+        let division = self.divides(attention).then(|| {
+            let blocks = self.dividing_blocks(attention, beside);
+            let shape = attention.shape();
+            let kind = usize::from(attention.options.heads.head_dim <= SHORT_HEADS);
+            let key = [kind, blocks, shape.window as usize, shape.mixed as usize];
+            attention.derived.get_or_make(key, || Division::new(attention, blocks))
+        });
+        Planned { decode: self, division, is_beside: beside.is_some() }
     }
 
     /// Shared memory of a block in a cluster.
@@ -122,12 +116,12 @@ impl Decode {
         attention.gpu.multiprocessors * self.blocks_per_multiprocessor
     }
 
-    /// As many as run at a time, and the same number for each group of heads; smaller pieces where others take a part of the GPU.
+    /// For each group of heads, so that as many run at a time as can; smaller pieces where others take a part of the GPU.
     fn dividing_blocks(&self, attention: &Attention, beside: Option<f64>) -> usize {
         let groups = groups_of_heads(attention);
         let is_shared = beside.is_some_and(|share| share < 1.0);
         let blocks = self.at_once(attention) * if is_shared { PIECES_BESIDE } else { 1 };
-        groups * (blocks.min(COUNTERS - COUNTERS_OF_OTHERS) / groups).max(1)
+        (blocks.min(COUNTERS - COUNTERS_OF_OTHERS) / groups).clamp(1, PLANNERS)
     }
 
     /// Whether blocks have pieces of all contexts: where there are more contexts than blocks, or long ones.
@@ -170,6 +164,74 @@ impl Decode {
     }
 }
 
+impl Planned<'_> {
+    /// Attends; `fresh` says how the rows become queries, keys and values, where that has not happened to them.
+    pub(super) fn launch(&self, attention: &Attention, out: &CubeTensor, fresh: Option<&Fresh>) {
+        let Self { decode, division, is_beside } = self;
+        let cluster = decode.cluster(attention);
+        let mut shape = attention.shape();
+        shape.divided = division.is_some().into();
+        shape.beside = (*is_beside).into();
+        let groups = groups_of_heads(attention);
+        let rows = division.as_ref().map_or(attention.num_sequences(), |division| division.blocks);
+        // Sums, their largest score and total, of two parts for each block.
+        let of_part = attention.group().min(HEADS) * (attention.options.heads.head_dim + 2);
+        let places = if division.is_some() { 2 * groups * rows * of_part } else { 1 };
+        let partial = empty(out, [places], DType::F32);
+        let shared_bytes = if cluster == 1 { decode.shared_bytes } else { decode.clustered_shared_bytes(attention) };
+        let grid = Grid::new([groups * cluster, rows, 1], decode.warps * LANES).with_shared(shared_bytes);
+        let grid = grid.in_clusters(cluster);
+        let grid = if *is_beside { grid.starting_early() } else { grid };
+        let launch = Launch::new(decode.kernel(&attention.form(), fresh.is_some(), cluster > 1), grid);
+        let launch = launch.read(&attention.qkv.tensor);
+        let launch = match fresh {
+            Some(_) => launch.write(&attention.keys).write(&attention.values),
+            None => launch.read(&attention.keys).read(&attention.values),
+        };
+        let launch = launch
+            .read(&attention.query_starts)
+            .read(&attention.context_lens)
+            .read(&attention.tables.tensor)
+            .read_if(division.as_ref().map(|division| &division.parts))
+            .read_if(division.as_ref().map(|division| &division.plans))
+            .write(out)
+            .write(&partial)
+            .value(Argument::Counters)
+            .value(shape.argument());
+        match fresh {
+            Some(Fresh { target, rotation }) => launch.read_all(target.read_by_kernels()).value(rotation.argument()),
+            None => launch,
+        }
+        .submit(out);
+    }
+}
+
+impl Division {
+    /// Divides the contexts of the batch among so many blocks of each group of heads.
+    fn new(attention: &Attention, blocks: usize) -> Self {
+        let sequences = attention.num_sequences();
+        let like = &attention.context_lens;
+        let [parts, plans] = [[sequences + blocks, 4], [blocks, 12]].map(|shape| empty(like, shape, DType::I32));
+        let shape = attention.shape();
+        let grid = Grid::new([1, 1, 1], PLANNERS).with_shared((2 * sequences + 1) * size_of::<i32>());
+        Launch::new(divide_contexts(&attention.form()), grid)
+            .read(&attention.query_starts)
+            .read(&attention.context_lens)
+            .write(&parts)
+            .write(&plans)
+            .value(sequences)
+            .value(shape.window as usize)
+            .value(shape.mixed as usize)
+            .value(blocks)
+            .submit(like);
+        Self { parts, plans, blocks }
+    }
+}
+
+pub(super) fn divide_contexts(form: &Form) -> Kernel {
+    Kernel::new(&PAGED_ATTENTION_PLAN, "divide_contexts").number("HEAD_DIM", form.heads.head_dim)
+}
+
 fn has_clusters(gpu: &Gpu) -> bool {
     gpu.capability >= 90
 }
@@ -184,14 +246,9 @@ fn contexts(attention: &Attention) -> usize {
     attention.num_sequences() * groups_of_heads(attention)
 }
 
-/// `List` of the source.
-fn list_bytes(sequences: usize) -> usize {
-    (2 * sequences + 1) * size_of::<i32>()
-}
-
 /// What `Shared` of the source has besides the rings.
 fn merging_bytes(head_dim: usize, (taken, warps): (usize, usize), clustered: bool) -> usize {
-    let words = warps * taken * (head_dim + 8) + 2 * warps * HEADS + warps + 2;
+    let words = warps * taken * (head_dim + 8) + 2 * warps * HEADS + 1;
     let sent = taken * head_dim + 4 * CLUSTER_MAX + 2 * CLUSTER_MAX * taken + 4;
     (words + if clustered { sent } else { 0 }) * size_of::<f32>()
 }

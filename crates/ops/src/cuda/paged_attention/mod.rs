@@ -24,7 +24,7 @@ use super::launch::Argument;
 use super::matrix::{Matrix, dense, on_16_bytes, widest};
 use super::rope_and_store_kv::{Rotation, cache_strides, can_be_in_halves};
 use crate::HeadLayout;
-use crate::attention::{AttentionOptions, QueryLens};
+use crate::attention::{AttentionOptions, Derived, QueryLens};
 use crate::cube::{AttentionInputs, QkvTarget};
 use crate::e4m3::E4M3;
 use crate::rope_and_store_kv::QkvOptions;
@@ -63,16 +63,15 @@ impl Form {
         by_card && [self.dtype, E4M3].contains(&self.cache) && head_dim.is_multiple_of(16) && head_dim <= HEAD_DIM_MAX
     }
 
-    /// Every kernel that batches of up to so many sequences may take; `options` says what happens to their rows before.
-    pub(super) fn kernels(self, num_sequences_max: usize, options: &QkvOptions) -> Vec<Kernel> {
+    /// Every kernel that batches may take; `options` says what happens to their rows before.
+    pub(super) fn kernels(self, options: &QkvOptions) -> Vec<Kernel> {
         let any_dtype = any_dtype::kernels(&self);
         let Some(prefill) = Prefill::new(&self).filter(|_| self.multiplies()) else { return any_dtype };
-        let decodes: Vec<_> = (1..=num_sequences_max).map(|sequences| Decode::new(&self, sequences)).collect();
-        let fallback = if decodes.iter().any(Option::is_none) { any_dtype } else { Vec::new() };
+        let Some(decode) = Decode::new(&self) else { return any_dtype };
+        let divide = decode::divide_contexts(&self);
         let fresh = if can_be_in_halves(options, self.dtype, self.cache) { &[false, true][..] } else { &[false] };
-        let decodes =
-            decodes.iter().flatten().flat_map(|decode| fresh.iter().flat_map(|&of| decode.kernels(&self, of)));
-        decodes.chain([prefill.kernel(&self)]).chain(fallback).collect()
+        let decodes = fresh.iter().flat_map(|&of| decode.kernels(&self, of));
+        decodes.chain([divide, prefill.kernel(&self)]).collect()
     }
 
     /// What takes single tokens where a token must have the same bits in every batch: of few sequences, and of many.
@@ -100,6 +99,7 @@ struct Attention {
     query_starts: CubeTensor,
     context_lens: CubeTensor,
     query_lens: QueryLens,
+    derived: Derived,
     options: AttentionOptions,
     gpu: Gpu,
     /// A token that is alone of its sequence has the bits that it has among others.
@@ -144,14 +144,14 @@ pub(crate) fn paged_attention(inputs: AttentionInputs) -> CubeTensor {
             let has_prompts = attention.query_lens != QueryLens::Single || !decodes;
             let is_beside = has_prompts && may_decode && decodes && single.is_none();
             let beside = prefill.share(&attention).filter(|_| is_beside);
+            let decode = (may_decode && decodes && single.is_none()).then(|| decode.planned(&attention, beside));
             if has_prompts {
                 prefill.launch(&attention, &out, beside);
             }
-            if may_decode && decodes {
-                match single {
-                    Some(single) => single.launch(&attention, &out, None),
-                    None => decode.launch(&attention, &out, None, beside),
-                }
+            if let Some(decode) = decode {
+                decode.launch(&attention, &out, None);
+            } else if let Some(single) = single.filter(|_| may_decode) {
+                single.launch(&attention, &out, None);
             }
         }
         None => attend_any_dtype(&attention, &out),
@@ -175,7 +175,7 @@ pub(super) fn attend_fresh(inputs: AttentionInputs, target: &QkvTarget) -> Optio
         return None; // waiting for the rows would then take longer than a kernel before
     }
     let out = attention.qkv.like(attention.options.heads.output_len());
-    decode.launch(&attention, &out, Some(&Fresh { target, rotation }), None);
+    decode.planned(&attention, None).launch(&attention, &out, Some(&Fresh { target, rotation }));
     Some(out)
 }
 
@@ -191,6 +191,7 @@ impl Attention {
             query_starts: dense(inputs.query_starts),
             context_lens: dense(inputs.context_lens),
             query_lens: inputs.query_lens,
+            derived: inputs.derived,
             options: inputs.options,
             gpu: Gpu::current(),
             is_batch_invariant: is_batch_invariant(),
@@ -217,7 +218,7 @@ impl Attention {
         if !form.multiplies() || !self.is_aligned() {
             return None;
         }
-        Some((Decode::new(&form, self.num_sequences())?, Prefill::new(&form)?))
+        Some((Decode::new(&form)?, Prefill::new(&form)?))
     }
 
     /// What takes single tokens where they must have the bits that [`prefill`] gives them, if it need not do so itself.
