@@ -37,9 +37,10 @@ fn the_sizes_are_those_of_the_kernel_on_hopper() {
     assert!(heads(128, E4M3).is_taken(&gpu), "a cache of codes");
     assert!(!heads(256, DType::BF16).is_taken(&gpu), "heads longer than a tile");
     let of_tens = |rows, head_dim| Form { rows, ..heads(head_dim, DType::BF16) };
-    assert!([17, 64].iter().all(|&rows| of_tens(rows, 128).is_taken(&gpu)));
-    assert!(of_tens(256, 64).is_taken(&gpu) && !of_tens(64, 96).is_taken(&gpu));
-    assert!(!of_tens(128, 128).is_taken(&gpu), "a kernel of their own is faster");
+    assert!(
+        [17, 64, 128, 256].iter().all(|&rows| of_tens(rows, 64).is_taken(&gpu) && of_tens(rows, 128).is_taken(&gpu))
+    );
+    assert!(!of_tens(64, 96).is_taken(&gpu), "heads that are no whole tiles");
     for (options, sequences) in layouts_of_tens() {
         let rows = sequences.iter().map(|(tokens, _)| tokens).sum();
         let (outputs, head_dim) = (options.heads.row_len(), options.heads.head_dim);
@@ -107,6 +108,8 @@ fn layouts_of_tens() -> Vec<(QkvOptions, Sequences)> {
     vec![
         (layout(2, 1, 128, 128, true), single(17)),
         (layout(16, 8, 128, 128, true), single(64)),
+        (layout(16, 8, 128, 128, true), single(128)),
+        (layout(16, 8, 128, 128, true), single(250)),
         (layout(4, 2, 128, 128, true), single(129)),
         (layout(16, 1, 128, 128, false), vec![(30, 45), (1, 20), (69, 69)]),
         (layout(4, 2, 128, 0, false), single(50)),

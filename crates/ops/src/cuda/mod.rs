@@ -88,62 +88,17 @@ pub(crate) struct Source {
 
 /// What comes before every source.
 const COMMON: &str = include_str!("../../../../kernels/common.cuh");
-/// What comes before the tensor-core kernels of attention.
-const ATTENTION: &str = include_str!("../../../../kernels/attention.cuh");
-/// What comes before the kernel that normalises and rotates heads of rows.
-const QKV_ROWS: &str =
-    concat!(include_str!("../../../../kernels/heads.cuh"), include_str!("../../../../kernels/qkv_rows.cuh"));
-/// What comes before decode attention: attention, heads, and what decode attention needs besides.
-const DECODE: &str = concat!(
-    include_str!("../../../../kernels/attention.cuh"),
-    include_str!("../../../../kernels/heads.cuh"),
-    include_str!("../../../../kernels/decode_parts.cuh"),
-    include_str!("../../../../kernels/fresh_rows.cuh"),
-    include_str!("../../../../kernels/decode_attention.cuh")
-);
-/// What comes before the tensor-core kernels of products.
-const PRODUCTS: &str = include_str!("../../../../kernels/products.cuh");
-
-/// What comes before kernels with the matrix instructions of Hopper: of products, which finish heads, those of tens of rows also
-/// norms, and of attention.
-const WGMMA_PRODUCTS: &str = concat!(
-    include_str!("../../../../kernels/heads.cuh"),
-    include_str!("../../../../kernels/qkv_rows.cuh"),
-    include_str!("../../../../kernels/wgmma.cuh"),
-    include_str!("../../../../kernels/wgmma_products.cuh")
-);
-const WGMMA_ROWS: &str = concat!(
-    include_str!("../../../../kernels/heads.cuh"),
-    include_str!("../../../../kernels/qkv_rows.cuh"),
-    include_str!("../../../../kernels/wgmma.cuh"),
-    include_str!("../../../../kernels/wgmma_products.cuh"),
-    include_str!("../../../../kernels/finish_rows.cuh")
-);
-const ATTENTION_WGMMA: &str = concat!(
-    include_str!("../../../../kernels/attention.cuh"),
-    include_str!("../../../../kernels/wgmma.cuh"),
-    include_str!("../../../../kernels/attention_copies.cuh")
-);
-
-macro_rules! needs {
-    () => {
-        ""
-    };
-    ($needs:ident) => {
-        $needs
-    };
-}
 
 macro_rules! sources {
-    ($($constant:ident = $name:literal $(needs $needs:ident)?),* $(,)?) => {
+    ($($constant:ident = $name:literal $(needs $($header:ident)+)?),* $(,)?) => {
         $(const $constant: Source = Source {
             name: $name,
-            needs: needs!($($needs)?),
+            needs: concat!($($(include_str!(concat!("../../../../kernels/", stringify!($header), ".cuh"))),+)?),
             text: include_str!(concat!("../../../../kernels/", $name, ".cu")),
         };)*
-        /// Every kernel source.
+        /// Every kernel source, and the names of what it needs.
         #[cfg(test)]
-        const SOURCES: &[Source] = &[$($constant),*];
+        const SOURCES: &[(Source, &[&str])] = &[$(($constant, &[$($(stringify!($header)),+)?])),*];
     };
 }
 
@@ -152,20 +107,20 @@ sources! {
     GATHER_ROWS = "gather_rows",
     LAYER_NORM = "layer_norm",
     LINEAR = "linear",
-    LINEAR_FEW_ROWS = "linear_few_rows" needs PRODUCTS,
+    LINEAR_FEW_ROWS = "linear_few_rows" needs products few_rows,
     LINEAR_FP8 = "linear_fp8",
     LINEAR_QUANTIZE = "linear_quantize",
-    LINEAR_TILES = "linear_tiles" needs PRODUCTS,
-    LINEAR_WGMMA = "linear_wgmma" needs WGMMA_ROWS,
-    LINEAR_WGMMA_TILES = "linear_wgmma_tiles" needs WGMMA_PRODUCTS,
+    LINEAR_TILES = "linear_tiles" needs products,
+    LINEAR_WGMMA = "linear_wgmma" needs heads qkv_rows wgmma wgmma_products finish_rows,
+    LINEAR_WGMMA_TILES = "linear_wgmma_tiles" needs heads qkv_rows wgmma wgmma_products,
     PAGED_ATTENTION = "paged_attention",
-    PAGED_ATTENTION_DECODE = "paged_attention_decode" needs DECODE,
+    PAGED_ATTENTION_DECODE = "paged_attention_decode" needs attention heads decode_parts fresh_rows decode_attention,
     PAGED_ATTENTION_PLAN = "paged_attention_plan",
-    PAGED_ATTENTION_TILES = "paged_attention_tiles" needs ATTENTION,
-    PAGED_ATTENTION_WGMMA = "paged_attention_wgmma" needs ATTENTION_WGMMA,
+    PAGED_ATTENTION_TILES = "paged_attention_tiles" needs attention,
+    PAGED_ATTENTION_WGMMA = "paged_attention_wgmma" needs attention wgmma attention_copies,
     RMS_NORM = "rms_norm",
-    ROPE_AND_STORE_KV = "rope_and_store_kv" needs QKV_ROWS,
-    SAMPLE = "sample",
+    ROPE_AND_STORE_KV = "rope_and_store_kv" needs heads qkv_rows,
+    SAMPLE = "sample" needs logit_rows,
 }
 
 /// The name of a dtype in the sources.

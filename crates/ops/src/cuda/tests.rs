@@ -47,7 +47,7 @@ pub(super) fn floats<const D: usize>(
 }
 
 #[test]
-fn every_file_in_kernels_is_a_source_and_names_its_variants() {
+fn every_file_in_kernels_is_a_source_and_names_its_variants_and_what_it_needs() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../kernels");
     // The test may run where there is no source tree.
     let Ok(files) = std::fs::read_dir(folder) else { return };
@@ -55,9 +55,12 @@ fn every_file_in_kernels_is_a_source_and_names_its_variants() {
         let path = file.expect("a readable folder").path();
         if path.extension().is_some_and(|extension| extension == "cu") {
             let stem = path.file_stem().and_then(|stem| stem.to_str()).expect("an ASCII name");
-            let source = SOURCES.iter().find(|source| source.name == stem);
-            let source = source.unwrap_or_else(|| panic!("{stem}.cu is not in the table of sources"));
+            let source = SOURCES.iter().find(|(source, _)| source.name == stem);
+            let (source, headers) = source.unwrap_or_else(|| panic!("{stem}.cu is not in the table of sources"));
             assert!(source.text.contains("\n// Variants: "), "{stem}.cu names no variants");
+            let named = source.text.lines().find_map(|line| line.strip_prefix("// Needs: ")).unwrap_or_default();
+            let named: Vec<&str> = named.split_whitespace().map(|header| header.trim_end_matches(".cuh")).collect();
+            assert_eq!(named, *headers, "{stem}.cu needs what the table of sources says");
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Sequences with one token in the batch: a block for a context, a cluster of blocks, or contexts divided among all blocks.
 //!
 //! Where there are more contexts than the GPU runs at a time, or long ones, all blocks have a piece of equal length of them: a
-//! kernel plans that once for all layers of a step. On Hopper, the contexts of few sequences have a cluster of blocks each, as large as the GPU has room for. How a context is
-//! divided then depends on the other sequences, and so do the last bits.
+//! kernel plans that once for all layers of a step. On Hopper, the contexts of few sequences have a cluster of blocks each, as
+//! large as the GPU has room for. How a context is divided then depends on the other sequences, and so do the last bits.
 
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
@@ -26,8 +26,8 @@ const CLUSTER_MAX: usize = 8;
 const COUNTERS_OF_OTHERS: usize = 32;
 /// Threads of `paged_attention_plan.cu`, each of which plans for a block.
 const PLANNERS: usize = 1024;
-/// Columns of heads up to which contexts are divided alike.
-const SHORT_HEADS: usize = 64;
+/// Columns of heads up to which they are short: 8 warps take them, and their contexts are divided alike.
+const SHORT_HEAD: usize = 64;
 /// Shared memory that a block in a cluster asks for at least if heads are long, as those of products do. Measured with
 /// Qwen3-0.6B: where a block of gates finds room beside it, one sequence takes 5 % longer.
 const CLUSTERED_SHARED_BYTES_MIN: usize = 105_472;
@@ -73,7 +73,7 @@ impl Decode {
     /// `None` when not even one tile per warp fits into shared memory.
     pub(super) fn new(form: &Form) -> Option<Self> {
         let head_dim = form.heads.head_dim;
-        let (taken, warps) = (form.group().min(HEADS), if head_dim <= 64 { 8 } else { 4 });
+        let (taken, warps) = (form.group().min(HEADS), if head_dim <= SHORT_HEAD { 8 } else { 4 });
         let tile_bytes = 2 * TILE * row_bytes(head_dim, form.cache);
         let merging_bytes = merging_bytes(head_dim, (taken, warps), has_clusters(&form.gpu));
         let shared_bytes = |stages: usize| (warps * stages * tile_bytes + merging_bytes).next_multiple_of(16);
@@ -95,7 +95,7 @@ impl Decode {
         let division = self.divides(attention).then(|| {
             let blocks = self.dividing_blocks(attention, beside);
             let shape = attention.shape();
-            let kind = usize::from(attention.options.heads.head_dim <= SHORT_HEADS);
+            let kind = usize::from(attention.options.heads.head_dim <= SHORT_HEAD);
             let key = [kind, blocks, shape.window as usize, shape.mixed as usize];
             attention.derived.get_or_make(key, || Division::new(attention, blocks))
         });
@@ -104,7 +104,7 @@ impl Decode {
 
     /// Shared memory of a block in a cluster.
     fn clustered_shared_bytes(&self, attention: &Attention) -> usize {
-        if attention.options.heads.head_dim <= 64 {
+        if attention.options.heads.head_dim <= SHORT_HEAD {
             return self.shared_bytes;
         }
         let room = attention.gpu.shared_bytes_of_block(self.blocks_per_multiprocessor);
@@ -124,10 +124,14 @@ impl Decode {
         (blocks.min(COUNTERS - COUNTERS_OF_OTHERS) / groups).clamp(1, PLANNERS)
     }
 
-    /// Whether blocks have pieces of all contexts: where there are more contexts than blocks, or long ones.
+    /// Whether blocks have pieces of all contexts: where there are more contexts than blocks, or long ones, and a block can list
+    /// them to plan that.
     pub(super) fn divides(&self, attention: &Attention) -> bool {
         let seen = attention.options.sliding_window.unwrap_or(usize::MAX).min(attention.context_max());
-        self.cluster(attention) == 1 && (seen > WHOLE_CONTEXT || contexts(attention) > self.at_once(attention))
+        let is_uneven = seen > WHOLE_CONTEXT || contexts(attention) > self.at_once(attention);
+        let sums_bytes = PLANNERS / LANES * size_of::<i32>();
+        let can_list = list_bytes(attention.num_sequences()) + sums_bytes <= attention.gpu.shared_bytes_of_block(1);
+        self.cluster(attention) == 1 && is_uneven && can_list
     }
 
     /// Blocks that share a context, all of which run at a time; 1: contexts have parts instead.
@@ -213,7 +217,7 @@ impl Division {
         let like = &attention.context_lens;
         let [parts, plans] = [[sequences + blocks, 4], [blocks, 12]].map(|shape| empty(like, shape, DType::I32));
         let shape = attention.shape();
-        let grid = Grid::new([1, 1, 1], PLANNERS).with_shared((2 * sequences + 1) * size_of::<i32>());
+        let grid = Grid::new([1, 1, 1], PLANNERS).with_shared(list_bytes(sequences));
         Launch::new(divide_contexts(&attention.form()), grid)
             .read(&attention.query_starts)
             .read(&attention.context_lens)
@@ -244,6 +248,11 @@ fn groups_of_heads(attention: &Attention) -> usize {
 /// Contexts, counted once for each group of heads.
 fn contexts(attention: &Attention) -> usize {
     attention.num_sequences() * groups_of_heads(attention)
+}
+
+/// `List` of `paged_attention_plan.cu`.
+fn list_bytes(sequences: usize) -> usize {
+    (2 * sequences + 1) * size_of::<i32>()
 }
 
 /// What `Shared` of the source has besides the rings.
