@@ -5,14 +5,15 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::{DType, Device};
 use firebrick_checkpoint::{
-    Checkpoint, Dtype, GenerationConfig, GgufTokenizer, KvDtype, MemoryPlan, ModelConfig, PlanOptions, TokenizerSource,
+    BATCHED_TOKENS, Checkpoint, Dtype, GenerationConfig, GgufTokenizer, KvDtype, MemoryPlan, ModelConfig, PlanOptions,
+    TokenizerSource, batched_tokens,
 };
 use firebrick_engine::{Engine, EngineConfig};
 use firebrick_executor::{CacheOptions, LocalExecutor, available_host_memory};
 use firebrick_model::{Fp8, KernelOptions, KvCache, LoadOptions, Progress, burns_part, step_kernels};
 use firebrick_ops::{
-    Backend, activation_dtype, backend_of, check_kernels, computes_in, device_memory, free_device_memory,
-    has_kernel_compiler, holds_fp8_cache, holds_fp8_weights, holds_packed_weights, open_device,
+    Backend, activation_dtype, backend_of, check_kernels, compute_capability, computes_in, device_memory,
+    free_device_memory, has_kernel_compiler, holds_fp8_cache, holds_fp8_weights, holds_packed_weights, open_device,
     use_batch_invariant_kernels, use_cuda_kernels_of, use_kernels_in,
 };
 use firebrick_text::{ChatTemplate, GgufVocabulary, SpecialTokens, Tokenizer};
@@ -139,7 +140,7 @@ pub fn load_engine(
         graphs: options.graphs,
     };
     let executor = LocalExecutor::load(checkpoint, load, cache, &device, progress)?;
-    let engine = Engine::new(engine_config(options, config, max_model_len), executor)?;
+    let engine = Engine::new(engine_config(options, &plan.options, config), executor)?;
     let report = LoadReport { backend, dtype, fp8, max_model_len, plan, num_blocks, duration: started.elapsed() };
     Ok((engine, report))
 }
@@ -340,7 +341,9 @@ fn memory_plan(
         block_size: options.block_size as usize,
         max_model_len,
         max_num_seqs: options.max_num_seqs as usize,
-        max_num_batched_tokens: options.max_num_batched_tokens as usize,
+        max_num_batched_tokens: options
+            .max_num_batched_tokens
+            .map_or_else(|| tokens_of(device), |tokens| tokens as usize),
         memory_utilization,
         others_bytes: options.others_bytes,
         num_kv_caches: options.num_kv_caches.saturating_sub(options.num_kv_caches_made).max(1).into(),
@@ -348,6 +351,12 @@ fn memory_plan(
         ..plan_options
     };
     Ok(MemoryPlan::new(config, checkpoint.num_parameters(), plan_options))
+}
+
+/// Tokens of one batch where nobody says how many.
+fn tokens_of(device: &Device) -> usize {
+    let gpu = device_memory(device).zip(compute_capability(device));
+    gpu.map_or(BATCHED_TOKENS, |(memory, capability)| batched_tokens(memory, capability))
 }
 
 /// The share of the memory that is wanted, or what other programs leave of it: this one has opened the device already, which
@@ -418,13 +427,13 @@ fn num_blocks_max(config: &ModelConfig, (dtype, block_size): (KvDtype, u32), dev
     u32::try_from(fit.saturating_sub(1)).unwrap_or(u32::MAX)
 }
 
-fn engine_config(options: &Options, config: &ModelConfig, max_model_len: usize) -> EngineConfig {
+fn engine_config(options: &Options, plan: &PlanOptions, config: &ModelConfig) -> EngineConfig {
     let clamp = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
     EngineConfig {
         block_size: options.block_size,
-        max_model_len: clamp(max_model_len),
+        max_model_len: clamp(plan.max_model_len),
         max_num_seqs: options.max_num_seqs,
-        max_num_batched_tokens: options.max_num_batched_tokens,
+        max_num_batched_tokens: clamp(plan.max_num_batched_tokens),
         max_waiting: options.max_waiting,
         max_choices: 128.min(options.max_num_seqs),
         vocab_size: clamp(config.vocab_size),

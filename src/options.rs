@@ -42,8 +42,8 @@ pub struct Options {
     pub block_size: u32,
     /// Sequences in one batch.
     pub max_num_seqs: u32,
-    /// Tokens in one batch.
-    pub max_num_batched_tokens: u32,
+    /// Tokens in one batch; `None`: 2048, on GPUs of Hopper and later 8192 from 70 GiB on and 16384 from 160 GiB on.
+    pub max_num_batched_tokens: Option<u32>,
     /// Requests waiting for their first step.
     pub max_waiting: u32,
     /// Share of the device's memory that may be used.
@@ -99,7 +99,7 @@ impl Default for Options {
             fit_model_len: false,
             block_size: 16,
             max_num_seqs: 256,
-            max_num_batched_tokens: 2048,
+            max_num_batched_tokens: None,
             max_waiting: 4096,
             gpu_memory_utilization: 0.9,
             memory_bytes: None,

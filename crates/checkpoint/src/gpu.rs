@@ -26,12 +26,31 @@ impl Gpu {
         self.capability >= 89
     }
 
+    /// Tokens of one batch where nobody says how many.
+    pub fn batched_tokens(&self) -> usize {
+        batched_tokens(self.memory_bytes, self.capability)
+    }
+
     /// By name, whatever its case, spaces, dashes and a leading "NVIDIA" or "GeForce".
     pub fn find(name: &str) -> Option<&'static Self> {
         let wanted = bare(name);
         GPUS.iter().find(|gpu| bare(gpu.name) == wanted)
     }
 }
+
+/// Tokens of one batch where nobody says how many, with CUDA on a GPU of this memory and compute capability (10 · major + minor):
+/// vLLM's defaults for a server. Large GPUs of Hopper and later take long prompts in fewer steps.
+pub fn batched_tokens(memory_bytes: u64, capability: u32) -> usize {
+    const HOPPER: u32 = 90;
+    match memory_bytes >> 30 {
+        160.. if capability >= HOPPER => 16_384,
+        70.. if capability >= HOPPER => 8192,
+        _ => BATCHED_TOKENS,
+    }
+}
+
+/// Tokens of one batch where nobody says how many, on all other devices.
+pub const BATCHED_TOKENS: usize = 2048;
 
 fn bare(name: &str) -> String {
     let letters = name.chars().filter(char::is_ascii_alphanumeric).map(|letter| letter.to_ascii_lowercase());
@@ -71,6 +90,13 @@ pub const GPUS: [Gpu; 26] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn large_gpus_since_hopper_take_more_tokens_in_a_batch() {
+        let tokens = |name: &str| Gpu::find(name).expect("a known GPU").batched_tokens();
+        assert_eq!(["H100", "H200", "B200"].map(tokens), [8192, 8192, 16_384]);
+        assert_eq!(["T4", "A10", "L40S", "A100", "RTX 5090"].map(tokens), [2048; 5]);
+    }
 
     #[test]
     fn names_are_found_as_people_write_them() {

@@ -5,7 +5,7 @@
 
 use crate::config::ModelConfig;
 use crate::dtype::{Dtype, KvDtype};
-use crate::gpu::{GPUS, Gpu};
+use crate::gpu::{BATCHED_TOKENS, GPUS, Gpu};
 use std::fmt;
 
 /// What is asked for.
@@ -62,14 +62,18 @@ impl PlanOptions {
             block_size: 16,
             max_model_len: config.max_position_embeddings,
             max_num_seqs: 256,
-            max_num_batched_tokens: 2048,
+            max_num_batched_tokens: BATCHED_TOKENS,
             keeps_logits: false,
         }
     }
 
     /// The defaults on a known GPU with CUDA: float16 instead of bfloat16 where the GPU has none.
     pub fn on_gpu(config: &ModelConfig, gpu: &Gpu) -> Self {
-        let mut options = Self { keeps_logits: true, ..Self::new(config, gpu.name, gpu.memory_bytes) };
+        let mut options = Self {
+            keeps_logits: true,
+            max_num_batched_tokens: gpu.batched_tokens(),
+            ..Self::new(config, gpu.name, gpu.memory_bytes)
+        };
         if options.dtype == Dtype::BF16 && !gpu.has_bfloat16() {
             (options.dtype, options.kv_dtype) = (Dtype::F16, Dtype::F16.into());
         }

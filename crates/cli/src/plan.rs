@@ -4,7 +4,9 @@ use std::path::Path;
 
 use clap::Args;
 use firebrick::KvCacheDtype;
-use firebrick_checkpoint::{Checkpoint, CheckpointError, Dtype, GPUS, Gpu, KvDtype, MemoryPlan, PlanOptions};
+use firebrick_checkpoint::{
+    BATCHED_TOKENS, Checkpoint, CheckpointError, Dtype, GPUS, Gpu, KvDtype, MemoryPlan, PlanOptions,
+};
 use firebrick_executor::available_host_memory;
 use serde_json::json;
 
@@ -75,9 +77,9 @@ pub struct PlanArgs {
     #[arg(long, value_name = "SEQUENCES", default_value = "256", value_parser = quantity, help_heading = "Limits")]
     pub max_num_seqs: usize,
 
-    /// Tokens in one batch
-    #[arg(long, value_name = "TOKENS", default_value = "2048", value_parser = quantity, help_heading = "Limits")]
-    pub max_num_batched_tokens: usize,
+    /// Tokens in one batch [default: as `firebrick serve` has it on the device: 2048, on large GPUs more]
+    #[arg(long, value_name = "TOKENS", value_parser = quantity, help_heading = "Limits")]
+    pub max_num_batched_tokens: Option<usize>,
 
     /// Print JSON instead of a table
     #[arg(long, help_heading = "Results")]
@@ -180,6 +182,7 @@ fn options(args: &PlanArgs, gpu: Option<&Gpu>, checkpoint: &Checkpoint) -> Resul
     }
     options.keeps_logits = device == DeviceArg::Cuda;
     if device != DeviceArg::Cuda {
+        options.max_num_batched_tokens = BATCHED_TOKENS;
         // Keys and values are in single precision.
         options.kv_dtype = Dtype::F32.into();
     }
@@ -194,7 +197,9 @@ fn options(args: &PlanArgs, gpu: Option<&Gpu>, checkpoint: &Checkpoint) -> Resul
     options.memory_utilization = args.gpu_memory_utilization;
     options.block_size = args.block_size.max(1);
     options.max_num_seqs = args.max_num_seqs;
-    options.max_num_batched_tokens = args.max_num_batched_tokens;
+    if let Some(tokens) = args.max_num_batched_tokens {
+        options.max_num_batched_tokens = tokens;
+    }
     let fp8_bytes = fp8_bytes(args, gpu.filter(|_| device == DeviceArg::Cuda), checkpoint, options.dtype)?;
     options.packed_weight_bytes = fp8_bytes.or(options.packed_weight_bytes);
     match args.max_model_len {

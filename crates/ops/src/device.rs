@@ -131,6 +131,15 @@ pub fn device_memory(device: &Device) -> Option<u64> {
     }
 }
 
+/// Compute capability (10 · major + minor) of a CUDA device, or the one whose kernels it runs; `None` on other devices.
+pub fn compute_capability(device: &Device) -> Option<u32> {
+    match backend_of(device) {
+        #[cfg(feature = "cuda")]
+        Backend::Cuda => Some(crate::cuda::capability_in_use()),
+        _ => None,
+    }
+}
+
 /// Bytes of the device's memory that no process has allocated, where the device tells.
 pub fn free_device_memory(device: &Device) -> Option<u64> {
     match device.as_dispatch() {

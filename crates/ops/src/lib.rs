@@ -50,9 +50,9 @@ pub use built_kernels::{
 };
 pub use carry_tokens::carry_tokens;
 pub use device::{
-    Backend, DeviceError, activation_dtype, backend_of, computes_in, device_memory, float_tensor, free_device_memory,
-    holds_fp8_cache, holds_fp8_weights, holds_packed_weights, int_tensor, kept_int_tensor, open_device,
-    open_device_async, settle_devices, tensor_bytes_max, use_batch_invariant_kernels, use_cuda_kernels_of,
+    Backend, DeviceError, activation_dtype, backend_of, compute_capability, computes_in, device_memory, float_tensor,
+    free_device_memory, holds_fp8_cache, holds_fp8_weights, holds_packed_weights, int_tensor, kept_int_tensor,
+    open_device, open_device_async, settle_devices, tensor_bytes_max, use_batch_invariant_kernels, use_cuda_kernels_of,
 };
 pub use gather_rows::{gather_rows, gather_rows_of};
 pub use graph::CapturedGraph;

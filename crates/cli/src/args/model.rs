@@ -194,9 +194,9 @@ pub struct SchedulingArgs {
     #[arg(long, value_name = "SEQUENCES", value_parser = quantity_u32)]
     pub max_num_seqs: Option<u32>,
 
-    /// Tokens in one batch
-    #[arg(long, value_name = "TOKENS", default_value = "2048", value_parser = quantity_u32)]
-    pub max_num_batched_tokens: u32,
+    /// Tokens in one batch [default: 2048; on GPUs of Hopper and later 8192 from 70 GiB on, 16384 from 160 GiB on]
+    #[arg(long, value_name = "TOKENS", value_parser = quantity_u32)]
+    pub max_num_batched_tokens: Option<u32>,
 
     /// Requests that may wait; more are answered 503
     #[arg(long, value_name = "REQUESTS", default_value = "4096", value_parser = quantity_u32)]
@@ -312,7 +312,9 @@ impl SchedulingArgs {
     pub fn apply(&self, options: Options) -> Options {
         Options {
             // Every running sequence advances in every step, so that a step has room for all of them.
-            max_num_seqs: self.max_num_seqs.unwrap_or(options.max_num_seqs.min(self.max_num_batched_tokens)),
+            max_num_seqs: self
+                .max_num_seqs
+                .unwrap_or(options.max_num_seqs.min(self.max_num_batched_tokens.unwrap_or(u32::MAX))),
             max_num_batched_tokens: self.max_num_batched_tokens,
             max_waiting: self.max_num_queued_reqs,
             enable_prefix_caching: self.enable_prefix_caching,

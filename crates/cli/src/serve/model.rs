@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use firebrick::{LoadReport, Loaded, Options};
-use firebrick_checkpoint::{GenerationConfig, SentencePooling, sentence_pooling};
+use firebrick_checkpoint::{GenerationConfig, PlanOptions, SentencePooling, sentence_pooling};
 use firebrick_ops::Backend;
 use firebrick_server::{
     DeviceInfo, DeviceKind, EngineHandle, EngineState, EngineThreadOptions, Grammars, Model, Pooling, RecordingFile,
@@ -157,6 +157,8 @@ impl Facts {
             "KV cache: {} blocks of {block_size} tokens = {kv_tokens} tokens, {full} requests of full length at once",
             report.num_blocks
         );
+        let PlanOptions { max_num_seqs, max_num_batched_tokens, .. } = plan.options;
+        tracing::info!("a step has up to {max_num_seqs} sequences and {max_num_batched_tokens} tokens");
         if !self.has_chat_template {
             tracing::warn!("the model has no chat template: /v1/completions works, chat needs --chat-template FILE");
         }

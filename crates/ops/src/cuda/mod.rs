@@ -64,7 +64,7 @@ pub(crate) use memory::{clear, free_memory, total_memory};
 pub(crate) use module_cache::use_kernels_in;
 pub(crate) use overwrite::{Carried, overwrite};
 pub(crate) use paged_attention::paged_attention;
-pub(crate) use probe::{has_bfloat16, multiplies_fp8, open, settle, use_kernels_of};
+pub(crate) use probe::{capability_in_use, has_bfloat16, multiplies_fp8, open, settle, use_kernels_of};
 pub(crate) use projection::{project, project_onto, self_attention};
 pub(crate) use read_back::read_back;
 pub(crate) use rms_norm::{add_rms_norm, rms_norm};

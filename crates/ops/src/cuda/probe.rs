@@ -92,7 +92,12 @@ pub(super) const FP8_CAPABILITY: u32 = 89;
 
 /// Whether the matrix units multiply codes of 8 bits.
 pub(crate) fn multiplies_fp8() -> bool {
-    Gpu::current().capability >= FP8_CAPABILITY
+    capability_in_use() >= FP8_CAPABILITY
+}
+
+/// The card's, or the one whose kernels are to be used.
+pub(crate) fn capability_in_use() -> u32 {
+    Gpu::current().capability
 }
 
 /// Burn compiles its own kernels, where a model needs any, and stops the process when it finds no toolkit for them.
