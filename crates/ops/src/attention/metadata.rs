@@ -37,7 +37,7 @@ pub struct AttentionMetadata {
     pub query_len_max: usize,
     /// Longest context in this batch.
     pub context_len_max: usize,
-    /// What kernels derive from these; nothing at first.
+    /// What kernels derive from these; nothing at first. With another tensor above there must be a new one.
     pub derived: Derived,
 }
 
