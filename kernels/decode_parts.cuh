@@ -1,11 +1,10 @@
 // What a block of decode attention takes of a context: a part of it, all of it mostly.
 //
-// Put between heads.cuh and the source. If CLUSTERED, the blocks of a cluster share a part. Where contexts are `divided`, a block
+// Put between decode_plan.cuh and the source. If CLUSTERED, the blocks of a cluster share a part. Where contexts are `divided`, a block
 // has several parts, as paged_attention_plan.cu has planned.
 
 constexpr int WARPS = HEAD_DIM <= 64 ? 8 : 4;
 constexpr int THREADS = WARPS * WARP;
-constexpr int TILE = 16;
 constexpr int HEADS = 8; // columns of the instructions
 constexpr int PASSES = (GROUP + HEADS - 1) / HEADS, TAKEN = PASSES == 1 ? GROUP : HEADS; // query heads of a block
 // Whether contexts may be divided: not where rows come fresh, nor in clusters.
@@ -67,18 +66,14 @@ struct Part {
         return is_last && ((tiles() - 1) & (sharing_warps() - 1)) / WARPS == cluster_rank();
     }
 };
-// As the plan has it: positions twice, and one more where the context goes on.
+// As `planned_part` wrote it.
 __device__ __forceinline__ Part part_of(int4 planned) {
     return {planned.x, planned.y, planned.z >> 1, planned.w >> 1, (planned.z & 1) == 0, (planned.w & 1) == 0};
 }
-// All that a sequence's token sees; none when another kernel takes the sequence, or it is padding.
+// All that a sequence's token sees.
 __device__ __forceinline__ Part whole_context(int sequence, const int* query_starts, const int* context_lens, const Shape& shape) {
-    int context = context_lens[sequence], token = sequence;
-    if (shape.mixed) {
-        token = query_starts[sequence];
-        if (query_starts[sequence + 1] - token != 1) context = 0;
-    }
-    return {sequence, token, shape.window > 0 ? max(0, context - shape.window) : 0, context, true, true};
+    int context = context_of(sequence, query_starts, context_lens, shape.mixed);
+    return {sequence, token_of(sequence, query_starts, shape.mixed), first_visible(context, shape.window), context, true, true};
 }
 
 // What is planned for a block: its first part, which waits for no second look, the places of that and of the one behind the last,
@@ -89,7 +84,6 @@ struct Planned {
     int first_block, count;           // blocks that have parts of the first part's context
     int last_first_block, last_count; // of the last part's, 0 if that is the same
 };
-constexpr int PLANNED = 3; // of 16 bytes
 __device__ __forceinline__ Planned planned_of(const int4* plans, int block) {
     const int4* from = plans + PLANNED * block;
     int4 first = __ldcg(from), places = __ldcg(from + 1), last = __ldcg(from + 2);

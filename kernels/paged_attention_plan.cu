@@ -1,6 +1,7 @@
 // paged_attention_plan: how the blocks of decode attention divide the contexts of a batch, for every layer of a step.
 //
 // Variants: HEAD_DIM=64|128
+// Needs: decode_plan.cuh
 //
 // The contexts of all sequences, laid end to end, with some room behind each for what beginning and finishing it takes, are
 // divided among the blocks of each group of heads alike. Where whole contexts leave no block much more than the mean, a block takes
@@ -12,8 +13,6 @@
 // Shared memory: `List`.
 
 constexpr int THREADS = 1024; // and blocks at most
-constexpr int TILE = 16;
-constexpr int PLANNED = 3; // of 16 bytes for a block
 // In tiles: what takes as long as beginning and finishing a part, the least that a part of a context has, and how much more than
 // the mean a block may have if contexts stay whole: about what merging parts takes. Measured.
 constexpr int ENDS = HEAD_DIM <= 64 ? 16 : 8, LEAST = HEAD_DIM <= 64 ? 16 : 12, EXCESS = HEAD_DIM <= 64 ? 40 : 20;
@@ -22,12 +21,6 @@ struct Batch {
     const int *query_starts, *context_lens;
     int num_sequences, window, mixed, blocks; // window 0: tokens see all; mixed: some sequences are another kernel's
 
-    // 0 when another kernel takes the sequence, or it is padding.
-    __device__ __forceinline__ int context_of(int sequence) const {
-        bool is_other = mixed && query_starts[sequence + 1] - query_starts[sequence] != 1;
-        return is_other ? 0 : context_lens[sequence];
-    }
-    __device__ __forceinline__ int first_visible(int context) const { return window > 0 ? max(0, context - window) : 0; }
 };
 
 // The contexts end to end, in tiles: where each begins, [num_sequences + 1], and its positions.
@@ -75,13 +68,13 @@ __device__ int sum_before(int own, int& total) {
 
 __device__ void make_list(const List& list, const Batch& batch) {
     auto length_of = [&](int context) {
-        return context <= 0 ? 0 : (context + TILE - 1) / TILE - batch.first_visible(context) / TILE + ENDS;
+        return context <= 0 ? 0 : (context + TILE - 1) / TILE - first_visible(context, batch.window) / TILE + ENDS;
     };
     int each = (batch.num_sequences + THREADS - 1) / THREADS;
     int first = min((int)threadIdx.x * each, batch.num_sequences), end = min(first + each, batch.num_sequences);
     int own = 0, total;
     for (int s = first; s < end; s++) {
-        list.contexts[s] = batch.context_of(s);
+        list.contexts[s] = context_of(s, batch.query_starts, batch.context_lens, batch.mixed);
         own += length_of(list.contexts[s]);
     }
     int before = sum_before(own, total);
@@ -125,9 +118,9 @@ struct Piece {
     }
     // The part of a sequence, if there is one.
     __device__ __forceinline__ bool part_of(int s, int4& part, bool& is_divided) const {
-        int context = list.contexts[s], token = batch.mixed ? batch.query_starts[s] : s;
+        int context = list.contexts[s];
         if (context <= 0) return false;
-        int first = batch.first_visible(context), last = context;
+        int first = first_visible(context, batch.window), last = context;
         bool is_first = true, is_last = true;
         if (!is_whole) {
             int start = list.starts[s], tiles = list.tiles_of(s), least = list.least_of(s), first_tile = first / TILE;
@@ -137,7 +130,7 @@ struct Piece {
             if (!is_last) last = (first_tile + end - start) * TILE;
         }
         is_divided = !is_first || !is_last;
-        part = make_int4(s, token, 2 * first + !is_first, 2 * last + !is_last);
+        part = planned_part(s, token_of(s, batch.query_starts, batch.mixed), first, last, is_first, is_last);
         return true;
     }
 };
