@@ -190,9 +190,8 @@ pub struct BatchTensors<B: Backend> {
 }
 
 /// What the norm of rows needs, where the product that they come from left it beside them.
-#[cfg(any(feature = "wgpu", feature = "cuda"))]
+#[cfg(feature = "cuda")]
 #[derive(ExtensionType)]
-#[cfg_attr(not(feature = "cuda"), allow(dead_code))] // only CUDA prepares norms
 pub enum PreparedNorm<B: Backend> {
     /// The rows times the weight of the norm, `[T, H]`, and the sums of the squares of each 64 of their elements,
     /// `[T, ceil(H / 64)]`, padded with zeros to fours.
@@ -216,6 +215,7 @@ pub struct ProjectionInputs<B: Backend> {
     /// Its epsilon.
     pub norm_eps: f32,
     /// What it needs, where that was prepared.
+    #[cfg(feature = "cuda")]
     #[extension_type]
     pub prepared: PreparedNorm<B>,
     /// The weights of the product.

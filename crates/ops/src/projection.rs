@@ -74,13 +74,17 @@ pub enum Then {
 pub struct Stream {
     rows: Tensor<2>,
     /// Of [`PreparedNorm`](crate::backend::PreparedNorm).
-    #[cfg_attr(not(feature = "cuda"), allow(dead_code))] // only CUDA prepares norms
+    #[cfg(feature = "cuda")]
     prepared: Option<(Tensor<2>, Tensor<2>)>,
 }
 
 impl From<Tensor<2>> for Stream {
     fn from(rows: Tensor<2>) -> Self {
-        Self { rows, prepared: None }
+        Self {
+            rows,
+            #[cfg(feature = "cuda")]
+            prepared: None,
+        }
     }
 }
 
@@ -142,7 +146,7 @@ mod on_wgpu {
 
     use super::{Projection, Then};
     use crate::backend::{
-        Activated, FusedProjections, Optional, PackedOps, PreparedNorm, ProjectionInputs, Surroundings, WeightTensors,
+        Activated, FusedProjections, Optional, PackedOps, ProjectionInputs, Surroundings, WeightTensors,
     };
     use crate::weight::Part;
     use crate::wgpu::takes_norms;
@@ -188,7 +192,8 @@ mod on_wgpu {
                     norm_weight,
                     norm_bias,
                     norm_eps,
-                    prepared: PreparedNorm::Absent,
+                    #[cfg(feature = "cuda")]
+                    prepared: crate::backend::PreparedNorm::Absent,
                     weight,
                     bias,
                     residual,
