@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use burn::tensor::{DType, Device};
 use firebrick_checkpoint::{
-    BATCHED_TOKENS, Checkpoint, Dtype, GenerationConfig, GgufTokenizer, KvDtype, MemoryPlan, ModelConfig, PlanOptions,
-    TokenizerSource, batched_tokens,
+    BatchLimits, Checkpoint, Dtype, GenerationConfig, GgufTokenizer, KvDtype, MemoryPlan, ModelConfig, PlanOptions,
+    TokenizerSource,
 };
 use firebrick_engine::{Engine, EngineConfig};
 use firebrick_executor::{CacheOptions, LocalExecutor, available_host_memory};
@@ -136,7 +136,7 @@ pub fn load_engine(
         num_blocks,
         block_size: options.block_size,
         dtype: plan.options.kv_dtype,
-        max_num_seqs: options.max_num_seqs,
+        max_num_seqs: clamp(plan.options.max_num_seqs),
         graphs: options.graphs,
     };
     let executor = LocalExecutor::load(checkpoint, load, cache, &device, progress)?;
@@ -340,23 +340,21 @@ fn memory_plan(
         kv_dtype: choose_kv_dtype(checkpoint, options, device, dtype)?,
         block_size: options.block_size as usize,
         max_model_len,
-        max_num_seqs: options.max_num_seqs as usize,
-        max_num_batched_tokens: options
-            .max_num_batched_tokens
-            .map_or_else(|| tokens_of(device), |tokens| tokens as usize),
         memory_utilization,
         others_bytes: options.others_bytes,
         num_kv_caches: options.num_kv_caches.saturating_sub(options.num_kv_caches_made).max(1).into(),
         keeps_logits: backend == Backend::Cuda,
-        ..plan_options
+        ..plan_options.with_limits(batch_limits(options, device))
     };
     Ok(MemoryPlan::new(config, checkpoint.num_parameters(), plan_options))
 }
 
-/// Tokens of one batch where nobody says how many.
-fn tokens_of(device: &Device) -> usize {
+/// As asked for, or as suits the device.
+fn batch_limits(options: &Options, device: &Device) -> BatchLimits {
     let gpu = device_memory(device).zip(compute_capability(device));
-    gpu.map_or(BATCHED_TOKENS, |(memory, capability)| batched_tokens(memory, capability))
+    let limits = gpu.map_or(BatchLimits::DEFAULT, |(memory, capability)| BatchLimits::of_gpu(memory, capability));
+    let count = |number: Option<u32>| number.map(|number| number as usize);
+    limits.with(count(options.max_num_seqs), count(options.max_num_batched_tokens))
 }
 
 /// The share of the memory that is wanted, or what other programs leave of it: this one has opened the device already, which
@@ -427,15 +425,18 @@ fn num_blocks_max(config: &ModelConfig, (dtype, block_size): (KvDtype, u32), dev
     u32::try_from(fit.saturating_sub(1)).unwrap_or(u32::MAX)
 }
 
+fn clamp(value: usize) -> u32 {
+    u32::try_from(value).unwrap_or(u32::MAX)
+}
+
 fn engine_config(options: &Options, plan: &PlanOptions, config: &ModelConfig) -> EngineConfig {
-    let clamp = |value: usize| u32::try_from(value).unwrap_or(u32::MAX);
     EngineConfig {
         block_size: options.block_size,
         max_model_len: clamp(plan.max_model_len),
-        max_num_seqs: options.max_num_seqs,
+        max_num_seqs: clamp(plan.max_num_seqs),
         max_num_batched_tokens: clamp(plan.max_num_batched_tokens),
         max_waiting: options.max_waiting,
-        max_choices: 128.min(options.max_num_seqs),
+        max_choices: 128.min(clamp(plan.max_num_seqs)),
         vocab_size: clamp(config.vocab_size),
         enable_prefix_caching: options.enable_prefix_caching,
         enable_chunked_prefill: options.enable_chunked_prefill,

@@ -40,8 +40,8 @@ pub struct Options {
     pub fit_model_len: bool,
     /// Tokens per KV block.
     pub block_size: u32,
-    /// Sequences in one batch.
-    pub max_num_seqs: u32,
+    /// Sequences in one batch; `None`: 256, on GPUs of Hopper and later 1024 from 70 GiB on, but no more than tokens.
+    pub max_num_seqs: Option<u32>,
     /// Tokens in one batch; `None`: 2048, on GPUs of Hopper and later 8192 from 70 GiB on and 16384 from 160 GiB on.
     pub max_num_batched_tokens: Option<u32>,
     /// Requests waiting for their first step.
@@ -98,7 +98,7 @@ impl Default for Options {
             max_model_len: None,
             fit_model_len: false,
             block_size: 16,
-            max_num_seqs: 256,
+            max_num_seqs: None,
             max_num_batched_tokens: None,
             max_waiting: 4096,
             gpu_memory_utilization: 0.9,

@@ -26,9 +26,9 @@ impl Gpu {
         self.capability >= 89
     }
 
-    /// Tokens of one batch where nobody says how many.
-    pub fn batched_tokens(&self) -> usize {
-        batched_tokens(self.memory_bytes, self.capability)
+    /// How much is in one batch where nobody says it.
+    pub fn batch_limits(&self) -> BatchLimits {
+        BatchLimits::of_gpu(self.memory_bytes, self.capability)
     }
 
     /// By name, whatever its case, spaces, dashes and a leading "NVIDIA" or "GeForce".
@@ -38,19 +38,36 @@ impl Gpu {
     }
 }
 
-/// Tokens of one batch where nobody says how many, with CUDA on a GPU of this memory and compute capability (10 · major + minor):
-/// vLLM's defaults for a server. Large GPUs of Hopper and later take long prompts in fewer steps.
-pub fn batched_tokens(memory_bytes: u64, capability: u32) -> usize {
-    const HOPPER: u32 = 90;
-    match memory_bytes >> 30 {
-        160.. if capability >= HOPPER => 16_384,
-        70.. if capability >= HOPPER => 8192,
-        _ => BATCHED_TOKENS,
-    }
+/// How much is in one batch at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Sequences.
+    pub sequences: usize,
+    /// Tokens.
+    pub tokens: usize,
 }
 
-/// Tokens of one batch where nobody says how many, on all other devices.
-pub const BATCHED_TOKENS: usize = 2048;
+impl BatchLimits {
+    /// Where nobody says it, on any device.
+    pub const DEFAULT: Self = Self { sequences: 256, tokens: 2048 };
+
+    /// Where nobody says it, with CUDA on a GPU of this memory and compute capability (10 · major + minor): vLLM's defaults for a
+    /// server. Large GPUs of Hopper and later take long prompts in fewer steps, and more sequences beside each other.
+    pub fn of_gpu(memory_bytes: u64, capability: u32) -> Self {
+        const HOPPER: u32 = 90;
+        match memory_bytes >> 30 {
+            160.. if capability >= HOPPER => Self { sequences: 1024, tokens: 16_384 },
+            70.. if capability >= HOPPER => Self { sequences: 1024, tokens: 8192 },
+            _ => Self::DEFAULT,
+        }
+    }
+
+    /// With what somebody says. Every running sequence advances in every step, so that a step must have room for all of them.
+    pub fn with(self, sequences: Option<usize>, tokens: Option<usize>) -> Self {
+        let tokens = tokens.unwrap_or(self.tokens);
+        Self { sequences: sequences.unwrap_or(self.sequences.min(tokens)), tokens }
+    }
+}
 
 fn bare(name: &str) -> String {
     let letters = name.chars().filter(char::is_ascii_alphanumeric).map(|letter| letter.to_ascii_lowercase());
@@ -92,10 +109,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn large_gpus_since_hopper_take_more_tokens_in_a_batch() {
-        let tokens = |name: &str| Gpu::find(name).expect("a known GPU").batched_tokens();
-        assert_eq!(["H100", "H200", "B200"].map(tokens), [8192, 8192, 16_384]);
-        assert_eq!(["T4", "A10", "L40S", "A100", "RTX 5090"].map(tokens), [2048; 5]);
+    fn large_gpus_since_hopper_take_more_in_a_batch() {
+        let limits = |name: &str| {
+            let BatchLimits { sequences, tokens } = Gpu::find(name).expect("a known GPU").batch_limits();
+            (sequences, tokens)
+        };
+        assert_eq!(["H100", "H200", "B200"].map(limits), [(1024, 8192), (1024, 8192), (1024, 16_384)]);
+        assert_eq!(["T4", "A10", "L40S", "A100", "RTX 5090"].map(limits), [(256, 2048); 5]);
+    }
+
+    #[test]
+    fn no_more_sequences_are_in_a_batch_than_tokens_unless_somebody_says_so() {
+        let limits = |sequences, tokens| BatchLimits::DEFAULT.with(sequences, tokens);
+        assert_eq!(limits(None, None), BatchLimits::DEFAULT);
+        assert_eq!(limits(None, Some(100)), BatchLimits { sequences: 100, tokens: 100 });
+        assert_eq!(limits(Some(300), Some(100)), BatchLimits { sequences: 300, tokens: 100 });
     }
 
     #[test]

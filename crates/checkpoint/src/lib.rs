@@ -34,7 +34,7 @@ pub use dtype::{Dtype, KvDtype, StoredDtype, UnknownDtype};
 pub use error::CheckpointError;
 pub use fp8::{FP8_MULTIPLE, Fp8Values};
 pub use gguf::GgufTokenizer;
-pub use gpu::{BATCHED_TOKENS, GPUS, Gpu, batched_tokens};
+pub use gpu::{BatchLimits, GPUS, Gpu};
 pub use packed::{Codes, PackedForm, PackedValues, Scales};
 pub use plan::{MemoryPlan, PlanOptions, PlanRefusal};
 pub use quantised::Quantisation;

@@ -5,7 +5,7 @@
 
 use crate::config::ModelConfig;
 use crate::dtype::{Dtype, KvDtype};
-use crate::gpu::{BATCHED_TOKENS, GPUS, Gpu};
+use crate::gpu::{BatchLimits, GPUS, Gpu};
 use std::fmt;
 
 /// What is asked for.
@@ -61,19 +61,21 @@ impl PlanOptions {
             kv_dtype: config.dtype.into(),
             block_size: 16,
             max_model_len: config.max_position_embeddings,
-            max_num_seqs: 256,
-            max_num_batched_tokens: BATCHED_TOKENS,
+            max_num_seqs: BatchLimits::DEFAULT.sequences,
+            max_num_batched_tokens: BatchLimits::DEFAULT.tokens,
             keeps_logits: false,
         }
     }
 
+    /// With these limits of a batch.
+    pub fn with_limits(self, BatchLimits { sequences, tokens }: BatchLimits) -> Self {
+        Self { max_num_seqs: sequences, max_num_batched_tokens: tokens, ..self }
+    }
+
     /// The defaults on a known GPU with CUDA: float16 instead of bfloat16 where the GPU has none.
     pub fn on_gpu(config: &ModelConfig, gpu: &Gpu) -> Self {
-        let mut options = Self {
-            keeps_logits: true,
-            max_num_batched_tokens: gpu.batched_tokens(),
-            ..Self::new(config, gpu.name, gpu.memory_bytes)
-        };
+        let options = Self::new(config, gpu.name, gpu.memory_bytes).with_limits(gpu.batch_limits());
+        let mut options = Self { keeps_logits: true, ..options };
         if options.dtype == Dtype::BF16 && !gpu.has_bfloat16() {
             (options.dtype, options.kv_dtype) = (Dtype::F16, Dtype::F16.into());
         }

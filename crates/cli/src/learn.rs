@@ -102,7 +102,8 @@ fn learn_here(args: &LearnArgs) -> Result<(), Failure> {
     logging::start_quiet(&bars)?;
     let name = args.model.required()?;
     let source = loading::find(&name, &args.model.source_options(), &bars)?;
-    let options = firebrick::Options { max_num_seqs: 8, max_num_batched_tokens: Some(256), ..args.device.options()? };
+    let options =
+        firebrick::Options { max_num_seqs: Some(8), max_num_batched_tokens: Some(256), ..args.device.options()? };
     let mut classroom = Classroom::new(loading::load(&source.path, &options, &bars)?);
     let mut failed = Vec::new();
     for (number, step) in (1..).zip(&steps::STEPS) {

@@ -5,7 +5,7 @@ use std::path::Path;
 use clap::Args;
 use firebrick::KvCacheDtype;
 use firebrick_checkpoint::{
-    BATCHED_TOKENS, Checkpoint, CheckpointError, Dtype, GPUS, Gpu, KvDtype, MemoryPlan, PlanOptions,
+    BatchLimits, Checkpoint, CheckpointError, Dtype, GPUS, Gpu, KvDtype, MemoryPlan, PlanOptions,
 };
 use firebrick_executor::available_host_memory;
 use serde_json::json;
@@ -73,9 +73,9 @@ pub struct PlanArgs {
     #[arg(long, value_name = "TOKENS", default_value = "16", value_parser = quantity, help_heading = "Limits")]
     pub block_size: usize,
 
-    /// Sequences in one batch
-    #[arg(long, value_name = "SEQUENCES", default_value = "256", value_parser = quantity, help_heading = "Limits")]
-    pub max_num_seqs: usize,
+    /// Sequences in one batch [default: as `firebrick serve` has it on the device: 256, on large GPUs more]
+    #[arg(long, value_name = "SEQUENCES", value_parser = quantity, help_heading = "Limits")]
+    pub max_num_seqs: Option<usize>,
 
     /// Tokens in one batch [default: as `firebrick serve` has it on the device: 2048, on large GPUs more]
     #[arg(long, value_name = "TOKENS", value_parser = quantity, help_heading = "Limits")]
@@ -182,7 +182,6 @@ fn options(args: &PlanArgs, gpu: Option<&Gpu>, checkpoint: &Checkpoint) -> Resul
     }
     options.keeps_logits = device == DeviceArg::Cuda;
     if device != DeviceArg::Cuda {
-        options.max_num_batched_tokens = BATCHED_TOKENS;
         // Keys and values are in single precision.
         options.kv_dtype = Dtype::F32.into();
     }
@@ -196,10 +195,8 @@ fn options(args: &PlanArgs, gpu: Option<&Gpu>, checkpoint: &Checkpoint) -> Resul
     options.num_devices = usize::from(args.tensor_parallel_size);
     options.memory_utilization = args.gpu_memory_utilization;
     options.block_size = args.block_size.max(1);
-    options.max_num_seqs = args.max_num_seqs;
-    if let Some(tokens) = args.max_num_batched_tokens {
-        options.max_num_batched_tokens = tokens;
-    }
+    let limits = gpu.filter(|_| device == DeviceArg::Cuda).map_or(BatchLimits::DEFAULT, Gpu::batch_limits);
+    options = options.with_limits(limits.with(args.max_num_seqs, args.max_num_batched_tokens));
     let fp8_bytes = fp8_bytes(args, gpu.filter(|_| device == DeviceArg::Cuda), checkpoint, options.dtype)?;
     options.packed_weight_bytes = fp8_bytes.or(options.packed_weight_bytes);
     match args.max_model_len {

@@ -61,7 +61,7 @@ pub fn run(args: RunArgs) -> Result<(), Failure> {
         None => None,
     };
     let source = loading::find(&name, &args.model.source_options(), &bars)?;
-    let options = firebrick::Options { max_num_seqs: 1, seed: random_seed(), ..options };
+    let options = firebrick::Options { max_num_seqs: Some(1), seed: random_seed(), ..options };
     let loaded = loading::load(&source.path, &options, &bars)?;
     let params = args.sampling.params(&loaded.generation).map_err(Failure::Usage)?;
     if !args.raw && loaded.chat_template.is_none() {

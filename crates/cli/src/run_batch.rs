@@ -74,11 +74,11 @@ pub fn run_batch(args: RunBatchArgs, notices: &[String]) -> Result<(), Failure> 
     let num_lines = count_lines(&args.input_file)?;
     let input = open(&args.input_file)?;
     let output = create(&args.output_file, &args.input_file)?;
-    // Twice as many as run, so that no step waits for a line to be read.
-    let at_once = 2 * options.max_num_seqs as usize;
     let source = loading::find(&name, &args.model.source_options(), &bars)?;
     let (model, _) = serve::model::Plan::new(name, options, &args.served).load(&source.path, &bars)?;
     let engine = model.engine.clone();
+    // Twice as many as run, so that no step waits for a line to be read.
+    let at_once = 2 * engine.config().max_num_seqs as usize;
     let limits = Limits { body_bytes_max: args.max_line_size, ..Limits::default() };
     let state = AppState::new(ServerConfig { limits, log_requests: false, ..ServerConfig::default() });
     state.set_model(model);

@@ -190,7 +190,7 @@ pub struct DeviceArgs {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Scheduling")]
 pub struct SchedulingArgs {
-    /// Sequences in one batch [default: 256, or --max-num-batched-tokens if that is less]
+    /// Sequences in one batch [default: 256, on GPUs of Hopper and later 1024 from 70 GiB on; no more than --max-num-batched-tokens]
     #[arg(long, value_name = "SEQUENCES", value_parser = quantity_u32)]
     pub max_num_seqs: Option<u32>,
 
@@ -311,10 +311,7 @@ impl SchedulingArgs {
     /// Puts these limits into `options`.
     pub fn apply(&self, options: Options) -> Options {
         Options {
-            // Every running sequence advances in every step, so that a step has room for all of them.
-            max_num_seqs: self
-                .max_num_seqs
-                .unwrap_or(options.max_num_seqs.min(self.max_num_batched_tokens.unwrap_or(u32::MAX))),
+            max_num_seqs: self.max_num_seqs,
             max_num_batched_tokens: self.max_num_batched_tokens,
             max_waiting: self.max_num_queued_reqs,
             enable_prefix_caching: self.enable_prefix_caching,

@@ -151,7 +151,7 @@ impl<'a> Bench<'a> {
         let LoadReport { backend, num_blocks, .. } = report;
         let facts = json!({
             "version": env!("CARGO_PKG_VERSION"), "device": backend.name(), "dtype": weights,
-            "num_blocks": num_blocks, "ready_seconds": ready, "max_num_seqs": options.max_num_seqs,
+            "num_blocks": num_blocks, "ready_seconds": ready, "max_num_seqs": engine.config().max_num_seqs,
             "max_num_batched_tokens": engine.config().max_num_batched_tokens, "deterministic": options.deterministic,
         });
         print(&format!("{}: ready after {ready:.2} s, {num_blocks} blocks\n", model.name));
