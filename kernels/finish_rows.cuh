@@ -146,13 +146,13 @@ __device__ __forceinline__ void begin_norm(uint4 raw, const float (&weight)[8], 
 #pragma unroll
     for (int v = 0; v < 8; v++) squares = fmaf(value[v], value[v], squares), value[v] *= weight[v];
     squares = sum_of_lanes(squares, LANES);
-    if (!group.present) return;
-    // With the last tile go the zeros that make a group of four of it.
+    if (group.in_batch >= shape.rows) return;
+    // With the last tile go the zeros that make a group of four of it, by lanes with columns or without.
     int stride = squares_stride(shape.width), tile = blockIdx.y + group.lane;
     if (group.lane == 0 || (blockIdx.y + 1 == gridDim.y && tile < stride)) {
         next.squares[(long long)group.in_batch * stride + tile] = group.lane == 0 ? squares : 0.0f;
     }
-    store<8>(next.scaled + group.place(shape), value);
+    if (group.present) store<8>(next.scaled + group.place(shape), value);
 }
 
 // Of eight products, or of as many gates, with what they are multiplied by.

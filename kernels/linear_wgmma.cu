@@ -1,7 +1,7 @@
 // linear_wgmma: out = after(x * weight^T + bias) for tens to hundreds of rows of x, with the asynchronous matrix instructions
 // of Hopper; 16-bit elements.
 //
-// Variants: ELEMENT=f16|bf16 AFTER:KIND:ROWS:SPLIT:WEIGHT_STAGES:X_STAGES:ORDERED:HEAD:CACHE=STORE:RELU:128:2:4:4:0:64:ELEMENT|STORE:RELU:64:8:6:6:0:64:ELEMENT|STORE:RELU:64:4:7:5:0:64:ELEMENT|STORE:RELU:96:1:6:5:0:64:ELEMENT|GATE:SILU:128:1:6:4:0:64:ELEMENT|GATE:GELU_TANH:96:2:5:5:0:64:ELEMENT|GATE:SILU:64:2:7:6:0:64:ELEMENT|ACTIVATE:GELU_ERF:64:1:8:6:0:64:ELEMENT|STORE:RELU:64:4:7:5:1:64:ELEMENT|STORE:RELU:64:2:6:6:1:64:ELEMENT|STORE:RELU:128:1:6:4:1:64:ELEMENT|GATE:SILU:64:2:6:6:1:64:ELEMENT|GATE:SILU:128:1:6:4:1:64:ELEMENT|ACTIVATE:GELU_ERF:64:1:8:6:1:64:ELEMENT|ROTATE:RELU:128:2:4:4:0:128:ELEMENT|ROTATE:RELU:128:1:6:4:0:128:ELEMENT|ROTATE:RELU:64:4:7:5:0:64:ELEMENT|ROTATE:RELU:96:1:6:5:0:64:e4m3
+// Variants: ELEMENT=f16|bf16 AFTER:KIND:ROWS:SPLIT:WEIGHT_STAGES:X_STAGES:ORDERED:HEAD:CACHE=STORE:RELU:128:2:4:4:0:64:ELEMENT|STORE:RELU:64:8:6:6:0:64:ELEMENT|STORE:RELU:64:4:7:5:0:64:ELEMENT|STORE:RELU:96:1:6:5:0:64:ELEMENT|GATE:SILU:128:1:6:4:0:64:ELEMENT|GATE:GELU_TANH:96:2:5:5:0:64:ELEMENT|GATE:SILU:64:2:7:6:0:64:ELEMENT|ACTIVATE:GELU_ERF:64:1:8:6:0:64:ELEMENT|STORE:RELU:64:4:7:5:1:64:ELEMENT|STORE:RELU:64:2:6:6:1:64:ELEMENT|STORE:RELU:128:1:6:4:1:64:ELEMENT|GATE:SILU:64:2:6:6:1:64:ELEMENT|GATE:SILU:128:1:6:4:1:64:ELEMENT|ACTIVATE:GELU_ERF:64:1:8:6:1:64:ELEMENT|ROTATE:RELU:128:2:4:4:0:128:ELEMENT|ROTATE:RELU:128:1:6:4:0:128:ELEMENT|ROTATE:RELU:64:4:7:5:0:64:ELEMENT|ROTATE:RELU:96:1:6:5:0:64:e4m3|ROTATE:RELU:64:4:7:5:1:64:ELEMENT|ROTATE:RELU:64:2:6:6:1:128:ELEMENT|ROTATE:RELU:128:1:6:4:1:128:e4m3
 // Targets: sm_90a
 // Needs: heads.cuh qkv_rows.cuh wgmma.cuh wgmma_products.cuh finish_rows.cuh
 //
@@ -246,9 +246,9 @@ struct Work {
             for (int i = 0; i < OWN_SUMS; i++) own[i] = sums[0][i];
         }
         meet(1, CONSUMERS); // no warp multiplies any more: the rings become the place of the results
-        if constexpr (FINISHES_NORM) {
+        if constexpr (FINISHES_NORM || AFTER == ROTATE) {
             if (threadIdx.x < OWN_ROWS) {
-                of_rows(results).scales[threadIdx.x] = norm.scale(shape);
+                if constexpr (FINISHES_NORM) of_rows(results).scales[threadIdx.x] = norm.scale(shape);
                 if constexpr (AFTER == ROTATE) of_rows(results).tokens[threadIdx.x] = own_token;
             }
             meet(1, CONSUMERS);

@@ -24,9 +24,9 @@ use crate::backend::Activated;
 use crate::cube::QkvTarget;
 use crate::rope_and_store_kv::QkvOptions;
 
-/// Rows of x for which the kernel is faster than the one for few rows, and than the library and a kernel for the activation:
+/// Rows of x for which the kernel is faster than the one for few rows, and than the library or tiles and kernels for the norms:
 /// these with weights of up to so many numbers, those with larger ones.
-const ROWS: RangeInclusive<usize> = FEW_ROWS + 1..=256;
+pub(super) const ROWS: RangeInclusive<usize> = FEW_ROWS + 1..=640;
 pub(super) const SMALL_WEIGHT: usize = 8_000_000;
 const ROWS_OF_LARGE_WEIGHTS: RangeInclusive<usize> = 33..=64;
 const LARGE_WEIGHT: usize = 120_000_000;
@@ -56,8 +56,8 @@ const TILES_OF_TWO_LONG: usize = 132;
 const INPUTS_SHARED: usize = 2048;
 /// Of sums that are added up last.
 const PAIRS: usize = 4;
-/// Rows up to which any number may be divided differently.
-const DENSE_ROWS: usize = 512;
+/// Rows up to which any number may be divided differently: a multiple of every tile's.
+const DENSE_ROWS: usize = 768;
 /// Elements of heads that the kernels here finish, and blocks of a cluster at most.
 const HEADS: [usize; 2] = [64, 128];
 const CLUSTER_MAX: usize = 8;
@@ -229,7 +229,6 @@ impl Form {
     fn is_of_tens(&self) -> bool {
         let weight = self.outputs * self.inputs;
         match self.ordered {
-            true if self.heads.is_some() => false,
             true => !linear_wgmma_tiles::is_filled([self.rows, self.outputs]),
             false if weight <= SMALL_WEIGHT => ROWS.contains(&self.rows),
             false => weight <= LARGE_WEIGHT && ROWS_OF_LARGE_WEIGHTS.contains(&self.rows),
@@ -468,7 +467,7 @@ mod tests {
         for (rows, stages) in TILES_IN_ORDER {
             for (index, &(weight_stages, x_stages)) in stages.iter().enumerate() {
                 let division = Division { rows, split: 1 << index, weight_stages, x_stages };
-                let bytes = division.shared_bytes(true, 1);
+                let bytes = division.shared_bytes(true, 2);
                 assert!(bytes <= SHARED_BYTES_MAX, "{division:?}: {bytes}");
             }
         }

@@ -8,15 +8,15 @@ use super::LINEAR_WGMMA_TILES;
 use super::gpu::Gpu;
 use super::kernel::Kernel;
 use super::launch::{Argument, Grid, Launch};
-use super::linear_wgmma::{Form, SMALL_WEIGHT, SomeRows, groups_of, rows_of};
+use super::linear_wgmma::{self, Form, SMALL_WEIGHT, SomeRows, groups_of, rows_of};
 use super::rope_and_store_kv::Heads;
 use crate::backend::Activated;
 
 /// Tiles from which on the kernel is faster than the one for tens of rows, in the order of few.
 const TILES_MIN: usize = 96;
-/// Rows from which on it is faster than the library and a kernel for what comes after, with small weights and with larger ones,
-/// and the part of the time in which multiprocessors have something to do then.
-const ROWS_MIN: usize = 512;
+/// Rows from which on it is faster than the one for tens of rows, with small weights, and than the library and a kernel for what
+/// comes after, with larger ones; and the part of the time in which multiprocessors have something to do then.
+const ROWS_MIN: usize = *linear_wgmma::ROWS.end() + 1;
 const ROWS_MIN_LARGE: usize = 4096;
 const SHARE_MIN: f64 = 0.8;
 
