@@ -12,9 +12,9 @@ use firebrick_engine::{Engine, EngineConfig};
 use firebrick_executor::{CacheOptions, LocalExecutor, available_host_memory};
 use firebrick_model::{Fp8, KernelOptions, KvCache, LoadOptions, Progress, burns_part, step_kernels};
 use firebrick_ops::{
-    Backend, activation_dtype, backend_of, check_kernels, compute_capability, computes_in, device_memory,
-    free_device_memory, has_kernel_compiler, holds_fp8_cache, holds_fp8_weights, holds_packed_weights, open_device,
-    use_batch_invariant_kernels, use_cuda_kernels_of, use_kernels_in,
+    Backend, activation_dtype, backend_of, check_kernels, compile_kernels, compute_capability, computes_in,
+    device_memory, free_device_memory, has_kernel_compiler, holds_fp8_cache, holds_fp8_weights, holds_packed_weights,
+    open_device, use_batch_invariant_kernels, use_cuda_kernels_of, use_kernels_in,
 };
 use firebrick_text::{ChatTemplate, GgufVocabulary, SpecialTokens, Tokenizer};
 
@@ -119,9 +119,6 @@ pub fn load_engine(
         max_model_len = longest;
         plan = MemoryPlan::new(config, checkpoint.num_parameters(), PlanOptions { max_model_len, ..plan.options });
     }
-    if backend == Backend::Cuda {
-        check_cuda_kernels(config, &plan.options, options)?;
-    }
     let num_blocks = match options.num_gpu_blocks_override {
         Some(blocks) => blocks,
         None => num_blocks(&plan, options, backend)?.min(num_blocks_max(
@@ -131,6 +128,9 @@ pub fn load_engine(
         )),
     };
     let fp8 = choose_fp8(checkpoint, options, &device, dtype)?;
+    if backend == Backend::Cuda {
+        prepare_cuda_kernels(config, &plan.options, options, fp8)?;
+    }
     let load = LoadOptions { dtype, packed: keeps_packed(options, &device), fp8, max_model_len };
     let cache = CacheOptions {
         num_blocks,
@@ -222,19 +222,18 @@ fn check_tokenizer(tokenizer: &Tokenizer, config: &ModelConfig, options: &Option
     }
 }
 
-/// On a machine without a compiler, every kernel must have been compiled before.
-fn check_cuda_kernels(config: &ModelConfig, plan: &PlanOptions, options: &Options) -> Result<(), Error> {
+/// Compiles what is not compiled yet. On a machine without a compiler, every kernel must have been compiled before.
+fn prepare_cuda_kernels(config: &ModelConfig, plan: &PlanOptions, options: &Options, fp8: Fp8) -> Result<(), Error> {
+    let kernels = |fp8_weights: bool| {
+        let PlanOptions { dtype, kv_dtype, block_size, .. } = *plan;
+        let deterministic = options.deterministic;
+        step_kernels(config, KernelOptions { dtype, kv_dtype, block_size, deterministic, fp8_weights })
+    };
     if has_kernel_compiler() {
+        compile_kernels(&kernels(fp8 != Fp8::Never));
         return Ok(());
     }
-    let kernel_options = KernelOptions {
-        dtype: plan.dtype,
-        kv_dtype: plan.kv_dtype,
-        block_size: plan.block_size,
-        deterministic: options.deterministic,
-        fp8_weights: false, // where there are such, it is known that their kernels are there
-    };
-    check_kernels(&step_kernels(config, kernel_options))?;
+    check_kernels(&kernels(false))?; // where there are weights in FP8, it is known that their kernels are there
     match burns_part(config) {
         None => Ok(()),
         Some(part) => Err(Error::Option(format!(

@@ -45,8 +45,8 @@ pub use attention::{
 };
 pub use backend::FusedOps;
 pub use built_kernels::{
-    KernelTask, NormKind, ProjectionShape, StepKernels, Use, check_kernels, has_kernel_compiler, kernel_tasks,
-    use_kernels_in,
+    KernelTask, NormKind, ProjectionShape, StepKernels, Use, check_kernels, compile_kernels, has_kernel_compiler,
+    kernel_tasks, use_kernels_in,
 };
 pub use carry_tokens::carry_tokens;
 pub use device::{

@@ -3,13 +3,18 @@
 //! Every operation says itself how it is compiled; here is listed for which operands that is asked.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
 
 use burn::tensor::DType;
 
 use super::gpu::Gpu;
 use super::kernel::{Kernel, Module};
 use super::linear_few_rows::{FEW_ROWS, Follow, Form, rows_taken, runs_on};
-use super::module_cache::{Target, build, can_compile, compiler_version, is_built_ahead, not_built, supported_targets};
+use super::module_cache::{
+    Target, build, can_compile, compile, compiler_version, is_built_ahead, is_stored, not_built, supported_targets,
+};
 use super::paged_attention::Form as AttentionForm;
 use super::projection::rotates;
 use super::{
@@ -72,15 +77,42 @@ pub(crate) fn check_built(steps: &StepKernels) -> Result<(), String> {
     if can_compile() {
         return Ok(());
     }
-    let gpu = Gpu::current();
-    let target = Target::of(gpu.capability, Gpu::whole().capability);
-    let missing = modules(steps, &gpu).into_iter().filter(|module| !is_built_ahead(module, target));
-    let missing: Vec<Module> = missing.collect();
+    let (missing, target) = missing_modules(steps, is_built_ahead);
     match &missing[..] {
         [] => Ok(()),
         [module] => Err(not_built(module, target)),
         [module, others @ ..] => Err(format!("{} ({} more are missing)", not_built(module, target), others.len())),
     }
+}
+
+/// Compiles all that the steps may take and nobody has compiled, by all processors, so that no step waits for it. What
+/// does not compile says so when it is needed.
+pub(crate) fn compile_missing(steps: &StepKernels) {
+    let (missing, target) = missing_modules(steps, is_stored);
+    if missing.is_empty() || !can_compile() {
+        return;
+    }
+    let (count, started, next) = (missing.len(), Instant::now(), AtomicUsize::new(0));
+    tracing::info!("compiling {count} kernels for {}; the next start finds them", target.architecture());
+    let work = || {
+        while let Some(module) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if let Err(error) = compile(module, target) {
+                tracing::debug!("{error}");
+            } else if !is_stored(module, target) {
+                next.store(count, Ordering::Relaxed); // nothing can be kept here: what is needed will be compiled then
+            }
+        }
+    };
+    let workers = thread::available_parallelism().map_or(1, usize::from).min(count);
+    thread::scope(|scope| (0..workers).for_each(|_| drop(scope.spawn(work))));
+    tracing::info!("compiled {count} kernels in {:.1} s", started.elapsed().as_secs_f64());
+}
+
+/// What the steps may take on the GPU that is open and is not there, and what it would be compiled for.
+fn missing_modules(steps: &StepKernels, is_there: impl Fn(&Module, Target) -> bool) -> (Vec<Module>, Target) {
+    let gpu = Gpu::current();
+    let target = Target::of(gpu.capability, Gpu::whole().capability);
+    (modules(steps, &gpu).into_iter().filter(|module| !is_there(module, target)).collect(), target)
 }
 
 /// What any card of this compute capability may take.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::ffi::{CString, c_void};
+use std::time::Instant;
 
 use cudarc::driver::sys::{self, CUdeviceptr, CUfunction, CUfunction_attribute, CUmodule, CUresult, CUstream};
 
@@ -189,7 +190,10 @@ impl Driver {
         if !can_compile() {
             return Err(not_built(module, self.target));
         }
-        load_image(&compile(module, self.target)?).map_err(|error| format!("{name}.cu compiled, but {error}"))
+        let started = Instant::now();
+        let image = compile(module, self.target)?;
+        tracing::info!("compiled {name}.cu in {:.1} s, when it was needed", started.elapsed().as_secs_f64());
+        load_image(&image).map_err(|error| format!("{name}.cu compiled, but {error}"))
     }
 }
 

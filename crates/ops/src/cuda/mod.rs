@@ -53,7 +53,7 @@ mod tests;
 mod upload;
 
 pub(crate) use activation::{activation, gated_activation};
-pub(crate) use built_kernels::{Task, check_built, has_compiler, tasks};
+pub(crate) use built_kernels::{Task, check_built, compile_missing, has_compiler, tasks};
 pub(crate) use carry_tokens::carry_tokens;
 pub(crate) use gather_rows::gather_rows;
 pub(crate) use gpu::use_batch_invariant_kernels;

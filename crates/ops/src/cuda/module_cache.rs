@@ -5,7 +5,6 @@ use std::ffi::{CStr, CString};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::Instant;
 
 use cudarc::nvrtc::result as nvrtc;
 use cudarc::nvrtc::sys;
@@ -67,6 +66,11 @@ pub(super) fn stored(module: &Module, target: Target) -> Option<Vec<u8>> {
     built.or_else(|| can_compile().then(|| std::fs::read(cache_folder()?.join(&name)).ok()).flatten())
 }
 
+/// Whether there is machine code of `module`, or it cannot be kept.
+pub(super) fn is_stored(module: &Module, target: Target) -> bool {
+    is_built_ahead(module, target) || cache_folder().is_none_or(|folder| is_in(&folder, module, target))
+}
+
 /// Whether `module` was built ahead.
 pub(super) fn is_built_ahead(module: &Module, target: Target) -> bool {
     built_ahead().is_some_and(|folder| is_in(folder, module, target))
@@ -91,9 +95,7 @@ pub(super) fn not_built(module: &Module, target: Target) -> String {
 
 /// Compiles `module` to machine code and keeps it; not being able to keep it is no error.
 pub(super) fn compile(module: &Module, target: Target) -> Result<Vec<u8>, String> {
-    let (name, started) = (module.name(), Instant::now());
-    let image = compile_with_nvrtc(name, &module.text(), target)?;
-    tracing::info!("compiled {name}.cu for {} in {:.1} s", target.architecture(), started.elapsed().as_secs_f64());
+    let image = compile_with_nvrtc(module.name(), &module.text(), target)?;
     if let Some(folder) = cache_folder()
         && let Err(error) = write_whole(&folder, &folder.join(file_name(module, target)), &image)
     {
