@@ -14,19 +14,23 @@
 //! ```
 
 mod error;
+mod forms;
 mod llm;
 mod loaded;
+mod memory;
 mod options;
 mod source;
+mod tokenizer;
 
 pub use error::Error;
 pub use firebrick_engine::{FinishReason, SamplingParams, SchedulingPolicy, TokenId};
 pub use firebrick_ops::{Backend, settle_devices};
 pub use firebrick_text::{Message, MessageContent};
 pub use llm::{Completion, Llm};
-pub use loaded::{LoadReport, Loaded, fixed_bytes, load_engine, tokenizer};
+pub use loaded::{LoadReport, Loaded, fixed_bytes, load_engine};
 pub use options::{DeviceChoice, KvCacheDtype, Options};
 pub use source::{
     CachedModel, HubId, ModelSource, Origin, REFERENCE_MODEL, SourceEvent, SourceOptions, cached_models, models_folder,
     remove_cached, resolve, resolve_with,
 };
+pub use tokenizer::tokenizer;

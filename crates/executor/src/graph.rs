@@ -20,6 +20,8 @@ use crate::sampler;
 
 /// Sequences of a decode step.
 const DECODE_BUCKETS: [usize; 16] = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024];
+/// Most of those that are recorded before the first request: a recording keeps its logits, and larger steps are rare.
+const SEQUENCES_AT_START: usize = 512;
 /// Tokens of a step that computes prompts as well. Larger steps keep the GPU busy for longer than they take to enqueue.
 const MIXED_TOKEN_BUCKETS: [usize; 6] = [32, 128, 256, 512, 768, 1024];
 /// Sequences of such a step, the padding among them.
@@ -175,9 +177,9 @@ impl StepGraphs {
         self.num_recorded
     }
 
-    /// Records decode steps of up to `max_num_seqs` sequences with short contexts.
+    /// Records decode steps of up to `max_num_seqs` sequences, or [`SEQUENCES_AT_START`], with short contexts.
     fn record_decode_steps(&mut self, max_num_seqs: usize) {
-        let largest = bucket(&DECODE_BUCKETS, max_num_seqs).unwrap_or(usize::MAX);
+        let largest = bucket(&DECODE_BUCKETS, max_num_seqs.min(SEQUENCES_AT_START)).unwrap_or(SEQUENCES_AT_START);
         for sequences in DECODE_BUCKETS.into_iter().rev().filter(|&sequences| sequences <= largest) {
             let nothing = Batch { query_starts: vec![0], ..Batch::default() };
             let shape = self.decode_shape(sequences, 1);

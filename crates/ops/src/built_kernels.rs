@@ -149,7 +149,8 @@ pub fn check_kernels(steps: &StepKernels) -> Result<(), DeviceError> {
     Ok(())
 }
 
-/// Compiles all CUDA kernels that the steps may take on the GPU that is open and that are not compiled yet, several at a time.
+/// Where this machine can compile CUDA kernels: compiles all that the steps may take on the GPU that is open and that are not
+/// compiled yet, several at a time.
 #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
 pub fn compile_kernels(steps: &StepKernels) {
     #[cfg(feature = "cuda")]
