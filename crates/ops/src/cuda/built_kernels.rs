@@ -88,8 +88,11 @@ pub(crate) fn check_built(steps: &StepKernels) -> Result<(), String> {
 /// Compiles all that the steps may take and nobody has compiled, by all processors, so that no step waits for it. What
 /// does not compile says so when it is needed.
 pub(crate) fn compile_missing(steps: &StepKernels) {
+    if !can_compile() {
+        return;
+    }
     let (missing, target) = missing_modules(steps, is_stored);
-    if missing.is_empty() || !can_compile() {
+    if missing.is_empty() {
         return;
     }
     let (count, started, next) = (missing.len(), Instant::now(), AtomicUsize::new(0));
