@@ -25,17 +25,19 @@ fail() {
 }
 # Firebrick with this compiler (a folder) and these arguments, on the driver.
 with() {
-  CUDA_PATH="$1" LD_LIBRARY_PATH="$work:$1/lib" XDG_CACHE_HOME="$work/cache" \
+  CUDA_PATH="$1" LD_LIBRARY_PATH="$work:$1/lib" XDG_CACHE_HOME="$work/cache" NULL_CUDA_MEMORY="$work/memory" \
     "$binary" "${@:2}" >"$work/log" 2>&1
 }
 granted() { ! grep "null CUDA driver" "$work/log" || fail "$* asks the driver for what a GPU does not grant"; }
 
-# suite OPTION...: every load of every model must end, and the driver must have nothing to say.
+# suite OPTION...: every load of every model must end, the driver must have nothing to say, and memory must be as planned: 0.9 of
+# 20 GiB, recorded steps and everything else included, and 1.5 % that allocators leave unused.
 suite() {
   with "$compiler" bench suite --device cuda --workloads tests/null_cuda/workloads.json --max-num-batched-tokens 2048 "$@" ||
     fail "bench suite $* failed without a GPU"
   granted bench suite "$@"
   [ "$(grep -c 'output tok/s' "$work/log")" = 18 ] || fail "bench suite $* left loads out"
+  [ "$(cat "$work/memory")" -le 18708 ] || fail "bench suite $* takes $(cat "$work/memory") MiB instead of 18432"
 }
 suite
 suite --enforce-eager

@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex};
 use burn::tensor::{Device, Int, Tensor};
 use firebrick_engine::Batch;
 use firebrick_ops::{
-    Backend, CapturedGraph, SECTION_ALIGNMENT, SampleOptions, SamplePlan, Sampled, backend_of, device_memory,
-    free_device_memory, kept_int_tensor, sample, section,
+    Backend, CapturedGraph, GraphMemory, SECTION_ALIGNMENT, SampleOptions, SamplePlan, Sampled, backend_of,
+    device_memory, free_device_memory, kept_int_tensor, sample, section,
 };
 
 use crate::inputs::{LengthBounds, SpareBlock, StepShape, carry, pack, rewrite, unpack};
@@ -114,6 +114,7 @@ pub(crate) struct StepGraphs {
     blocks_per_row_max: usize,
     vocab_size: usize,
     graphs: HashMap<Key, State>,
+    memory: GraphMemory,
     num_recorded: usize,
     num_failures: usize,
     /// Whether the device had room for another recording when it was last asked.
@@ -157,6 +158,7 @@ impl StepGraphs {
             blocks_per_row_max: max_model_len.div_ceil(spare.block_size as usize),
             vocab_size,
             graphs: HashMap::new(),
+            memory: GraphMemory::default(),
             num_recorded: 0,
             num_failures: 0,
             has_room: true,
@@ -296,7 +298,7 @@ impl StepGraphs {
             (section(&words, start, length - start), choice.options(shape.samples))
         });
         let model = Arc::clone(&self.model);
-        let recorded = CapturedGraph::record(&self.device, move || {
+        let recorded = CapturedGraph::record(&self.memory, &self.device, move || {
             let mut model = model.lock().expect("a forward pass does not panic while it holds the model");
             let logits = model.forward(&input);
             match &choice {

@@ -11,8 +11,8 @@ use burn::tensor::{DType, Device, Tensor};
 use firebrick_ops::e4m3::E4M3;
 use firebrick_ops::testing::{AttentionCase, Seeded};
 use firebrick_ops::{
-    Activation, AttentionOptions, Backend, CapturedGraph, HeadLayout, KvLayer, QkvOptions, RopeTable, RowParams,
-    SamplePlan, Weight, activation_dtype, add_rms_norm, gated_activation, gather_rows, holds_fp8_cache,
+    Activation, AttentionOptions, Backend, CapturedGraph, GraphMemory, HeadLayout, KvLayer, QkvOptions, RopeTable,
+    RowParams, SamplePlan, Weight, activation_dtype, add_rms_norm, gated_activation, gather_rows, holds_fp8_cache,
     holds_fp8_weights, int_tensor, layer_norm, linear, open_device, paged_attention, rms_norm, rope_and_store_kv,
     sample,
 };
@@ -279,7 +279,7 @@ impl Bench {
         }
         let mut all = move || (0..calls).map(&mut operation).last().expect("at least one call");
         let eager = median_us(&self.device, || drop(all())) / calls as f64;
-        let replays = CapturedGraph::record(&self.device, all).map(|graph| {
+        let replays = CapturedGraph::record(&GraphMemory::default(), &self.device, all).map(|graph| {
             let replay = || drop(graph.replay());
             [median_us(&self.device, replay), median_host_us(&self.device, replay)].map(|us| us / calls as f64)
         });

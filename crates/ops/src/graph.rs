@@ -11,6 +11,25 @@ use crate::attention::forget_derived;
 use crate::device::with_device_alone;
 use crate::{Backend, backend_of, launch};
 
+/// Memory that recordings share which are never replayed at the same time, because all are recorded and replayed in one
+/// [`WorkStream`](crate::WorkStream). Clones are the same memory.
+#[derive(Clone, Default)]
+pub struct GraphMemory {
+    #[cfg(feature = "cuda")]
+    recorded: crate::cuda::RecordedMemory,
+}
+
+impl GraphMemory {
+    /// Runs `work`, of which only results keep memory when it is over.
+    #[cfg_attr(not(feature = "cuda"), allow(unused_variables, reason = "no other backend needs it"))]
+    fn hold<R: Send>(&self, device: &Device, work: impl FnOnce() -> R + Send) -> R {
+        #[cfg(feature = "cuda")]
+        return self.recorded.hold_new_tensors_of(device, work);
+        #[cfg(not(feature = "cuda"))]
+        work()
+    }
+}
+
 /// A recorded computation.
 pub struct CapturedGraph<T> {
     recorded: Arc<Recorded>,
@@ -29,11 +48,20 @@ impl<T: Clone + Send + 'static> CapturedGraph<T> {
     /// Runs `closure` once or a few times and then records it. It must read its inputs from the same tensors each time,
     /// wait for nothing, and own (or share) every tensor that it touches.
     ///
+    /// On CUDA a replay may overwrite what other recordings with this memory computed, all but their results.
+    ///
     /// `None` when the device's runtime could not record it.
-    pub fn record(device: &Device, closure: impl FnMut() -> T + Send + 'static) -> Option<Self> {
+    pub fn record(
+        memory: &GraphMemory,
+        device: &Device,
+        mut closure: impl FnMut() -> T + Send + 'static,
+    ) -> Option<Self> {
         let recorded = match backend_of(device) {
             Backend::Cpu => return None,
-            Backend::Cuda => record_after(WARM_UPS_CUDA, device, closure),
+            Backend::Cuda => {
+                let (memory, recorded_on) = (memory.clone(), device.clone());
+                record_after(WARM_UPS_CUDA, device, move || memory.hold(&recorded_on, &mut closure))
+            }
             // With the device to itself what a run allocates does not depend on how far ahead the host is: recording finds
             // all memory that the run before it has given back, as it must.
             Backend::Wgpu => {
@@ -109,7 +137,9 @@ mod tests {
             };
             let ids = int_tensor(vec![0, 1, 2], [3], device);
             let (recorded_step, recorded_ids) = (step.clone(), ids.clone());
-            let Some(graph) = CapturedGraph::record(device, move || recorded_step(&recorded_ids)) else {
+            let Some(graph) =
+                CapturedGraph::record(&GraphMemory::default(), device, move || recorded_step(&recorded_ids))
+            else {
                 assert_eq!(backend_of(device), Backend::Cpu);
                 return;
             };

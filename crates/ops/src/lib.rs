@@ -55,7 +55,7 @@ pub use device::{
     open_device, open_device_async, settle_devices, tensor_bytes_max, use_batch_invariant_kernels, use_cuda_kernels_of,
 };
 pub use gather_rows::{gather_rows, gather_rows_of};
-pub use graph::CapturedGraph;
+pub use graph::{CapturedGraph, GraphMemory};
 pub use layer_norm::layer_norm;
 pub use linear::{linear, linear_add};
 pub use overwrite::{Carried, Overwrite, overwrite, overwrite_carrying};

@@ -7,9 +7,9 @@ use super::tests::{for_both_dtypes, pair};
 use crate::e4m3::E4M3;
 use crate::testing::{AttentionCase, Seeded, assert_close, moved, reference_device};
 use crate::{
-    Activation, AttentionOptions, CapturedGraph, HeadLayout, KvLayer, Projection, QkvOptions, QkvProjection, RopeTable,
-    RowNorm, Weight, gated_activation, int_tensor, linear, paged_attention, reference, rope_and_store_kv,
-    self_attention,
+    Activation, AttentionOptions, CapturedGraph, GraphMemory, HeadLayout, KvLayer, Projection, QkvOptions,
+    QkvProjection, RopeTable, RowNorm, Weight, gated_activation, int_tensor, linear, paged_attention, reference,
+    rope_and_store_kv, self_attention,
 };
 
 /// Compute capabilities whose kernels differ.
@@ -270,7 +270,8 @@ fn a_recorded_graph_attends_with_the_same_bits_at_every_replay() {
                 gated_activation(doubled, Activation::Silu)
             };
             let expected = step();
-            let graph = CapturedGraph::record(device, step).expect("attention can be recorded");
+            let graph =
+                CapturedGraph::record(&GraphMemory::default(), device, step).expect("attention can be recorded");
             for _ in 0..3 {
                 assert_close(graph.replay().expect("the device works"), expected.clone(), 0.0);
             }

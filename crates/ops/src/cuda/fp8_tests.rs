@@ -10,8 +10,8 @@ use super::tests::{compare_projections, floats, for_both_dtypes, pair};
 use crate::e4m3::{decode, quantise_row};
 use crate::testing::{Seeded, assert_close, moved, reference_device};
 use crate::{
-    Activation, CapturedGraph, HeadLayout, Projection, QkvOptions, RowNorm, Then, Weight, float_tensor, linear,
-    linear_add, project, reference,
+    Activation, CapturedGraph, GraphMemory, HeadLayout, Projection, QkvOptions, RowNorm, Then, Weight, float_tensor,
+    linear, linear_add, project, reference,
 };
 
 /// The same matrix on the host and on the device.
@@ -196,8 +196,8 @@ fn products_in_fp8_can_be_recorded() {
                 project(inner * 0.01, Projection { norm: None, weight: &down, bias: None }, Then::AddTo(x))
             };
             let expected = step(x.clone());
-            let graph =
-                CapturedGraph::record(device, move || step(x.clone())).expect("every operation can be recorded");
+            let graph = CapturedGraph::record(&GraphMemory::default(), device, move || step(x.clone()))
+                .expect("every operation can be recorded");
             for _ in 0..3 {
                 assert_close(graph.replay().expect("the device works"), expected.clone(), 0.0);
             }

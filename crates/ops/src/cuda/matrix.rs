@@ -6,6 +6,7 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::ops::numeric::empty_device_contiguous_dtype;
 use burn_cubecl::tensor::CubeTensor;
 
+use super::recorded_memory;
 use crate::backend::WeightTensors;
 
 /// A matrix whose rows may be apart: Burn pads rows of its own tensors, and slices are views.
@@ -64,12 +65,16 @@ pub(super) fn dense(tensor: CubeTensor) -> CubeTensor {
 
 /// A tensor that no one else holds, to be changed in place; a copy of one that is shared.
 pub(super) fn owned(tensor: CubeTensor) -> CubeTensor {
-    if tensor.handle.can_mut() { tensor } else { tensor.copy() }
+    if recorded_memory::can_change(&tensor) { tensor } else { tensor.copy() }
 }
 
 /// A new tensor without gaps on the device of `like`, not yet written.
 pub(super) fn empty<const D: usize>(like: &CubeTensor, shape: [usize; D], dtype: DType) -> CubeTensor {
-    empty_device_contiguous_dtype(like.client.clone(), like.device.clone(), Shape::from(shape), dtype)
+    let (client, device, shape) = (like.client.clone(), like.device.clone(), Shape::from(shape));
+    match recorded_memory::take(like, &shape, dtype) {
+        Some(handle) => CubeTensor::new_contiguous(client, device, shape, handle, dtype),
+        None => empty_device_contiguous_dtype(client, device, shape, dtype),
+    }
 }
 
 /// Whether a tensor's first element is on a 16-byte boundary: allocations are, views may not be.

@@ -39,6 +39,7 @@ mod pinned;
 mod probe;
 mod projection;
 mod read_back;
+mod recorded_memory;
 #[cfg(test)]
 mod recorded_tests;
 mod rms_norm;
@@ -67,6 +68,7 @@ pub(crate) use paged_attention::paged_attention;
 pub(crate) use probe::{capability_in_use, has_bfloat16, multiplies_fp8, open, settle, use_kernels_of};
 pub(crate) use projection::{project, project_onto, self_attention};
 pub(crate) use read_back::read_back;
+pub(crate) use recorded_memory::RecordedMemory;
 pub(crate) use rms_norm::{add_rms_norm, rms_norm};
 pub(crate) use rope_and_store_kv::rope_and_store_kv;
 pub(crate) use sample::sample;

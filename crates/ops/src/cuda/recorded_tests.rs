@@ -9,8 +9,8 @@ use super::tests::{floats, for_both_dtypes, pair};
 use crate::e4m3::E4M3;
 use crate::testing::{AttentionCase, Seeded, assert_close, moved, reference_device};
 use crate::{
-    CapturedGraph, HeadLayout, Projection, QkvOptions, QkvProjection, RopeTable, RowNorm, Stream, Weight, gather_rows,
-    project_onto, self_attention,
+    CapturedGraph, GraphMemory, HeadLayout, Projection, QkvOptions, QkvProjection, RopeTable, RowNorm, Stream, Weight,
+    gather_rows, project_onto, self_attention,
 };
 
 /// Query heads, KV heads, a head's elements, and whether heads are normalised.
@@ -83,15 +83,25 @@ fn check_chain(options: QkvOptions, (device, dtype): (&Device, DType), cache: DT
         stream.into_rows()
     };
     let count = contexts.len();
-    let ids = crate::int_tensor(vec![0; count], [count], device);
     let (_, rows) = pair(&mut seeded, [50, HIDDEN], (device, dtype));
-    let (recorded_ids, recorded_rows, recorded_step) = (ids.clone(), rows.clone(), step.clone());
-    let graph = CapturedGraph::record(device, move || recorded_step(gather_rows(&recorded_rows, &recorded_ids)))
-        .expect("every operation can be recorded");
+    let memory = GraphMemory::default();
+    let recordings = [0, 1].map(|_| {
+        let ids = crate::int_tensor(vec![0; count], [count], device);
+        let (recorded_ids, recorded_rows, recorded_step) = (ids.clone(), rows.clone(), step.clone());
+        let graph =
+            CapturedGraph::record(&memory, device, move || recorded_step(gather_rows(&recorded_rows, &recorded_ids)));
+        (ids, graph.expect("every operation can be recorded"))
+    });
     for replay in 0..20 {
-        let chosen: Vec<i32> = (0..count as i32).map(|row| (replay * 7 + row) % 50).collect();
-        drop(crate::overwrite(ids.clone(), chosen.clone()));
-        let expected = step(gather_rows(&rows, &crate::int_tensor(chosen, [count], device)));
-        assert_close(graph.replay().expect("the device works"), expected, 0.0);
+        let chosen =
+            [7, 11].map(|factor| (0..count as i32).map(|row| (replay * factor + row) % 50).collect::<Vec<i32>>());
+        for ((ids, _), chosen) in recordings.iter().zip(&chosen) {
+            drop(crate::overwrite(ids.clone(), chosen.clone()));
+        }
+        // The second replay leaves the first one's result alone, though they share their memory.
+        let got = recordings.each_ref().map(|(_, graph)| graph.replay().expect("the device works"));
+        for (got, chosen) in got.into_iter().zip(chosen) {
+            assert_close(got, step(gather_rows(&rows, &crate::int_tensor(chosen, [count], device))), 0.0);
+        }
     }
 }

@@ -11,9 +11,9 @@ use super::launch::{Grid, Launch};
 use super::{FEW_ROWS, GATHER_ROWS, RMS_NORM, SOURCES};
 use crate::testing::{AttentionCase, Seeded, assert_close, for_each_device, moved, reference_device};
 use crate::{
-    Activation, Backend, CapturedGraph, HeadLayout, KvLayer, Projection, QkvOptions, RopeTable, RowNorm, RowParams,
-    SamplePlan, Then, Weight, activation, add_rms_norm, backend_of, carry_tokens, gated_activation, gather_rows,
-    layer_norm, linear, linear_add, project, reference, rms_norm, rope_and_store_kv, sample, section,
+    Activation, Backend, CapturedGraph, GraphMemory, HeadLayout, KvLayer, Projection, QkvOptions, RopeTable, RowNorm,
+    RowParams, SamplePlan, Then, Weight, activation, add_rms_norm, backend_of, carry_tokens, gated_activation,
+    gather_rows, layer_norm, linear, linear_add, project, reference, rms_norm, rope_and_store_kv, sample, section,
 };
 
 /// Runs a test on the CUDA device, if there is one, in both 16-bit dtypes, with the error of one rounding.
@@ -228,7 +228,8 @@ fn a_recorded_chain_of_projections_gives_the_bits_of_the_same_calls_for_any_inpu
             let (_, table) = pair(&mut seeded, [300, 576], (device, dtype));
             let (recorded_ids, recorded_table, recorded_step) = (ids.clone(), table.clone(), step.clone());
             let recorded = move || recorded_step(gather_rows(&recorded_table, &recorded_ids));
-            let graph = CapturedGraph::record(device, recorded).expect("every operation can be recorded");
+            let graph = CapturedGraph::record(&GraphMemory::default(), device, recorded)
+                .expect("every operation can be recorded");
             for replay in 0..20 {
                 let chosen: Vec<i32> = (0..rows as i32).map(|row| (row * 7 + replay * 5) % 300).collect();
                 drop(crate::overwrite(ids.clone(), chosen.clone()));
@@ -368,7 +369,8 @@ fn a_recorded_graph_gives_the_same_bits_at_every_replay() {
                 gated_activation(linear(hidden, &weight, None), Activation::Silu)
             };
             let expected = step();
-            let graph = CapturedGraph::record(device, step).expect("every operation can be recorded");
+            let graph =
+                CapturedGraph::record(&GraphMemory::default(), device, step).expect("every operation can be recorded");
             for _ in 0..3 {
                 assert_close(graph.replay().expect("the device works"), expected.clone(), 0.0);
             }
