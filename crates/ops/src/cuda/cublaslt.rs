@@ -1,6 +1,7 @@
 //! Matrix products through cuBLASLt, with its choice of algorithm kept per shape.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
 
@@ -13,9 +14,9 @@ use cudarc::cublaslt::sys::{
     cublasLtMatmulHeuristicResult_t, cublasLtMatmulPreferenceAttributes_t as Preference, cublasLtMatrixLayout_t,
     cublasStatus_t, cudaDataType_t,
 };
-use cudarc::driver::sys::{CUdeviceptr, CUstream, cuMemAlloc_v2};
+use cudarc::driver::sys::{CUdeviceptr, CUstream};
 
-use super::driver::check;
+use super::driver::allocate;
 use super::module_cache::Target;
 use crate::e4m3::E4M3;
 
@@ -102,7 +103,8 @@ struct Plan {
 /// The library, its scratch memory and the algorithms it chose.
 pub(super) struct Blas {
     handle: cublasLtHandle_t,
-    workspace: CUdeviceptr,
+    /// Of each stream: products of different streams may run at the same time.
+    workspaces: HashMap<CUstream, CUdeviceptr>,
     workspace_bytes: usize,
     is_hopper: bool,
     /// `None` where the library has no algorithm.
@@ -113,11 +115,8 @@ impl Blas {
     pub(super) fn new(target: Target) -> Result<Self, String> {
         let handle = lt::create_handle().map_err(|error| format!("cuBLASLt does not start: {:?}", error.0))?;
         let workspace_bytes = if target.major >= 9 { WORKSPACE_BYTES_HOPPER } else { WORKSPACE_BYTES };
-        let mut workspace = 0;
-        // SAFETY: the runtime's context is current; the address is written to a live variable.
-        check("cuMemAlloc", unsafe { cuMemAlloc_v2(&mut workspace, workspace_bytes) })
-            .map_err(|error| format!("no {workspace_bytes} bytes of scratch memory for cuBLASLt: {error}"))?;
-        Ok(Self { handle, workspace, workspace_bytes, is_hopper: target.major == 9, plans: HashMap::new() })
+        let (workspaces, plans) = (HashMap::new(), HashMap::new());
+        Ok(Self { handle, workspaces, workspace_bytes, is_hopper: target.major == 9, plans })
     }
 
     /// Enqueues a product.
@@ -142,10 +141,19 @@ impl Blas {
         Ok(if is_whole { Multiplied::Whole } else { Multiplied::WithoutBias })
     }
 
-    fn enqueue(&self, product: &Product, layouts: &Layouts, plan: &Plan, stream: CUstream) -> Result<(), String> {
+    /// Scratch memory of a stream, made at the first use.
+    pub(super) fn workspace(&mut self, stream: CUstream) -> Result<CUdeviceptr, String> {
+        Ok(match self.workspaces.entry(stream) {
+            Entry::Occupied(workspace) => *workspace.get(),
+            Entry::Vacant(place) => *place.insert(allocate(self.workspace_bytes)?),
+        })
+    }
+
+    fn enqueue(&mut self, product: &Product, layouts: &Layouts, plan: &Plan, stream: CUstream) -> Result<(), String> {
         let factor = if product.operands == E4M3 { sums_factor(product.dtype) } else { 1.0 };
         let residual_scale = if product.residual.is_some() { 1.0f32 } else { 0.0f32 };
         let added = product.added();
+        let workspace = self.workspace(stream)?;
         // SAFETY: the description, layouts and algorithm belong together and are alive; the addresses are those of
         // tensors of these shapes, held by the caller; the scratch memory lives as long as the process.
         let result = unsafe {
@@ -163,7 +171,7 @@ impl Blas {
                 product.out as *mut c_void,
                 layouts.out,
                 &plan.algorithm,
-                self.workspace as *mut c_void,
+                workspace as *mut c_void,
                 self.workspace_bytes,
                 stream.cast(),
             )

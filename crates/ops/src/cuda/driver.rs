@@ -45,7 +45,8 @@ pub(super) struct Driver {
     modules: HashMap<Module, CUmodule>,
     functions: HashMap<Kernel, Function>,
     blas: Option<Blas>,
-    counters: Option<CUdeviceptr>,
+    /// Of each stream: launches of different streams may run at the same time.
+    counters: HashMap<CUstream, CUdeviceptr>,
     staging: Option<Staging>,
     rings: HashMap<CUstream, Ring>,
 }
@@ -55,7 +56,8 @@ impl Driver {
     pub(super) fn new() -> Self {
         let target = Target::of(Gpu::current().capability, Gpu::whole().capability);
         let (modules, functions) = (HashMap::new(), HashMap::new());
-        Self { target, modules, functions, blas: None, counters: None, staging: None, rings: HashMap::new() }
+        let (counters, rings) = (HashMap::new(), HashMap::new());
+        Self { target, modules, functions, blas: None, counters, staging: None, rings }
     }
 
     /// The matrix library, opened at the first use.
@@ -82,18 +84,16 @@ impl Driver {
         })
     }
 
-    /// The address of [`COUNTERS`] 32-bit zeros, which every launch that counts with them leaves zero. Allocated once.
+    /// The address of [`COUNTERS`] 32-bit zeros of a stream, which every launch that counts with them leaves zero. Allocated once.
     pub(super) fn counters(&mut self, stream: CUstream) -> Result<CUdeviceptr, String> {
-        if self.counters.is_none() {
-            let mut address = 0;
-            // SAFETY: a context is current; the address is written to a live variable, and the memory is never freed.
-            let allocated = unsafe { sys::cuMemAlloc_v2(&mut address, COUNTERS * size_of::<u32>()) };
-            check("cuMemAlloc", allocated)?;
-            // SAFETY: the memory was just allocated with this size, and the stream is the runtime's.
-            check("cuMemsetD32Async", unsafe { sys::cuMemsetD32Async(address, 0, COUNTERS, stream) })?;
-            self.counters = Some(address);
-        }
-        Ok(self.counters.expect("allocated above"))
+        let place = match self.counters.entry(stream) {
+            Entry::Occupied(counters) => return Ok(*counters.get()),
+            Entry::Vacant(place) => place,
+        };
+        let address = allocate(COUNTERS * size_of::<u32>())?;
+        // SAFETY: the memory was just allocated with this size, and the stream is the runtime's.
+        check("cuMemsetD32Async", unsafe { sys::cuMemsetD32Async(address, 0, COUNTERS, stream) })?;
+        Ok(*place.insert(address))
     }
 
     /// Enqueues a kernel. The first use compiles it, or finds it compiled on disk.
@@ -197,6 +197,13 @@ impl Driver {
     }
 }
 
+/// Device memory that is never freed, of the context that is current on the device's thread.
+pub(super) fn allocate(bytes: usize) -> Result<CUdeviceptr, String> {
+    let mut address = 0;
+    // SAFETY: the address is written to a live variable.
+    check("cuMemAlloc", unsafe { sys::cuMemAlloc_v2(&mut address, bytes) }).map(|()| address)
+}
+
 /// Whether work on the stream is being recorded.
 fn is_capturing(stream: CUstream) -> Result<bool, String> {
     let mut status = sys::CUstreamCaptureStatus::CU_STREAM_CAPTURE_STATUS_NONE;
@@ -231,5 +238,43 @@ pub(super) fn check(call: &str, result: CUresult) -> Result<(), String> {
     match result {
         CUresult::CUDA_SUCCESS => Ok(()),
         error => Err(format!("{call} returned {error:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::backend::DispatchDevice;
+    use cubecl_common::device::Device as _;
+    use cubecl_common::device_handle::DeviceHandle;
+    use cubecl_environment::stream::StreamId;
+
+    use super::super::launch::{CudaServer, read};
+    use crate::testing::for_each_device;
+    use crate::{WorkStream, int_tensor};
+
+    /// As two models', whose kernels would count each other's blocks.
+    #[test]
+    fn streams_that_may_run_at_the_same_time_share_no_memory_that_kernels_write() {
+        for_each_device(|device| {
+            let DispatchDevice::Cube(cubecl::Device::Cuda(gpu)) = device.as_dispatch() else { return };
+            let server = DeviceHandle::<CudaServer>::new(gpu.to_id());
+            let addresses = || {
+                // A stream begins with the first work in it.
+                let (_tensor, stream) =
+                    WorkStream::new().enter(|| (int_tensor(vec![0], [1], device), StreamId::current()));
+                let found = server.submit_blocking(move |server| {
+                    let mut addresses = Vec::new();
+                    let found = read(server, stream, &[], |session| {
+                        addresses.push(session.driver.counters(session.stream)?);
+                        addresses.push(session.driver.blas()?.workspace(session.stream)?);
+                        Ok(())
+                    });
+                    found.map(|()| addresses)
+                });
+                found.expect("the device works").expect("there is memory")
+            };
+            let [one, other] = [addresses(), addresses()];
+            assert!(one.iter().all(|address| !other.contains(address)), "{one:?} and {other:?}");
+        });
     }
 }
