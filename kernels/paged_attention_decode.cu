@@ -1,6 +1,6 @@
 // paged_attention_decode: paged_attention for the sequences that have one token in the batch, on tensor cores.
 //
-// Variants: ELEMENT=f16|bf16 HEAD_DIM:GROUP:BLOCK_SIZE:STAGES:FRESH:CLUSTERED=64:3:16:3:1:1|64:1:48:3:0:0|80:20:16:3:1:0|96:8:16:3:0:1|128:4:32:3:1:0|256:4:16:1:1:1 CACHE=ELEMENT|e4m3
+// Variants: ELEMENT=f16|bf16 HEAD_DIM:GROUP:BLOCK_SIZE:STAGES:RESIDENT:FRESH:CLUSTERED=64:3:16:3:2:1:1|64:1:48:3:2:0:0|80:20:16:3:2:1:0|96:8:16:3:2:0:1|128:4:32:3:2:1:0|128:2:16:2:3:0:0|256:4:16:1:2:1:1 CACHE=ELEMENT|e4m3
 // Needs: attention.cuh heads.cuh decode_plan.cuh decode_parts.cuh fresh_rows.cuh decode_attention.cuh
 //
 // A block takes one part of a sequence's context for one KV head and up to 8 of its GROUP query heads. Warps take tiles of TILE
@@ -16,7 +16,8 @@
 // contexts are divided, and so their last bits, depends on all of them.
 //
 // In a batch with prompts, blocks run `beside` the kernel that takes those, on multiprocessors that it leaves: reading and
-// multiplying take time together.
+// multiplying take time together. More of them share a multiprocessor then (RESIDENT), since few multiprocessors read more with
+// more warps.
 //
 // A cache of e4m3 is copied as the bytes that it is and widened in registers to f16, which holds every code exactly; queries
 // and weights are f16 then, whatever ELEMENT is. The instructions that load 16-bit fragments give a lane pairs of codes:
@@ -155,7 +156,7 @@ __device__ __forceinline__ void attend_several(const Block& block, Part after, i
 // `partial` has room for two parts of every block; `finished` is zero before and after. The first FOR_OTHERS of that are left to a
 // kernel that may run beside. `parts` and `plans` are what paged_attention_plan.cu writes, if contexts are divided. blockIdx: the
 // group of heads, with the place in the cluster, and the sequence or the block of the plan.
-extern "C" __global__ void __launch_bounds__(THREADS, 2)
+extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     attend_decode(const ELEMENT* qkv, CACHE* keys, CACHE* values, const int* query_starts, const int* context_lens,
                   const int* tables, const int4* parts, const int4* plans, ELEMENT* out, float* partial, int* finished,
                   const __grid_constant__ Shape shape

@@ -26,6 +26,8 @@ const CLUSTER_MAX: usize = 8;
 const COUNTERS_OF_OTHERS: usize = 32;
 /// Threads of `paged_attention_plan.cu`, each of which plans for a block.
 const PLANNERS: usize = 1024;
+/// Columns of heads up to which registers suffice for three blocks of 4 warps.
+const HEAD_DIM_OF_THREE: usize = 128;
 /// Columns of heads up to which they are short: 8 warps take them, and their contexts are divided alike.
 const SHORT_HEAD: usize = 64;
 /// Shared memory that a block in a cluster asks for at least if heads are long, as those of products do. Measured with
@@ -42,12 +44,22 @@ pub(super) struct Fresh<'a> {
     pub rotation: Rotation,
 }
 
-/// How a call is compiled and launched.
+/// How calls are compiled and launched.
 pub(super) struct Decode {
     warps: usize,
+    /// Where this kernel has the whole GPU.
+    alone: Room,
+    /// Where another has a part of it.
+    beside: Room,
+}
+
+/// How blocks share a multiprocessor: few that copy far ahead, or more that each have less.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Room {
+    blocks: usize,
     stages: usize,
+    /// Of a block.
     shared_bytes: usize,
-    blocks_per_multiprocessor: usize,
 }
 
 /// A call whose contexts are divided, if they are to be.
@@ -77,16 +89,15 @@ impl Decode {
         let tile_bytes = 2 * TILE * row_bytes(head_dim, form.cache);
         let merging_bytes = merging_bytes(head_dim, (taken, warps), has_clusters(&form.gpu));
         let shared_bytes = |stages: usize| (warps * stages * tile_bytes + merging_bytes).next_multiple_of(16);
-        let fitting = |blocks: usize| {
-            let room = form.gpu.shared_bytes_of_block(blocks);
-            (1..=STAGES_MAX).rev().find(|&stages| shared_bytes(stages) <= room)
+        let fitting = |blocks: usize, stages_min: usize| {
+            let available = form.gpu.shared_bytes_of_block(blocks);
+            let stages = (stages_min..=STAGES_MAX).rev().find(|&stages| shared_bytes(stages) <= available)?;
+            Some(Room { blocks, stages, shared_bytes: shared_bytes(stages) })
         };
-        let (blocks_per_multiprocessor, stages) = match fitting(2) {
-            Some(stages) => (2, stages),
-            None => (1, fitting(1)?),
-        };
-        let shared_bytes = shared_bytes(stages);
-        Some(Self { warps, stages, shared_bytes, blocks_per_multiprocessor })
+        let alone = fitting(2, 1).or_else(|| fitting(1, 1))?;
+        let has_registers = warps == 4 && head_dim <= HEAD_DIM_OF_THREE;
+        let beside = has_registers.then(|| fitting(3, 2)).flatten().unwrap_or(alone);
+        Some(Self { warps, alone, beside })
     }
 
     /// Divides the contexts, where they are to be, unless a layer before has. `beside`: the launch that follows takes the other
@@ -105,22 +116,23 @@ impl Decode {
     /// Shared memory of a block in a cluster.
     fn clustered_shared_bytes(&self, attention: &Attention) -> usize {
         if attention.options.heads.head_dim <= SHORT_HEAD {
-            return self.shared_bytes;
+            return self.alone.shared_bytes;
         }
-        let room = attention.gpu.shared_bytes_of_block(self.blocks_per_multiprocessor);
-        self.shared_bytes.max(CLUSTERED_SHARED_BYTES_MIN.min(room))
+        let available = attention.gpu.shared_bytes_of_block(self.alone.blocks);
+        self.alone.shared_bytes.max(CLUSTERED_SHARED_BYTES_MIN.min(available))
     }
 
-    /// Blocks that the GPU runs at a time.
+    /// Blocks that the GPU runs at a time, if it runs no others.
     fn at_once(&self, attention: &Attention) -> usize {
-        attention.gpu.multiprocessors * self.blocks_per_multiprocessor
+        attention.gpu.multiprocessors * self.alone.blocks
     }
 
     /// For each group of heads, so that as many run at a time as can; smaller pieces where others take a part of the GPU.
     fn dividing_blocks(&self, attention: &Attention, beside: Option<f64>) -> usize {
         let groups = groups_of_heads(attention);
         let is_shared = beside.is_some_and(|share| share < 1.0);
-        let blocks = self.at_once(attention) * if is_shared { PIECES_BESIDE } else { 1 };
+        let at_once = attention.gpu.multiprocessors * self.room(beside.is_some()).blocks;
+        let blocks = at_once * if is_shared { PIECES_BESIDE } else { 1 };
         (blocks.min(COUNTERS - COUNTERS_OF_OTHERS) / groups).clamp(1, PLANNERS)
     }
 
@@ -149,20 +161,27 @@ impl Decode {
         }
     }
 
+    fn room(&self, is_beside: bool) -> Room {
+        if is_beside { self.beside } else { self.alone }
+    }
+
     /// Every kernel that decodes, for rows as the projection left them or not.
     pub(super) fn kernels(&self, form: &Form, fresh: bool) -> Vec<Kernel> {
         let clustered = if has_clusters(&form.gpu) { &[false, true][..] } else { &[false] };
-        clustered.iter().map(|&clustered| self.kernel(form, fresh, clustered)).collect()
+        let alone = clustered.iter().map(|&clustered| self.kernel(form, fresh, clustered, self.alone));
+        let beside = (!fresh && self.beside != self.alone).then(|| self.kernel(form, fresh, false, self.beside));
+        alone.chain(beside).collect()
     }
 
-    fn kernel(&self, form: &Form, fresh: bool, clustered: bool) -> Kernel {
+    fn kernel(&self, form: &Form, fresh: bool, clustered: bool, room: Room) -> Kernel {
         let kernel = Kernel::new(&PAGED_ATTENTION_DECODE, "attend_decode").word("ELEMENT", element(form.dtype));
         form.gpu
             .with_cache(kernel, form.cache)
             .number("HEAD_DIM", form.heads.head_dim)
             .number("GROUP", form.group())
             .number("BLOCK_SIZE", form.block_size)
-            .number("STAGES", self.stages)
+            .number("STAGES", room.stages)
+            .number("RESIDENT", room.blocks)
             .number("FRESH", fresh.into())
             .number("CLUSTERED", clustered.into())
     }
@@ -182,11 +201,12 @@ impl Planned<'_> {
         let of_part = attention.group().min(HEADS) * (attention.options.heads.head_dim + 2);
         let places = if division.is_some() { 2 * groups * rows * of_part } else { 1 };
         let partial = empty(out, [places], DType::F32);
-        let shared_bytes = if cluster == 1 { decode.shared_bytes } else { decode.clustered_shared_bytes(attention) };
+        let room = decode.room(*is_beside && cluster == 1);
+        let shared_bytes = if cluster == 1 { room.shared_bytes } else { decode.clustered_shared_bytes(attention) };
         let grid = Grid::new([groups * cluster, rows, 1], decode.warps * LANES).with_shared(shared_bytes);
         let grid = grid.in_clusters(cluster);
         let grid = if *is_beside { grid.starting_early() } else { grid };
-        let launch = Launch::new(decode.kernel(&attention.form(), fresh.is_some(), cluster > 1), grid);
+        let launch = Launch::new(decode.kernel(&attention.form(), fresh.is_some(), cluster > 1, room), grid);
         let launch = launch.read(&attention.qkv.tensor);
         let launch = match fresh {
             Some(_) => launch.write(&attention.keys).write(&attention.values),
