@@ -1,7 +1,7 @@
 // paged_attention_decode: paged_attention for the sequences that have one token in the batch, on tensor cores.
 //
 // Variants: ELEMENT=f16|bf16 HEAD_DIM:GROUP:BLOCK_SIZE:STAGES:RESIDENT:FRESH:CLUSTERED=64:3:16:3:2:1:1|64:1:48:3:2:0:0|80:20:16:3:2:1:0|96:8:16:3:2:0:1|128:4:32:3:2:1:0|128:2:16:2:3:0:0|256:4:16:1:2:1:1 CACHE=ELEMENT|e4m3
-// Needs: attention.cuh heads.cuh decode_plan.cuh decode_parts.cuh fresh_rows.cuh decode_attention.cuh
+// Needs: attention.cuh heads.cuh decode_plan.cuh decode_parts.cuh fresh_rows.cuh decode_attention.cuh decode_merge.cuh
 //
 // A block takes one part of a sequence's context for one KV head and up to 8 of its GROUP query heads. Warps take tiles of TILE
 // positions in turn. Each warp copies its keys and values into its own ring of STAGES tiles in shared memory, so that

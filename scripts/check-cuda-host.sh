@@ -4,7 +4,9 @@
 # cards; and with kernels that were built ahead, where nothing can be compiled. Kernels are compiled as they are asked for,
 # launches are checked against what an H200 grants. What tokens come out says nothing.
 #
-#   scripts/check-cuda-host.sh path/to/firebrick
+#   scripts/check-cuda-host.sh path/to/firebrick [COMMAND...]
+#
+# COMMAND runs tests that need no results of kernels: it, too, finds the driver and the compiler.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 binary="$1"
@@ -39,6 +41,9 @@ suite() {
   [ "$(grep -c 'output tok/s' "$work/log")" = 18 ] || fail "bench suite $* left loads out"
   [ "$(cat "$work/memory")" -le 18708 ] || fail "bench suite $* takes $(cat "$work/memory") MiB instead of 18432"
 }
+[ $# = 1 ] || CUDA_PATH="$compiler" LD_LIBRARY_PATH="$work:$compiler/lib" FIREBRICK_TEST_BACKENDS=cuda "${@:2}" >"$work/log" 2>&1 ||
+  fail "${*:2} fails without a GPU"
+[ $# = 1 ] || ! grep -q "ok. 0 passed" "$work/log" || fail "${*:2} runs no test"
 suite
 suite --enforce-eager
 suite --deterministic

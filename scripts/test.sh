@@ -107,7 +107,9 @@ cargo build --workspace --bins --quiet
 
 binary="$CARGO_TARGET_DIR/debug/firebrick"
 step "CUDA without a GPU: all but the kernels' work"
-./scripts/check-cuda-host.sh "$binary"
+tests=$(cargo nextest list --workspace --list-type binaries-only --message-format json |
+  python3 -c 'import json, sys; print(json.load(sys.stdin)["rust-binaries"]["firebrick-ops"]["binary-path"])')
+./scripts/check-cuda-host.sh "$binary" "$tests" cuda::driver::tests
 
 real_model() {
   part "a real client against a real server" ./scripts/test-server.sh "$binary"

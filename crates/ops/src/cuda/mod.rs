@@ -116,7 +116,8 @@ sources! {
     LINEAR_WGMMA = "linear_wgmma" needs heads qkv_rows wgmma wgmma_products finish_rows,
     LINEAR_WGMMA_TILES = "linear_wgmma_tiles" needs heads qkv_rows wgmma wgmma_products,
     PAGED_ATTENTION = "paged_attention",
-    PAGED_ATTENTION_DECODE = "paged_attention_decode" needs attention heads decode_plan decode_parts fresh_rows decode_attention,
+    PAGED_ATTENTION_DECODE = "paged_attention_decode" needs attention heads decode_plan decode_parts fresh_rows decode_attention
+        decode_merge,
     PAGED_ATTENTION_PLAN = "paged_attention_plan" needs decode_plan,
     PAGED_ATTENTION_TILES = "paged_attention_tiles" needs attention,
     PAGED_ATTENTION_WGMMA = "paged_attention_wgmma" needs attention wgmma attention_copies,
