@@ -48,7 +48,8 @@ impl<T: Clone + Send + 'static> CapturedGraph<T> {
     /// Runs `closure` once or a few times and then records it. It must read its inputs from the same tensors each time,
     /// wait for nothing, and own (or share) every tensor that it touches.
     ///
-    /// On CUDA a replay may overwrite what other recordings with this memory computed, all but their results.
+    /// On CUDA a replay may overwrite what other recordings with this memory have computed, results of later ones included: who
+    /// needs those enqueues their reading before it.
     ///
     /// `None` when the device's runtime could not record it.
     pub fn record(

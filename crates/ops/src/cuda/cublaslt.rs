@@ -145,7 +145,11 @@ impl Blas {
     pub(super) fn workspace(&mut self, stream: CUstream) -> Result<CUdeviceptr, String> {
         Ok(match self.workspaces.entry(stream) {
             Entry::Occupied(workspace) => *workspace.get(),
-            Entry::Vacant(place) => *place.insert(allocate(self.workspace_bytes)?),
+            Entry::Vacant(place) => {
+                let bytes = self.workspace_bytes;
+                let failed = |error| format!("no {bytes} bytes of scratch memory for cuBLASLt: {error}");
+                *place.insert(allocate(bytes).map_err(failed)?)
+            }
         })
     }
 

@@ -3,7 +3,7 @@
 //! The runtime keeps every page that a recording touches for that recording alone, although a replay needs most of its memory
 //! only until it ends, and no two of a stream run at the same time. So what is computed while recording lies in slots that
 //! belong to all recordings of a stream: one of them is free again when the last tensor in it is dropped, as in the runtime's
-//! own pools. A recording's results keep their slots.
+//! own pools. No later recording takes the slots of a result that is still there; an earlier one may have.
 
 use std::cell::RefCell;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -98,7 +98,7 @@ fn check_chain(options: QkvOptions, (device, dtype): (&Device, DType), cache: DT
         for ((ids, _), chosen) in recordings.iter().zip(&chosen) {
             drop(crate::overwrite(ids.clone(), chosen.clone()));
         }
-        // The second replay leaves the first one's result alone, though they share their memory.
+        // They share their memory, but the one recorded later leaves the other's result alone.
         let got = recordings.each_ref().map(|(_, graph)| graph.replay().expect("the device works"));
         for (got, chosen) in got.into_iter().zip(chosen) {
             assert_close(got, step(gather_rows(&rows, &crate::int_tensor(chosen, [count], device))), 0.0);
