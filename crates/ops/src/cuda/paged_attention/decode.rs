@@ -7,7 +7,7 @@
 use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 
-use super::{Attention, Form, row_bytes};
+use super::{Attention, Form, row_bytes, wgmma};
 use crate::cube::QkvTarget;
 use crate::cuda::driver::COUNTERS;
 use crate::cuda::gpu::Gpu;
@@ -26,7 +26,7 @@ const CLUSTER_MAX: usize = 8;
 const COUNTERS_OF_OTHERS: usize = 32;
 /// Threads of `paged_attention_plan.cu`, each of which plans for a block.
 const PLANNERS: usize = 1024;
-/// Columns of heads up to which registers suffice for three blocks of 4 warps.
+/// Columns of the heads whose blocks have 4 warps with registers for three of them, of those that run beside prompts.
 const HEAD_DIM_OF_THREE: usize = 128;
 /// Columns of heads up to which they are short: 8 warps take them, and their contexts are divided alike.
 const SHORT_HEAD: usize = 64;
@@ -49,7 +49,7 @@ pub(super) struct Decode {
     warps: usize,
     /// Where this kernel has the whole GPU.
     alone: Room,
-    /// Where another has a part of it.
+    /// Where the kernel for prompts has a part of it, which only that of [`wgmma`] shares.
     beside: Room,
 }
 
@@ -95,8 +95,8 @@ impl Decode {
             Some(Room { blocks, stages, shared_bytes: shared_bytes(stages) })
         };
         let alone = fitting(2, 1).or_else(|| fitting(1, 1))?;
-        let has_registers = warps == 4 && head_dim <= HEAD_DIM_OF_THREE;
-        let beside = has_registers.then(|| fitting(3, 2)).flatten().unwrap_or(alone);
+        let may_have_three = wgmma::fits(form) && head_dim == HEAD_DIM_OF_THREE;
+        let beside = may_have_three.then(|| fitting(3, 2)).flatten().unwrap_or(alone);
         Some(Self { warps, alone, beside })
     }
 
@@ -280,4 +280,29 @@ fn merging_bytes(head_dim: usize, (taken, warps): (usize, usize), clustered: boo
     let words = warps * taken * (head_dim + 8) + 2 * warps * HEADS + 1;
     let sent = taken * head_dim + 4 * CLUSTER_MAX + 2 * CLUSTER_MAX * taken + 4;
     (words + if clustered { sent } else { 0 }) * size_of::<f32>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::HeadLayout;
+    use crate::e4m3::E4M3;
+
+    #[test]
+    fn three_blocks_share_a_multiprocessor_beside_prompts_where_they_fit() {
+        let [hopper, ampere] = [90, 80].map(|capability| Gpu::of_architecture(capability)[0]);
+        let blocks = |gpu, (num_heads, head_dim), cache| {
+            let heads = HeadLayout { num_heads, num_kv_heads: 8, head_dim };
+            let form = Form { dtype: DType::BF16, cache, heads, block_size: 16, gpu };
+            let Decode { alone, beside, .. } = Decode::new(&form).expect("a tile fits");
+            [alone.blocks, beside.blocks]
+        };
+        assert_eq!(blocks(hopper, (16, 128), DType::BF16), [2, 3]);
+        // Sums of four heads take the room of a third; heads of 64 have twice the warps.
+        assert_eq!(blocks(hopper, (32, 128), DType::BF16), [2, 2]);
+        assert_eq!(blocks(hopper, (16, 64), DType::BF16), [2, 2]);
+        // Nothing runs beside prompts of other kernels.
+        assert_eq!(blocks(hopper, (16, 128), E4M3), [2, 2]);
+        assert_eq!(blocks(ampere, (16, 128), DType::BF16)[1], blocks(ampere, (16, 128), DType::BF16)[0]);
+    }
 }
