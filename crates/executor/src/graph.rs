@@ -20,14 +20,15 @@ use crate::sampler;
 
 /// Sequences of a decode step.
 const DECODE_BUCKETS: [usize; 16] = [1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024];
-/// Most of those that are recorded before the first request: a recording keeps its logits, and larger steps are rare.
+/// Most of those that are recorded before the first request: recordings keep room for the largest one's logits, and larger steps
+/// are rare.
 const SEQUENCES_AT_START: usize = 512;
 /// Tokens of a step that computes prompts as well. Larger steps keep the GPU busy for longer than they take to enqueue.
 const MIXED_TOKEN_BUCKETS: [usize; 6] = [32, 128, 256, 512, 768, 1024];
 /// Sequences of such a step, the padding among them.
 const MIXED_SEQUENCE_BUCKETS: [usize; 4] = [16, 64, 257, 513];
-/// Recordings leave one part in this many of the device's memory free: what is launched kernel by kernel needs room, and a
-/// recording keeps the memory of its activations.
+/// Recordings leave one part in this many of the device's memory free: what is launched kernel by kernel needs room, and
+/// recordings keep that of their activations.
 const FREE_PARTS: u64 = 32;
 /// Recordings that may fail before no more are tried.
 const FAILURES_MAX: usize = 3;
