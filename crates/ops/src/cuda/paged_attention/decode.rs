@@ -26,7 +26,7 @@ const CLUSTER_MAX: usize = 8;
 const COUNTERS_OF_OTHERS: usize = 32;
 /// Threads of `paged_attention_plan.cu`, each of which plans for a block.
 const PLANNERS: usize = 1024;
-/// Columns of the heads whose blocks have 4 warps with registers for three of them, of those that run beside prompts.
+/// Columns of heads of which registers suffice for three blocks, of those that run beside prompts and have 4 warps.
 const HEAD_DIM_OF_THREE: usize = 128;
 /// Columns of heads up to which they are short: 8 warps take them, and their contexts are divided alike.
 const SHORT_HEAD: usize = 64;
