@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs everything around the CUDA kernels where there is no GPU, on a driver that runs no kernels (tests/null_cuda): small
 # models with random weights, prompts, decode steps of one to 200 sequences as recorded graphs; a real model as on older
-# cards; and with kernels that were built ahead, where nothing can be compiled. Kernels are compiled as they are asked for,
+# cards, and twice in one process; and with kernels that were built ahead, where nothing can be compiled. Kernels are compiled as they are asked for,
 # launches are checked against what an H200 grants. What tokens come out says nothing.
 #
 #   scripts/check-cuda-host.sh path/to/firebrick [COMMAND...]
@@ -59,6 +59,31 @@ for architecture in sm_75 sm_80; do
   granted "--cuda-arch-path $architecture"
 done
 
+# Two models in one process, whose steps are recorded while the other's are recorded and run.
+with "$compiler" serve "$model" "$model" --served-model-name one two --device cuda --port 0 &
+server=$!
+trap 'pkill -P "$server" || true; rm -rf "$work"' EXIT
+address=""
+until curl --silent --fail "$address/v1/models" | grep -q '"two"'; do
+  kill -0 "$server" 2>/dev/null || fail "the server of two models ends"
+  sleep 0.1
+  address=$(sed -n 's/.*listening on \(http[^;]*\);.*/\1/p' "$work/log")
+done
+for length in 40 90 300; do
+  loads=()
+  for name in one two; do
+    "$binary" bench serve --base-url "$address" --model "$name" --num-prompts 60 --random-input-len "$length" \
+      --random-output-len 20 --random-range-ratio 0.5 >"$work/$name" 2>&1 &
+    loads+=($!)
+  done
+  for load in "${loads[@]}"; do wait "$load" || fail "a load on one of two models fails: $(cat "$work"/{one,two})"; done
+  [ "$(cat "$work"/{one,two} | grep -c "^Failed requests: *0$")" = 2 ] || fail "requests fail: $(cat "$work"/{one,two})"
+done
+pkill -TERM -P "$server"
+wait "$server" || fail "the server of two models does not end well"
+granted "serve with two models"
+! grep -E "could not be recorded|ERROR" "$work/log" || fail "two models disturb each other"
+
 with "$compiler" kernels build "$model" --arch sm_90a --output "$work/kernels" || fail "kernels are not built"
 export FIREBRICK_KERNELS="$work/kernels"
 some "$work/none" || fail "built kernels do not suffice where there is no compiler"
@@ -72,4 +97,5 @@ refused 'firebrick kernels build MODEL --arch sm_90a' --block-size 32
 with "$compiler" kernels build "$model" --arch sm_90a --quantization fp8 --output "$work/kernels" || fail "FP8 kernels are not built"
 some "$work/none" --quantization fp8 || fail "built kernels do not suffice for FP8 where there is no compiler"
 
-echo "CUDA without a GPU: 18 loads of three models in five ways, a real model as on two older cards and without a compiler"
+echo "CUDA without a GPU: 18 loads of three models in five ways; a real model as on two older cards, twice in one process, and without"
+echo "a compiler"

@@ -126,6 +126,9 @@ def main():
             for entry, registers, shared, spilled, stack in usage(log):
                 place = f"{name.removesuffix('.cu')}: {entry}" if entry != name.removesuffix(".cu") else entry
                 print(f"{place:34} {label:46} {architecture:7} {registers:9} {shared:7} {spilled:8} {stack:6}")
+            if "instructions are serialized" in log:
+                failures += 1
+                print(f"{name:34} {label:46} {architecture:7} HAS MULTIPLICATIONS THAT WAIT FOR EACH OTHER\n{log}")
             if passed and "warning" in log:
                 print("\n".join(line for line in log.splitlines() if "ptxas" not in line))
     print(f"{len(tasks)} compilations, {failures} failed, {time.time() - started:.0f} s")

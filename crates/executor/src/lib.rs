@@ -3,6 +3,7 @@
 //! [`LocalExecutor`] runs one model on one device. It knows nothing of scheduling, text or HTTP and never allocates a
 //! block; everything a token depends on comes with the [`Batch`](firebrick_engine::Batch).
 
+mod failure;
 mod graph;
 mod inputs;
 mod local;

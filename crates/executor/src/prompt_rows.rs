@@ -12,6 +12,8 @@ use firebrick_ops::{
     int_tensor, sample,
 };
 
+use crate::failure::failure;
+
 /// Rows of logits that exist at the same time: a prompt's logits are as large as the vocabulary, times its length.
 const LOGIT_ROWS_MAX: u32 = 64;
 /// Added to the logit of the token that the prompt goes on with, so that it is the one chosen. Log-probabilities are those
@@ -67,21 +69,21 @@ impl PromptReading {
             Self::Logprobs { next, count, pieces } => {
                 let mut entries = Vec::with_capacity(next.len());
                 for piece in pieces {
-                    let rows = piece.read().await.map_err(|error| ExecuteError(format!("{error:?}")))?;
+                    let rows = piece.read().await.map_err(failure)?;
                     entries.extend(rows.into_iter().map(|row| logprobs(row, count)));
                 }
                 Ok(PromptResult::Logprobs(next.into_iter().zip(entries).collect()))
             }
             Self::HiddenSum { sum, count } => {
-                let data = sum.into_data_async().await.map_err(|error| ExecuteError(format!("{error:?}")))?;
-                let sum = data.try_to_vec::<f32>().map_err(|error| ExecuteError(format!("{error:?}")))?;
+                let data = sum.into_data_async().await.map_err(failure)?;
+                let sum = data.try_to_vec::<f32>().map_err(failure)?;
                 Ok(PromptResult::HiddenSum { sum, count })
             }
             Self::HiddenStates { states } => {
                 let [count, size] = states.dims();
-                let data = states.into_data_async().await.map_err(|error| ExecuteError(format!("{error:?}")))?;
+                let data = states.into_data_async().await.map_err(failure)?;
                 let values = data.convert::<f32>();
-                let values = values.as_slice::<f32>().map_err(|error| ExecuteError(format!("{error:?}")))?;
+                let values = values.as_slice::<f32>().map_err(failure)?;
                 Ok(PromptResult::HiddenSum { sum: sum_of_rows(values, size), count: count as u32 })
             }
         }

@@ -6,6 +6,7 @@ use burn::tensor::Tensor;
 use firebrick_engine::{ExecuteError, SampleOutcome, SampleRow, SampledToken, TokenLogprobs};
 use firebrick_ops::{RowParams, SAMPLE_LOGPROBS_MAX, SamplePlan, Sampled, SampledRow, int_tensor, reference, sample};
 
+use crate::failure::failure;
 use crate::logits_processor::{allowed, edits};
 
 /// A choice of tokens under way.
@@ -59,7 +60,6 @@ impl Sampling {
 
     /// The tokens, once the device has chosen them; their way to the host begins now.
     pub(crate) fn finish(self) -> impl Future<Output = Result<Vec<SampleOutcome>, ExecuteError>> {
-        let failed = |error| ExecuteError(format!("{error:?}"));
         let wanted = self.wanted;
         let (on_device, on_host) = match self.chosen {
             Chosen::OnDevice(sampled) => (Some(sampled.read()), None),
@@ -68,12 +68,12 @@ impl Sampling {
         async move {
             let mut rows = Vec::new();
             if let Some(reading) = on_device {
-                rows = reading.await.map_err(failed)?;
+                rows = reading.await.map_err(failure)?;
             }
             if let Some((logits, plan)) = on_host {
                 let [_, vocab_size] = logits.dims();
-                let values = logits.into_data_async().await.map_err(failed)?.convert::<f32>();
-                let values = values.as_slice::<f32>().map_err(|error| ExecuteError(format!("{error:?}")))?;
+                let values = logits.into_data_async().await.map_err(failure)?.convert::<f32>();
+                let values = values.as_slice::<f32>().map_err(failure)?;
                 rows = reference::sample(values, vocab_size, &plan);
             }
             Ok(rows.into_iter().zip(wanted).map(|(row, wanted)| outcome(row, wanted)).collect())

@@ -203,30 +203,17 @@ pub fn tensor_bytes_max(device: &Device) -> usize {
     }
 }
 
-/// Runs `task` while the device does nothing else for anybody; what it allocates stays apart from the pages that
-/// activations share. `None` when the task panicked, or there is no GPU.
+/// Runs `task` on the thread that talks to the device, which does nothing else for anybody meanwhile; `None` when it panicked,
+/// or there is no GPU.
 pub(crate) fn with_device_alone<R: Send + 'static>(device: &Device, task: impl FnOnce() -> R + Send) -> Option<R> {
     match device.as_dispatch() {
         #[cfg(any(feature = "wgpu", feature = "cuda"))]
-        DispatchDevice::Cube(device) => {
-            let client = device.client();
-            client.exclusive(|| client.memory_persistent_allocation((), |()| task())).ok()
-        }
+        DispatchDevice::Cube(device) => device.client().exclusive(task).ok(),
         #[allow(unreachable_patterns)]
         _ => {
             drop(task);
             None
         }
-    }
-}
-
-/// Runs `task` on the thread that talks to the device; `None` when it panicked, or there is no GPU.
-#[cfg(all(target_os = "linux", any(feature = "wgpu", feature = "cuda")))]
-pub(crate) fn with_device_thread<R: Send + 'static>(device: &Device, task: impl FnOnce() -> R + Send) -> Option<R> {
-    match device.as_dispatch() {
-        DispatchDevice::Cube(device) => device.client().exclusive(task).ok(),
-        #[allow(unreachable_patterns)]
-        _ => None,
     }
 }
 

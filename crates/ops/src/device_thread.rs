@@ -10,14 +10,14 @@ use std::{fs, io};
 
 use burn::tensor::Device;
 
-use crate::device::with_device_thread;
+use crate::device::with_device_alone;
 
 /// How late the thread may look, at most: twenty times a second costs nothing that can be measured.
 const SLACK: Duration = Duration::from_millis(50);
 
 /// Lets the thread of a device that was just opened sleep while it has no work.
 pub(crate) fn let_sleep(device: &Device) {
-    let outcome = with_device_thread(device, || allow_slack(SLACK));
+    let outcome = with_device_alone(device, || allow_slack(SLACK));
     if let Some(Err(error)) = outcome {
         tracing::debug!(%error, "the device's thread looks for work every 150 µs");
     }

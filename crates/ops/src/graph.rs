@@ -57,18 +57,20 @@ impl<T: Clone + Send + 'static> CapturedGraph<T> {
         device: &Device,
         mut closure: impl FnMut() -> T + Send + 'static,
     ) -> Option<Self> {
+        let recorded_on = device.clone();
+        // With the device to itself a recording meets nobody's allocations, which CUDA refuses meanwhile. And on wgpu what a run
+        // allocates does not depend on how far ahead the host is: recording finds all memory that the run before it has given
+        // back, as it must; that memory stays apart from the pages that activations share.
         let recorded = match backend_of(device) {
             Backend::Cpu => return None,
             Backend::Cuda => {
-                let (memory, recorded_on) = (memory.clone(), device.clone());
-                record_after(WARM_UPS_CUDA, device, move || memory.hold(&recorded_on, &mut closure))
+                let (memory, held_on) = (memory.clone(), device.clone());
+                let work = move || memory.hold(&held_on, &mut closure);
+                with_device_alone(device, move || record_after(WARM_UPS_CUDA, &recorded_on, work))?
             }
-            // With the device to itself what a run allocates does not depend on how far ahead the host is: recording finds
-            // all memory that the run before it has given back, as it must.
-            Backend::Wgpu => {
-                let recorded_on = device.clone();
-                with_device_alone(device, move || record_after(1, &recorded_on, closure))?
-            }
+            Backend::Wgpu => with_device_alone(device, move || {
+                recorded_on.memory_persistent_allocations(closure, |closure| record_after(1, &recorded_on, closure))
+            })?,
         };
         recorded.inspect_err(|error| tracing::debug!(?error, "a computation could not be recorded")).ok()
     }
@@ -121,11 +123,13 @@ fn record_after<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use burn::tensor::Tensor;
 
     use super::*;
     use crate::testing::{Seeded, assert_close, for_each_device};
-    use crate::{gather_rows, int_tensor, overwrite, rms_norm};
+    use crate::{WorkStream, float_tensor, gather_rows, int_tensor, overwrite, rms_norm};
 
     #[test]
     fn a_replay_computes_anew_what_its_inputs_hold() {
@@ -156,6 +160,45 @@ mod tests {
             for other in others {
                 assert_close(other, again.tensor([3, 48], device), 0.0);
             }
+        });
+    }
+
+    #[test]
+    fn recordings_and_who_uses_the_device_meanwhile_do_not_disturb_each_other() {
+        for_each_device(|device| {
+            if backend_of(device) == Backend::Cpu {
+                return;
+            }
+            let is_over = Arc::new(AtomicBool::new(false));
+            let (others, others_end) = (device.clone(), Arc::clone(&is_over));
+            let other = std::thread::spawn(move || {
+                WorkStream::new().enter(|| {
+                    let mut rounds = 0;
+                    while rounds == 0 || !others_end.load(Ordering::Relaxed) {
+                        // Of another size each time, so that memory is allocated.
+                        let values: Vec<f32> = (0..64 * (1 + rounds % 512)).map(|value| value as f32).collect();
+                        let table = float_tensor(values.clone(), [values.len() / 64, 64], &others);
+                        let row = rounds % (values.len() / 64);
+                        let got = gather_rows(&table, &int_tensor(vec![row as i32], [1], &others));
+                        assert_close(got, float_tensor(values[row * 64..][..64].to_vec(), [1, 64], &others), 0.0);
+                        rounds += 1;
+                    }
+                    rounds
+                })
+            });
+            WorkStream::new().enter(|| {
+                let memory = GraphMemory::default();
+                for round in 1..40 {
+                    let table = Seeded::new(61).tensor([9, 16 * round], device);
+                    let ids = int_tensor(vec![2, 7, 1], [3], device);
+                    let step = move || gather_rows(&table, &ids) * 2.0;
+                    let graph = CapturedGraph::record(&memory, device, step.clone()).expect("the device records");
+                    assert_close(graph.replay().expect("the device works"), step(), 0.0);
+                }
+            });
+            is_over.store(true, Ordering::Relaxed);
+            let rounds = other.join().expect("who uses the device meanwhile is not disturbed");
+            println!("{rounds} rounds beside 39 recordings");
         });
     }
 }

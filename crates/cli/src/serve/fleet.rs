@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use firebrick::{Backend, Options, SourceOptions};
+use firebrick::{Options, SourceOptions};
 use firebrick_server::{Model, ModelOrder};
 
 use super::model::{Facts, Plan};
@@ -42,9 +42,6 @@ impl Fleet {
         let names = args.model.models();
         let max_models = args.max_models.unwrap_or(names.len());
         check(args, &names, max_models)?;
-        let several = max_models > 1;
-        // Recorded steps have been tried with one model on a GPU only.
-        let options = Options { graphs: options.graphs && !several, ..options };
         Ok(Self {
             names,
             max_models,
@@ -120,12 +117,7 @@ impl Fleet {
         let served = ServedArgs { served_model_name: served_names, ..self.served.clone() };
         let plan = Plan::new(name.to_owned(), options, &served).recorded(self.record.clone()).gathering(self.gathering);
         let (model, facts) = plan.load(path, &self.bars)?;
-        if self.memory_bytes.set(facts.device_memory_bytes()).is_ok()
-            && self.max_models > 1
-            && facts.backend() == Backend::Cuda
-        {
-            tracing::warn!("several models: every kernel is launched by itself, no steps are recorded as graphs");
-        }
+        self.memory_bytes.get_or_init(|| facts.device_memory_bytes());
         Ok((model, facts))
     }
 }

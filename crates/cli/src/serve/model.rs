@@ -126,11 +126,6 @@ impl Plan {
 }
 
 impl Facts {
-    /// What runs it.
-    pub fn backend(&self) -> Backend {
-        self.report.backend
-    }
-
     /// The memory of the device, as measured before the model was loaded.
     pub fn device_memory_bytes(&self) -> u64 {
         self.report.plan.options.memory_bytes
