@@ -60,12 +60,14 @@ __device__ void produce_weights(Shared& shared, const TensorMap& weights, Span s
         }
     }
 }
-__device__ void produce_x(Shared& shared, const TensorMap& x, Span span) {
+// Of rows that all fit into the block no more are copied: the copy engine takes long for those that are not there. What is
+// behind them becomes results that nobody reads.
+__device__ void produce_x(Shared& shared, const TensorMap& x, Span span, int rows) {
     Ring<X_STAGES> ring;
 #pragma unroll 1
     for (int chunk = span.begin; chunk < span.end; chunk++, ring.advance()) {
         wait_for(shared.x_empty[ring.stage], ring.parity ^ 1);
-        expect_bytes(shared.x_full[ring.stage], X_BYTES);
+        expect_bytes(shared.x_full[ring.stage], min(rows, ROWS) * INPUTS * 2);
         copy_x(shared.x[ring.stage], x, chunk * INPUTS, blockIdx.z * ROWS, shared.x_full[ring.stage]);
     }
 }
@@ -319,6 +321,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(SPLIT,
     } else if (threadIdx.x == CONSUMERS + WARP) {
         prefetch_map(x);
         wait_for_previous_kernel();
-        produce_x(shared, x, span);
+        produce_x(shared, x, span, shape.rows);
     }
 }

@@ -25,11 +25,13 @@ use crate::cube::QkvTarget;
 use crate::rope_and_store_kv::QkvOptions;
 
 /// Rows of x for which the kernel is faster than the one for few rows, and than the library or tiles and kernels for the norms:
-/// these with weights of up to so many numbers, those with larger ones.
+/// with weights of up to so many numbers, with larger and with the largest ones.
 pub(super) const ROWS: RangeInclusive<usize> = FEW_ROWS + 1..=640;
 pub(super) const SMALL_WEIGHT: usize = 8_000_000;
-const ROWS_OF_LARGE_WEIGHTS: RangeInclusive<usize> = 33..=64;
-const LARGE_WEIGHT: usize = 120_000_000;
+const ROWS_OF_LARGE_WEIGHTS: RangeInclusive<usize> = FEW_ROWS + 1..=64;
+const LARGE_WEIGHT: usize = 60_000_000;
+const ROWS_OF_LARGEST_WEIGHTS: RangeInclusive<usize> = 33..=64;
+const LARGEST_WEIGHT: usize = 120_000_000;
 
 /// What the source divides work into: outputs of a block, inputs of a chunk; and its threads.
 const OUTPUTS: usize = 64;
@@ -231,7 +233,8 @@ impl Form {
         match self.ordered {
             true => !linear_wgmma_tiles::is_filled([self.rows, self.outputs]),
             false if weight <= SMALL_WEIGHT => ROWS.contains(&self.rows),
-            false => weight <= LARGE_WEIGHT && ROWS_OF_LARGE_WEIGHTS.contains(&self.rows),
+            false if weight <= LARGE_WEIGHT => ROWS_OF_LARGE_WEIGHTS.contains(&self.rows),
+            false => weight <= LARGEST_WEIGHT && ROWS_OF_LARGEST_WEIGHTS.contains(&self.rows),
         }
     }
 }
@@ -392,7 +395,7 @@ impl SomeRows {
             None => groups_of(&weight, is_gated, OUTPUTS),
         };
         let launch = Launch::new(form.kernel(division), division.grid(form))
-            .read_mapped(&x.tensor, rows_of(&x, division.rows))
+            .read_mapped(&x.tensor, rows_of(&x, division.rows.min(x.rows)))
             .read_mapped(&weight.tensor, weights);
         let launch = launch.read_if(bias.as_ref()).read_if(residual.as_ref().map(|residual| &residual.tensor));
         let launch = launch.read_if(norm.as_ref().map(|norm| &norm.squares));

@@ -41,6 +41,8 @@ fn the_sizes_are_those_of_the_kernels_on_hopper() {
     for rows in [16, 32, 128] {
         assert!(!form(rows, 28672, 4096).is_taken(&gpu), "{rows} rows: another is faster");
     }
+    assert!([17, 32, 64].iter().all(|&rows| form(rows, 4096, 14_336).is_taken(&gpu)));
+    assert!(form(33, 28_672, 4096).is_taken(&gpu) && !form(65, 4096, 14_336).is_taken(&gpu));
     assert!([17, 100, 513, 8192].iter().all(|&rows| Form { ordered: true, ..form(rows, 576, 576) }.is_taken(&gpu)));
     assert!(!Form { ordered: true, ..form(16, 576, 576) }.is_taken(&gpu), "few rows");
     gpu.capability = 89;
