@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs everything around the CUDA kernels where there is no GPU, on a driver that runs no kernels (tests/null_cuda): small
 # models with random weights, prompts, decode steps of one to 200 sequences as recorded graphs; a real model as on older
-# cards, and twice in one process; and with kernels that were built ahead, where nothing can be compiled. Kernels are compiled as they are asked for,
-# launches are checked against what an H200 grants. What tokens come out says nothing.
+# cards, and twice in one process; and with kernels that were built ahead, where nothing can be compiled. Kernels are
+# compiled as they are asked for, launches are checked against what an H200 grants. What tokens come out says nothing.
 #
 #   scripts/check-cuda-host.sh path/to/firebrick [COMMAND...]
 #
@@ -60,9 +60,10 @@ for architecture in sm_75 sm_80; do
 done
 
 # Two models in one process, whose steps are recorded while the other's are recorded and run.
-with "$compiler" serve "$model" "$model" --served-model-name one two --device cuda --port 0 &
+CUDA_PATH="$compiler" LD_LIBRARY_PATH="$work:$compiler/lib" XDG_CACHE_HOME="$work/cache" \
+  "$binary" serve "$model" "$model" --served-model-name one two --device cuda --port 0 >"$work/log" 2>&1 &
 server=$!
-trap 'pkill -P "$server" || true; rm -rf "$work"' EXIT
+trap 'kill "$server" 2>/dev/null || true; rm -rf "$work"' EXIT
 address=""
 until curl --silent --fail "$address/v1/models" | grep -q '"two"'; do
   kill -0 "$server" 2>/dev/null || fail "the server of two models ends"
@@ -79,7 +80,7 @@ for length in 40 90 300; do
   for load in "${loads[@]}"; do wait "$load" || fail "a load on one of two models fails: $(cat "$work"/{one,two})"; done
   [ "$(cat "$work"/{one,two} | grep -c "^Failed requests: *0$")" = 2 ] || fail "requests fail: $(cat "$work"/{one,two})"
 done
-pkill -TERM -P "$server"
+kill -TERM "$server"
 wait "$server" || fail "the server of two models does not end well"
 granted "serve with two models"
 ! grep -E "could not be recorded|ERROR" "$work/log" || fail "two models disturb each other"
