@@ -80,7 +80,7 @@ step "format"
 cargo fmt --all --check
 
 step "models"
-./scripts/fetch-models.sh smollm2 gemma3
+./scripts/fetch-models.sh smollm2 gemma3 tokenizers vocabularies
 
 step "build and test"
 export FIREBRICK_TEST_MODELS=required FIREBRICK_TEST_BACKENDS=cpu,wgpu

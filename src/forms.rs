@@ -1,10 +1,12 @@
 //! On which device a model is computed, and in which form its weights, keys and values are there.
 
+use std::sync::Once;
+
 use burn::tensor::{DType, Device};
 use firebrick_checkpoint::{Checkpoint, Dtype, KvDtype};
 use firebrick_model::{Fp8, KernelOptions, step_kernels};
 use firebrick_ops::{
-    Backend, activation_dtype, backend_of, check_kernels, computes_in, holds_fp8_cache, holds_fp8_weights,
+    Backend, DeviceError, activation_dtype, backend_of, check_kernels, computes_in, holds_fp8_cache, holds_fp8_weights,
     holds_packed_weights, open_device, use_batch_invariant_kernels, use_cuda_kernels_of, use_kernels_in,
 };
 
@@ -65,6 +67,11 @@ pub(crate) fn choose_fp8(
     }
 }
 
+/// Where a model with these options is computed; it opens the device.
+pub fn chosen_backend(options: &Options) -> Result<Backend, Error> {
+    choose_device(options).map(|(backend, _)| backend)
+}
+
 pub(crate) fn choose_device(options: &Options) -> Result<(Backend, Device), Error> {
     if let Some(folder) = &options.kernels {
         use_kernels_in(folder);
@@ -73,10 +80,18 @@ pub(crate) fn choose_device(options: &Options) -> Result<(Backend, Device), Erro
         DeviceChoice::Backend(backend) => (backend, open_device(backend)?),
         DeviceChoice::Auto => match open_device(Backend::Cuda) {
             Ok(device) => (Backend::Cuda, device),
-            Err(_) => match open_device(Backend::Cpu) {
-                Ok(device) => (Backend::Cpu, device),
-                Err(_) => (Backend::Wgpu, open_device(Backend::Wgpu)?),
-            },
+            Err(missing) => {
+                if matches!(missing, DeviceError::Unusable { .. }) {
+                    static SAID: Once = Once::new();
+                    SAID.call_once(|| {
+                        tracing::warn!("{missing}; going on without it (--device cuda makes this an error)");
+                    });
+                }
+                match open_device(Backend::Cpu) {
+                    Ok(device) => (Backend::Cpu, device),
+                    Err(_) => (Backend::Wgpu, open_device(Backend::Wgpu)?),
+                }
+            }
         },
     };
     if options.deterministic {

@@ -26,6 +26,7 @@ pub use error::Error;
 pub use firebrick_engine::{FinishReason, SamplingParams, SchedulingPolicy, TokenId};
 pub use firebrick_ops::{Backend, settle_devices};
 pub use firebrick_text::{Message, MessageContent};
+pub use forms::chosen_backend;
 pub use llm::{Completion, Llm};
 pub use loaded::{LoadReport, Loaded, fixed_bytes, load_engine};
 pub use options::{DeviceChoice, KvCacheDtype, Options};

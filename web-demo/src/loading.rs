@@ -34,7 +34,7 @@ impl Loaded {
     ) -> Result<Self, String> {
         let checkpoint = open(files, &request.name)?;
         let config = checkpoint.config().clone();
-        // wgpu widens halves while it reads them, and quantised weights too. Without a GPU widening costs more than reading.
+        // Both widen quantised weights while they read them, wgpu halves too, whose widening costs more than reading without a GPU.
         let (backend, dtype) = match request.device {
             DeviceName::Webgpu => (Backend::Wgpu, Dtype::F16),
             DeviceName::Cpu => (Backend::Cpu, Dtype::F32),
@@ -156,7 +156,7 @@ fn gguf_vocabulary(from: GgufTokenizer) -> GgufVocabulary {
 
 fn facts(checkpoint: &Checkpoint, request: &LoadRequest, dtype: Dtype, max_model_len: u32) -> ModelFacts {
     let config = checkpoint.config();
-    let packed_weight_bytes = checkpoint.packed_bytes(dtype).filter(|_| request.device == DeviceName::Webgpu);
+    let packed_weight_bytes = checkpoint.packed_bytes(dtype);
     let options = PlanOptions {
         dtype,
         packed_weight_bytes,

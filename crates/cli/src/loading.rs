@@ -2,9 +2,7 @@
 
 use std::path::Path;
 
-use firebrick::{
-    Backend, DeviceChoice, Loaded, ModelSource, Options, Origin, REFERENCE_MODEL, SourceOptions, resolve_with,
-};
+use firebrick::{Backend, Loaded, ModelSource, Options, Origin, REFERENCE_MODEL, SourceOptions, resolve_with};
 use firebrick_checkpoint::Checkpoint;
 
 use crate::failure::Failure;
@@ -44,8 +42,8 @@ fn expected_bytes(path: &Path, options: &Options) -> Option<u64> {
     let checkpoint = Checkpoint::open(path).ok()?;
     let dtype = options.dtype.unwrap_or(checkpoint.config().dtype);
     let dense = checkpoint.num_parameters() * dtype.size() as u64;
-    let packed = options.dtype.is_none() && options.device == DeviceChoice::Backend(Backend::Wgpu);
-    Some(checkpoint.packed_bytes(dtype).filter(|_| packed).unwrap_or(dense))
+    let packs = options.dtype.is_none() && firebrick::chosen_backend(options).ok()? != Backend::Cuda;
+    Some(checkpoint.packed_bytes(dtype).filter(|_| packs).unwrap_or(dense))
 }
 
 /// A model's size and place in one line.

@@ -110,11 +110,11 @@ pub fn plan(args: PlanArgs) -> Result<(), Failure> {
         if args.runs_on()? == DeviceArg::Cpu {
             print("  On the CPU, serve takes at most 4 GiB of KV cache unless --kv-cache-memory-bytes says more.\n");
         }
-        if let Some(bytes) = packed_bytes.filter(|_| args.device != DeviceArg::Wgpu) {
+        if let Some(bytes) = packed_bytes.filter(|_| plan.options.packed_weight_bytes.is_none()) {
             let dense = size(plan.weight_bytes * plan.options.num_devices as u64);
             let bytes = size(bytes);
             print(&format!(
-                "  Through wgpu (--device wgpu), quantised weights stay as they are: {bytes} instead of {dense}.\n"
+                "  On the CPU and through wgpu, quantised weights stay as they are: {bytes} instead of {dense}.\n"
             ));
         }
     }
@@ -178,10 +178,10 @@ fn options(args: &PlanArgs, gpu: Option<&Gpu>, checkpoint: &Checkpoint) -> Resul
         }
         // As a checkpoint in bfloat16 becomes where there is no such format.
         options.dtype = if options.dtype == Dtype::BF16 { Dtype::F16 } else { options.dtype };
-        options.packed_weight_bytes = packed_bytes(args, checkpoint, options.dtype);
     }
     options.keeps_logits = device == DeviceArg::Cuda;
     if device != DeviceArg::Cuda {
+        options.packed_weight_bytes = packed_bytes(args, checkpoint, options.dtype);
         // Keys and values are in single precision.
         options.kv_dtype = Dtype::F32.into();
     }
@@ -211,7 +211,7 @@ fn options(args: &PlanArgs, gpu: Option<&Gpu>, checkpoint: &Checkpoint) -> Resul
     Ok(options)
 }
 
-/// Bytes of the weights where quantised ones stay as they are, as through wgpu, unless a dtype is asked for.
+/// Bytes of the weights where quantised ones stay as they are, as everywhere but on CUDA, unless a dtype is asked for.
 fn packed_bytes(args: &PlanArgs, checkpoint: &Checkpoint, dtype: Dtype) -> Option<u64> {
     checkpoint.packed_bytes(dtype).filter(|_| args.dtype.0.is_none())
 }
@@ -257,7 +257,7 @@ fn to_json(plan: &MemoryPlan, packed_bytes: Option<u64>, remedies: &[String]) ->
         "max_num_batched_tokens": options.max_num_batched_tokens,
         "budget_bytes": plan.budget_bytes,
         "weight_bytes": plan.weight_bytes,
-        "weight_bytes_through_wgpu": packed_bytes.unwrap_or(plan.weight_bytes),
+        "weight_bytes_as_stored": packed_bytes.unwrap_or(plan.weight_bytes),
         "activation_bytes": plan.activation_bytes,
         "runtime_bytes": options.runtime_bytes,
         "kv_bytes": plan.kv_bytes(),
@@ -294,14 +294,17 @@ mod tests {
     }
 
     #[test]
-    fn wgpu_keeps_weights_packed_and_keys_single() {
+    fn weights_stay_packed_and_keys_are_single_but_on_cuda() {
         let planned = |flags: &[&str]| planned(flags).expect("a plan");
-        let [cuda, wgpu] = ["cuda", "wgpu"].map(|device| planned(&["--device", device, "--memory", "2GiB"]));
+        let cuda = planned(&["--device", "cuda", "--memory", "2GiB"]);
         assert_eq!((cuda.packed_weight_bytes, cuda.kv_dtype), (None, cuda.dtype.into()));
-        assert!(wgpu.packed_weight_bytes.is_some());
-        assert_eq!(wgpu.kv_dtype, Dtype::F32.into());
-        let widened = planned(&["--device", "wgpu", "--memory", "2GiB", "--dtype", "float16"]);
-        assert_eq!((widened.packed_weight_bytes, widened.kv_dtype), (None, Dtype::F32.into()));
+        for device in ["cpu", "wgpu"] {
+            let on = |flags: &[&str]| planned(&[&["--device", device, "--memory", "2GiB"], flags].concat());
+            let (packed, widened) = (on(&[]), on(&["--dtype", "float16"]));
+            assert!(packed.packed_weight_bytes.is_some());
+            assert_eq!(widened.packed_weight_bytes, None);
+            assert_eq!([packed.kv_dtype, widened.kv_dtype], [Dtype::F32.into(); 2]);
+        }
         assert_eq!(planned(&["--memory", "2GiB"]), cuda);
     }
 

@@ -7,7 +7,7 @@ use burn::backend::{
 
 use burn::tensor::Tensor;
 
-#[cfg(feature = "wgpu")]
+#[cfg(any(feature = "cpu", feature = "wgpu"))]
 use crate::Packing;
 use crate::activation::Activation;
 use crate::attention::{AttentionOptions, Derived, KvTensors, QueryLens};
@@ -101,20 +101,34 @@ pub trait FusedOps: Backend {
     fn sample(logits: FloatTensor<Self>, plan: IntTensor<Self>, options: SampleOptions) -> IntTensor<Self>;
 }
 
-/// Products with [packed](crate::Packing) weights and rows of such tables, which only wgpu has kernels for; the other
-/// backends are given dense weights.
+/// Products with [packed](crate::Packing) weights and rows of such tables; CUDA has no kernels for them and is given dense
+/// weights.
+#[cfg(any(feature = "cpu", feature = "wgpu"))]
+#[backend_extension(Flex: cfg(feature = "cpu"), Cube: cfg(feature = "wgpu"))]
+pub trait PackedOps: Backend {
+    /// See [`linear_add`](crate::linear_add).
+    fn linear_packed(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        packing: Packing,
+        #[extension_type] bias: Optional<Self>,
+        #[extension_type] residual: Optional<Self>,
+    ) -> FloatTensor<Self>;
+    /// See [`gather_rows_of`](crate::gather_rows_of).
+    fn gather_packed_rows(words: IntTensor<Self>, ids: IntTensor<Self>, packing: Packing) -> FloatTensor<Self>;
+}
+
+/// Products with packed weights and what stands around them, which only wgpu has kernels for.
 #[cfg(feature = "wgpu")]
 #[backend_extension(Cube)]
-pub trait PackedOps: Backend {
-    /// See [`linear_add`](crate::linear_add), and for few rows [`project`](crate::project).
-    fn linear_packed(
+pub trait FusedPackedOps: Backend {
+    /// See [`project`](crate::project).
+    fn project_packed(
         x: FloatTensor<Self>,
         words: IntTensor<Self>,
         packing: Packing,
         #[extension_type] around: Surroundings<Self>,
     ) -> FloatTensor<Self>;
-    /// See [`gather_rows_of`](crate::gather_rows_of).
-    fn gather_packed_rows(words: IntTensor<Self>, ids: IntTensor<Self>, packing: Packing) -> FloatTensor<Self>;
 }
 
 /// What stands before and after a product with packed weights.

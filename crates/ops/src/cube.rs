@@ -14,11 +14,11 @@ use crate::activation::Activation;
 #[cfg(feature = "wgpu")]
 use crate::attention::RotatingAttention;
 use crate::attention::{AttentionOptions, Derived, KvTensors, QueryLens};
+#[cfg(feature = "wgpu")]
+use crate::backend::{Activated, FusedPackedOps, PackedOps, Surroundings};
 #[cfg(feature = "cuda")]
 use crate::backend::{BatchTensors, FusedLayers, PreparedNorm};
 use crate::backend::{FusedOps, FusedProjections, Optional, ProjectionInputs};
-#[cfg(feature = "wgpu")]
-use crate::backend::{PackedOps, Surroundings};
 use crate::carry_tokens::CarryTokens;
 #[cfg(feature = "cuda")]
 use crate::cuda;
@@ -189,12 +189,27 @@ impl PackedOps for CubeBackend {
         x: FloatTensor<Self>,
         words: IntTensor<Self>,
         packing: Packing,
-        around: Surroundings<Self>,
+        bias: Optional<Self>,
+        residual: Optional<Self>,
     ) -> FloatTensor<Self> {
+        let norm_weight = Optional::Absent;
+        let around = Surroundings { norm_weight, norm_eps: 0.0, bias, residual, activated: Activated::Not };
         wgpu::linear_packed(x, (words, packing), around)
     }
     fn gather_packed_rows(words: IntTensor<Self>, ids: IntTensor<Self>, packing: Packing) -> FloatTensor<Self> {
         wgpu::gather_packed_rows(words, ids, packing)
+    }
+}
+
+#[cfg(feature = "wgpu")]
+impl FusedPackedOps for CubeBackend {
+    fn project_packed(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        packing: Packing,
+        around: Surroundings<Self>,
+    ) -> FloatTensor<Self> {
+        wgpu::linear_packed(x, (words, packing), around)
     }
 }
 

@@ -53,6 +53,14 @@ pub enum DeviceError {
         /// What is missing.
         reason: String,
     },
+    /// There is a device, but not all that it takes to compute on it.
+    #[error("the {backend} device cannot be used: {reason}")]
+    Unusable {
+        /// The backend's name.
+        backend: &'static str,
+        /// What is missing.
+        reason: String,
+    },
     /// Kernels are missing, or cannot be compiled.
     #[error("{0}")]
     Kernels(String),
@@ -71,7 +79,7 @@ fn open(backend: Backend) -> Result<Device, DeviceError> {
         #[cfg(feature = "cpu")]
         Backend::Cpu => Ok(Device::flex()),
         #[cfg(feature = "cuda")]
-        Backend::Cuda => crate::cuda::open().map_err(|reason| DeviceError::Unavailable { backend: "cuda", reason }),
+        Backend::Cuda => crate::cuda::open(),
         #[cfg(feature = "wgpu")]
         Backend::Wgpu => crate::wgpu::open(),
         #[allow(unreachable_patterns)]
@@ -90,8 +98,7 @@ pub fn settle_devices() {
 #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
 pub fn use_cuda_kernels_of(capability: u32) -> Result<(), DeviceError> {
     #[cfg(feature = "cuda")]
-    return crate::cuda::use_kernels_of(capability)
-        .map_err(|reason| DeviceError::Unavailable { backend: "cuda", reason });
+    return crate::cuda::use_kernels_of(capability);
     #[cfg(not(feature = "cuda"))]
     Err(DeviceError::NotBuilt("cuda"))
 }
@@ -172,10 +179,9 @@ pub fn activation_dtype(device: &Device, weights: DType) -> DType {
     }
 }
 
-/// Whether a device computes with quantised weights as they are. The others are given dense ones: the processor because
-/// widening costs it more than reading, CUDA because its kernels read floats only.
+/// Whether a device computes with quantised weights as they are. CUDA is given dense ones: its kernels read floats only.
 pub fn holds_packed_weights(device: &Device) -> bool {
-    backend_of(device) == Backend::Wgpu
+    backend_of(device) != Backend::Cuda
 }
 
 /// Whether a device can keep keys and values as [codes](crate::e4m3) of 8 bits. wgpu's kernels read 32-bit floats only.

@@ -3,7 +3,7 @@
 use burn::backend::Dispatch;
 use burn::tensor::{DType, Int, Tensor};
 
-#[cfg(feature = "wgpu")]
+#[cfg(any(feature = "cpu", feature = "wgpu"))]
 use crate::backend::PackedOps;
 use crate::weight::Part;
 use crate::{FusedOps, Weight};
@@ -39,12 +39,12 @@ pub fn gather_rows_of(table: &Weight, ids: &Tensor<1, Int>) -> Tensor<2> {
 fn gather_part(part: &Part, ids: &Tensor<1, Int>) -> Tensor<2> {
     match part {
         Part::Dense(values) => gather_rows(values, ids),
-        #[cfg(feature = "wgpu")]
+        #[cfg(any(feature = "cpu", feature = "wgpu"))]
         Part::Packed(words, packing) => {
             let (words, ids) = (words.clone().into_dispatch(), ids.clone().into_dispatch());
             Tensor::from_dispatch(Dispatch::gather_packed_rows(words, ids, *packing))
         }
-        #[cfg(not(feature = "wgpu"))]
+        #[cfg(not(any(feature = "cpu", feature = "wgpu")))]
         Part::Packed(..) => unreachable!("`Weight::packed` refuses devices without kernels for it"),
         // Tables stay floats, as every format of FP8 has it.
         Part::Fp8(..) => gather_rows(&part.to_dense(), ids),

@@ -6,8 +6,8 @@ use burn::tensor::{DType, Tensor};
 #[cfg(feature = "cuda")]
 use crate::Backend;
 use crate::Weight;
-#[cfg(feature = "wgpu")]
-use crate::backend::{Activated, PackedOps, Surroundings};
+#[cfg(any(feature = "cpu", feature = "wgpu"))]
+use crate::backend::PackedOps;
 use crate::backend::{FusedOps, Optional};
 #[cfg(feature = "cuda")]
 use crate::backend_of;
@@ -55,13 +55,11 @@ fn product_with(x: Tensor<2>, part: &Part, bias: Optional<Dispatch>, residual: O
     let x = x.into_dispatch();
     Tensor::from_dispatch(match part {
         Part::Dense(values) => Dispatch::linear(x, values.clone().into_dispatch(), bias, residual),
-        #[cfg(feature = "wgpu")]
+        #[cfg(any(feature = "cpu", feature = "wgpu"))]
         Part::Packed(words, packing) => {
-            let norm_weight = Optional::Absent;
-            let around = Surroundings { norm_weight, norm_eps: 0.0, bias, residual, activated: Activated::Not };
-            Dispatch::linear_packed(x, words.clone().into_dispatch(), *packing, around)
+            Dispatch::linear_packed(x, words.clone().into_dispatch(), *packing, bias, residual)
         }
-        #[cfg(not(feature = "wgpu"))]
+        #[cfg(not(any(feature = "cpu", feature = "wgpu")))]
         Part::Packed(..) => unreachable!("`Weight::packed` refuses devices without kernels for it"),
         #[cfg(feature = "cuda")]
         Part::Fp8(..) if backend_of(&device) == Backend::Cuda => {

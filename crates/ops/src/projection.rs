@@ -146,7 +146,7 @@ mod on_wgpu {
 
     use super::{Projection, Then};
     use crate::backend::{
-        Activated, FusedProjections, Optional, PackedOps, ProjectionInputs, Surroundings, WeightTensors,
+        Activated, FusedPackedOps, FusedProjections, Optional, ProjectionInputs, Surroundings, WeightTensors,
     };
     use crate::weight::Part;
     use crate::wgpu::takes_norms;
@@ -202,7 +202,7 @@ mod on_wgpu {
             }
             Part::Packed(words, packing) => {
                 let around = Surroundings { norm_weight, norm_eps, bias, residual, activated };
-                Dispatch::linear_packed(x, words.into_dispatch(), packing, around)
+                Dispatch::project_packed(x, words.into_dispatch(), packing, around)
             }
             Part::Fp8(..) => unreachable!("`Weight::fp8` refuses wgpu"),
         })

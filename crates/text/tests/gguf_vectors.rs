@@ -18,7 +18,7 @@ fn vectors(gguf: &Path) -> Vec<(String, Vec<u32>)> {
 }
 
 fn check(name: &str) {
-    let Some(path) = cached(&format!("llama.cpp-models/ggml-vocab-{name}.gguf")) else { return };
+    let Some(path) = cached(&format!("vocabularies/ggml-vocab-{name}.gguf")) else { return };
     let tokenizer = Tokenizer::from_gguf(GgufHeader::read(&path).vocabulary()).expect("a supported vocabulary");
     let vectors = vectors(&path);
     assert!(vectors.len() > 40, "{name}: {} vectors", vectors.len());
@@ -70,7 +70,7 @@ fn smollm2_chat_prompt() {
 
 #[test]
 fn gemma3_continuation() {
-    let Some(path) = cached("gemma-3-270m-q4_k_m.gguf") else { return };
+    let Some(path) = cached("gemma-3-270m-Q4_K_M.gguf") else { return };
     let tokenizer = Tokenizer::from_gguf(GgufHeader::read(&path).vocabulary()).expect("a supported vocabulary");
     let ids = [506, 5279, 529, 506, 2891, 529, 7001, 236761, 1030, 563, 506, 7488, 3207, 528, 7001, 532];
     let text = " the capital of the country of France. It is the largest city in France and";

@@ -27,6 +27,39 @@ pub(crate) trait Lanes: Copy {
     fn widen_bf16(values: &[bf16; LANES]) -> Self {
         Self::load(&values.map(|value| f32::from_bits(u32::from(value.to_bits()) << 16)))
     }
+    /// The two finite halves of a word, the lower one first, each in all lanes. Exact.
+    #[inline(always)]
+    fn splat_halves(word: u32) -> [Self; 2] {
+        [Self::splat(widen_half(word)), Self::splat(widen_half(word >> 16))]
+    }
+    /// Sixteen unsigned codes of four bits, the first in the lowest bits.
+    #[inline(always)]
+    fn widen_nibbles(words: [u32; 2]) -> Self {
+        let mut codes = [0.0; LANES];
+        for (word, codes) in words.iter().zip(codes.as_chunks_mut::<8>().0) {
+            for (byte, codes) in word.to_le_bytes().iter().zip(codes.as_chunks_mut::<2>().0) {
+                *codes = [f32::from(byte & 15), f32::from(byte >> 4)];
+            }
+        }
+        Self::load(&codes)
+    }
+    /// Sixteen signed codes of eight bits, the first in the lowest bits.
+    #[inline(always)]
+    fn widen_bytes(words: [u32; 4]) -> Self {
+        let mut codes = [0.0; LANES];
+        for (word, codes) in words.iter().zip(codes.as_chunks_mut::<4>().0) {
+            *codes = word.to_le_bytes().map(|byte| f32::from(byte.cast_signed()));
+        }
+        Self::load(&codes)
+    }
+}
+
+/// The finite half in the low bits, exactly: its exponent is moved, and scaling makes up for the other bias.
+#[inline(always)]
+fn widen_half(bits: u32) -> f32 {
+    const SCALE: f32 = f32::from_bits((127 + 127 - 15) << 23);
+    let magnitude = f32::from_bits((bits & 0x7fff) << 13) * SCALE;
+    f32::from_bits(magnitude.to_bits() | (bits & 0x8000) << 16)
 }
 
 /// Adds lanes in halves: 8 apart, then 4, 2 and 1.
@@ -70,6 +103,52 @@ impl Lanes for Portable {
     #[inline(always)]
     fn widen_f16(values: &[f16; LANES]) -> Self {
         Self(values.map(f16::to_f32))
+    }
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    #[inline(always)]
+    fn widen_nibbles(words: [u32; 2]) -> Self {
+        use std::arch::wasm32::{i8x16_shuffle, u8x16_shr, u8x16_splat, u32x4, v128_and};
+        let pairs = u32x4(words[0], words[1], 0, 0);
+        let (low, high) = (v128_and(pairs, u8x16_splat(15)), u8x16_shr(pairs, 4));
+        // The high nibbles of the bytes between the low ones.
+        Self(wasm::floats(i8x16_shuffle::<0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23>(low, high)))
+    }
+    #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+    #[inline(always)]
+    fn widen_bytes(words: [u32; 4]) -> Self {
+        Self(wasm::floats(std::arch::wasm32::u32x4(words[0], words[1], words[2], words[3])))
+    }
+}
+
+/// What compilers do not find by themselves.
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+mod wasm {
+    use std::arch::wasm32::{
+        f32x4_convert_i32x4, f32x4_extract_lane, i16x8_extend_high_i8x16, i16x8_extend_low_i8x16,
+        i32x4_extend_high_i16x8, i32x4_extend_low_i16x8, v128,
+    };
+
+    /// Sixteen signed bytes.
+    #[inline(always)]
+    pub(super) fn floats(bytes: v128) -> [f32; super::LANES] {
+        let (low, high) = (i16x8_extend_low_i8x16(bytes), i16x8_extend_high_i8x16(bytes));
+        let quads = [
+            i32x4_extend_low_i16x8(low),
+            i32x4_extend_high_i16x8(low),
+            i32x4_extend_low_i16x8(high),
+            i32x4_extend_high_i16x8(high),
+        ];
+        let mut floats = [0.0; super::LANES];
+        for (floats, quad) in floats.as_chunks_mut::<4>().0.iter_mut().zip(quads) {
+            let quad = f32x4_convert_i32x4(quad);
+            *floats = [
+                f32x4_extract_lane::<0>(quad),
+                f32x4_extract_lane::<1>(quad),
+                f32x4_extract_lane::<2>(quad),
+                f32x4_extract_lane::<3>(quad),
+            ];
+        }
+        floats
     }
 }
 
@@ -228,6 +307,27 @@ pub(crate) mod x86 {
             let wide = unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(values.as_ptr().cast())) };
             Self(unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide)) })
         }
+        #[inline(always)]
+        fn splat_halves(word: u32) -> [Self; 2] {
+            unsafe {
+                let both = _mm_cvtph_ps(_mm_cvtsi32_si128(word.cast_signed()));
+                [_mm512_broadcastss_ps(both), _mm512_broadcastss_ps(_mm_movehdup_ps(both))].map(Self)
+            }
+        }
+        #[inline(always)]
+        fn widen_nibbles(words: [u32; 2]) -> Self {
+            unsafe {
+                let low = _mm512_set1_epi32(words[0].cast_signed());
+                let both = _mm512_mask_set1_epi32(low, 0xff00, words[1].cast_signed());
+                let shifts = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 4, 8, 12, 16, 20, 24, 28);
+                let codes = _mm512_and_si512(_mm512_srlv_epi32(both, shifts), _mm512_set1_epi32(15));
+                Self(_mm512_cvtepi32_ps(codes))
+            }
+        }
+        #[inline(always)]
+        fn widen_bytes(words: [u32; 4]) -> Self {
+            Self(unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(words.as_ptr().cast()))) })
+        }
     }
 
     impl Lanes for Avx2 {
@@ -277,6 +377,36 @@ pub(crate) mod x86 {
                 Self(
                     _mm256_cvtph_ps(_mm_loadu_si128(low.as_ptr().cast())),
                     _mm256_cvtph_ps(_mm_loadu_si128(high.as_ptr().cast())),
+                )
+            }
+        }
+        #[inline(always)]
+        fn splat_halves(word: u32) -> [Self; 2] {
+            unsafe {
+                let both = _mm_cvtph_ps(_mm_cvtsi32_si128(word.cast_signed()));
+                let (low, high) = (_mm256_broadcastss_ps(both), _mm256_broadcastss_ps(_mm_movehdup_ps(both)));
+                [Self(low, low), Self(high, high)]
+            }
+        }
+        #[inline(always)]
+        fn widen_nibbles(words: [u32; 2]) -> Self {
+            unsafe {
+                let (shifts, low_bits) = (_mm256_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28), _mm256_set1_epi32(15));
+                let first = _mm256_srlv_epi32(_mm256_set1_epi32(words[0].cast_signed()), shifts);
+                let second = _mm256_srlv_epi32(_mm256_set1_epi32(words[1].cast_signed()), shifts);
+                Self(
+                    _mm256_cvtepi32_ps(_mm256_and_si256(first, low_bits)),
+                    _mm256_cvtepi32_ps(_mm256_and_si256(second, low_bits)),
+                )
+            }
+        }
+        #[inline(always)]
+        fn widen_bytes(words: [u32; 4]) -> Self {
+            unsafe {
+                let bytes = _mm_loadu_si128(words.as_ptr().cast());
+                Self(
+                    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+                    _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128::<8>(bytes))),
                 )
             }
         }

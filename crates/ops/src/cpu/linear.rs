@@ -9,7 +9,7 @@ use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::lanes::Lanes;
-use super::math::{Element, dot_tile};
+use super::math::Unit;
 use super::{dims2, floats, narrow, tensor2, unsupported};
 use crate::launch::{SimdTask, with_simd};
 
@@ -29,12 +29,22 @@ pub(super) fn linear(
     let [rows, _] = dims2(x);
     let [outputs, _] = dims2(weight);
     let weight = weight.to_contiguous();
-    let mut out = match weight.dtype() {
+    let products = match weight.dtype() {
         DType::F32 => multiply::<f32>(&floats(x), weight.storage(), rows, outputs),
         DType::F16 => multiply::<f16>(&floats(x), weight.storage(), rows, outputs),
         DType::BF16 => multiply::<bf16>(&floats(x), weight.storage(), rows, outputs),
         other => unsupported(other),
     };
+    finish(products, [rows, outputs], bias, residual)
+}
+
+/// Adds to products what comes after them.
+pub(super) fn finish(
+    mut out: Vec<f32>,
+    [rows, outputs]: [usize; 2],
+    bias: Option<&FlexTensor>,
+    residual: Option<&FlexTensor>,
+) -> FlexTensor {
     if let Some(bias) = bias {
         let bias = floats(bias);
         for row in out.chunks_exact_mut(outputs) {
@@ -47,18 +57,20 @@ pub(super) fn linear(
     tensor2(out, rows, outputs)
 }
 
-fn multiply<W: Element>(x: &[f32], weight: &[W], rows: usize, outputs: usize) -> Vec<f32> {
-    let inputs = weight.len() / outputs;
+/// `x · weightᵀ`, of so many rows of `x` and so many of units.
+pub(super) fn multiply<W: Unit>(x: &[f32], weight: &[W], rows: usize, outputs: usize) -> Vec<f32> {
+    let units = weight.len() / outputs;
+    let inputs = units * W::NUMBERS;
     let threads = rayon::current_num_threads();
-    let strips_wanted = (rows * weight.len() / PRODUCTS_PER_TASK).clamp(1, 4 * threads);
+    let strips_wanted = (rows * inputs * outputs / PRODUCTS_PER_TASK).clamp(1, 4 * threads);
     let even = outputs.div_ceil(strips_wanted).next_multiple_of(8);
     let fits_cache = (STRIP_ELEMENTS / inputs.max(1)).max(8) / 8 * 8;
     let strip = if rows > FEW_ROWS || cfg!(target_arch = "wasm32") { even.min(fits_cache) } else { even };
     let compute = |strip_weight: &[W]| with_simd(Strip { x, weight: strip_weight, rows, inputs });
     let strips: Vec<Vec<f32>> = if strips_wanted == 1 {
-        weight.chunks(strip * inputs).map(compute).collect()
+        weight.chunks(strip * units).map(compute).collect()
     } else {
-        weight.par_chunks(strip * inputs).map(compute).collect()
+        weight.par_chunks(strip * units).map(compute).collect()
     };
     let mut out = Vec::with_capacity(rows * outputs);
     for row in 0..rows {
@@ -78,12 +90,12 @@ struct Strip<'a, W> {
     inputs: usize,
 }
 
-impl<W: Element> SimdTask for Strip<'_, W> {
+impl<W: Unit> SimdTask for Strip<'_, W> {
     type Output = Vec<f32>;
 
     #[inline(always)]
     fn run<L: Lanes>(self) -> Vec<f32> {
-        let width = self.weight.len() / self.inputs;
+        let width = self.weight.len() * W::NUMBERS / self.inputs;
         let mut out = vec![0.0; self.rows * width];
         if cfg!(target_arch = "wasm32") {
             let weight = W::widen_all::<L>(self.weight);
@@ -118,25 +130,26 @@ impl<W: Element> SimdTask for Strip<'_, W> {
 
 /// `M` rows of `x` times every row of `weight`, `N` at a time; `out` is `[M, width]`.
 #[inline(always)]
-fn row_block<L: Lanes, const M: usize, const N: usize, W: Element>(
+fn row_block<L: Lanes, const M: usize, const N: usize, W: Unit>(
     x: &[f32],
     weight: &[W],
     inputs: usize,
     out: &mut [f32],
 ) {
-    let width = weight.len() / inputs;
+    let units = inputs / W::NUMBERS;
+    let width = weight.len() / units;
     let x: [&[f32]; M] = std::array::from_fn(|m| &x[m * inputs..(m + 1) * inputs]);
-    let row = |n: usize| &weight[n * inputs..(n + 1) * inputs];
+    let row = |n: usize| &weight[n * units..(n + 1) * units];
     let mut n = 0;
     while n + N <= width {
-        let products = dot_tile::<L, M, N, W>(x, std::array::from_fn(|offset| row(n + offset)));
+        let products = W::dot_tile::<L, M, N>(x, std::array::from_fn(|offset| row(n + offset)));
         for m in 0..M {
             out[m * width + n..][..N].copy_from_slice(&products[m]);
         }
         n += N;
     }
     while n < width {
-        let products = dot_tile::<L, M, 1, W>(x, [row(n)]);
+        let products = W::dot_tile::<L, M, 1>(x, [row(n)]);
         for m in 0..M {
             out[m * width + n] = products[m][0];
         }

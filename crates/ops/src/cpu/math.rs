@@ -6,16 +6,38 @@ use half::{bf16, f16};
 
 use super::lanes::{LANES, Lanes, sum_lanes};
 
+/// What a row of weights consists of: elements, or groups of them.
+pub(super) trait Unit: Copy + Send + Sync {
+    /// Numbers in one.
+    const NUMBERS: usize;
+    /// All numbers of a slice, exactly; copied only if they are not floats of 32 bits already.
+    fn widen_all<L: Lanes>(units: &[Self]) -> Cow<'_, [f32]>;
+    /// [`dot_tile`] of rows that are widened in registers.
+    fn dot_tile<L: Lanes, const M: usize, const N: usize>(x: [&[f32]; M], w: [&[Self]; N]) -> [[f32; N]; M];
+}
+
 /// A weight element that widens to 32 bits.
 pub(super) trait Element: Copy + Send + Sync {
     /// The exact value.
     fn widen(self) -> f32;
     /// Sixteen exact values.
     fn widen_lanes<L: Lanes>(values: &[Self; LANES]) -> L;
-    /// A whole slice, copied only if it is not of 32 bits already.
+    /// See [`Unit::widen_all`].
     #[inline(always)]
     fn widen_all<L: Lanes>(values: &[Self]) -> Cow<'_, [f32]> {
         Cow::Owned(widen_all::<L, Self>(values))
+    }
+}
+
+impl<W: Element> Unit for W {
+    const NUMBERS: usize = 1;
+    #[inline(always)]
+    fn widen_all<L: Lanes>(units: &[Self]) -> Cow<'_, [f32]> {
+        <W as Element>::widen_all::<L>(units)
+    }
+    #[inline(always)]
+    fn dot_tile<L: Lanes, const M: usize, const N: usize>(x: [&[f32]; M], w: [&[Self]; N]) -> [[f32; N]; M] {
+        dot_tile::<L, M, N, W>(x, w)
     }
 }
 
@@ -111,6 +133,12 @@ pub(super) fn dot_tile<L: Lanes, const M: usize, const N: usize, W: Element>(
             }
         }
     }
+    sum_tile(sums)
+}
+
+/// The sums of the lanes of each vector.
+#[inline(always)]
+pub(super) fn sum_tile<L: Lanes, const M: usize, const N: usize>(sums: [[L; N]; M]) -> [[f32; N]; M] {
     let mut products = [[0.0; N]; M];
     for m in 0..M {
         let mut n = 0;

@@ -10,6 +10,7 @@ mod layer_norm;
 mod linear;
 mod math;
 mod narrow;
+mod packed;
 mod paged_attention;
 mod rms_norm;
 mod rope_and_store_kv;
@@ -19,9 +20,10 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::tensor::{DType, Shape, TensorData};
 use burn_flex::{Flex, FlexTensor};
 
+use crate::Packing;
 use crate::activation::Activation;
 use crate::attention::{AttentionOptions, Derived, KvTensors, QueryLens};
-use crate::backend::{FusedOps, Optional};
+use crate::backend::{FusedOps, Optional, PackedOps};
 use crate::rope_and_store_kv::QkvOptions;
 use crate::sample::SampleOptions;
 
@@ -91,6 +93,21 @@ impl FusedOps for Flex {
     }
     fn sample(logits: FloatTensor<Self>, plan: IntTensor<Self>, options: SampleOptions) -> IntTensor<Self> {
         sample::sample(&logits, &plan, options)
+    }
+}
+
+impl PackedOps for Flex {
+    fn linear_packed(
+        x: FloatTensor<Self>,
+        words: IntTensor<Self>,
+        packing: Packing,
+        bias: Optional<Self>,
+        residual: Optional<Self>,
+    ) -> FloatTensor<Self> {
+        packed::linear_packed(&x, (&words, packing), bias.given().as_ref(), residual.given().as_ref())
+    }
+    fn gather_packed_rows(words: IntTensor<Self>, ids: IntTensor<Self>, packing: Packing) -> FloatTensor<Self> {
+        packed::gather_packed_rows(&words, &ids, packing)
     }
 }
 

@@ -13,24 +13,39 @@ use cudarc::driver::sys::CUdevice_attribute;
 use super::gpu::{Gpu, limit_capability};
 use super::launch::CudaServer;
 use super::module_cache::{built_ahead, can_compile, compiler_version, supported_targets};
+use crate::device::DeviceError;
 
 /// The oldest GPU that the kernels are written for.
 const CAPABILITY_MIN: u32 = 70;
 
 /// The first CUDA device, or what is missing.
-pub(crate) fn open() -> Result<Device, String> {
-    // SAFETY: the calls only try to load a library by name.
-    let (has_driver, has_blas) =
-        unsafe { (cudarc::driver::sys::is_culib_present(), cudarc::cublaslt::sys::is_culib_present()) };
-    if !has_driver {
+pub(crate) fn open() -> Result<Device, DeviceError> {
+    find().map_err(|reason| DeviceError::Unavailable { backend: "cuda", reason })?;
+    check_software().map_err(unusable)?;
+    IS_OPEN.store(true, Ordering::Relaxed);
+    Ok(Device::cuda(0))
+}
+
+fn unusable(reason: String) -> DeviceError {
+    DeviceError::Unusable { backend: "cuda", reason }
+}
+
+/// Whether there is a GPU.
+fn find() -> Result<(), String> {
+    // SAFETY: the call only tries to load a library by name.
+    if !unsafe { cudarc::driver::sys::is_culib_present() } {
         return Err("no NVIDIA driver is installed (libcuda cannot be loaded)".into());
     }
     driver::init().map_err(|error| format!("the NVIDIA driver does not start: {:?}", error.0))?;
     match driver::device::get_count() {
-        Ok(1..) => {}
-        Ok(_) => return Err("the NVIDIA driver sees no GPU".into()),
-        Err(error) => return Err(format!("the NVIDIA driver does not count its GPUs: {:?}", error.0)),
+        Ok(1..) => Ok(()),
+        Ok(_) => Err("the NVIDIA driver sees no GPU".into()),
+        Err(error) => Err(format!("the NVIDIA driver does not count its GPUs: {:?}", error.0)),
     }
+}
+
+/// Whether the GPU is one that the kernels are written for, and everything is there that launches them.
+fn check_software() -> Result<(), String> {
     let libraries = "it is part of the CUDA toolkit; put its library folder on LD_LIBRARY_PATH";
     if !can_compile() && built_ahead().is_none() {
         return Err(format!(
@@ -38,15 +53,14 @@ pub(crate) fn open() -> Result<Device, String> {
              `firebrick kernels build` has made (--kernels)"
         ));
     }
-    if !has_blas {
+    // SAFETY: the call only tries to load a library by name.
+    if !unsafe { cudarc::cublaslt::sys::is_culib_present() } {
         return Err(format!("the matrix library cuBLASLt (libcublasLt) cannot be loaded; {libraries}"));
     }
     if built_ahead().is_none() {
         check_headers()?;
     }
-    check_capability()?;
-    IS_OPEN.store(true, Ordering::Relaxed);
-    Ok(Device::cuda(0))
+    check_capability()
 }
 
 /// Whether [`open`] has succeeded in this process.
@@ -62,8 +76,12 @@ pub(crate) fn settle() {
 }
 
 /// Chooses and compiles kernels for an older card from now on.
-pub(crate) fn use_kernels_of(capability: u32) -> Result<(), String> {
+pub(crate) fn use_kernels_of(capability: u32) -> Result<(), DeviceError> {
     open()?;
+    limit_to(capability).map_err(unusable)
+}
+
+fn limit_to(capability: u32) -> Result<(), String> {
     let own = compute_capability()?;
     let [of_gpu, wanted] = [own, capability].map(|capability| format!("{}.{}", capability / 10, capability % 10));
     if capability > own {

@@ -1,4 +1,4 @@
-//! Finds the optional model cache and reads the tokenizer out of a GGUF file.
+//! Finds what `scripts/fetch-models.sh` fetches and reads the tokenizer out of a GGUF file.
 #![allow(dead_code)]
 
 use std::collections::HashMap;
@@ -6,18 +6,22 @@ use std::path::{Path, PathBuf};
 
 use firebrick_text::GgufVocabulary;
 
-/// A path inside the cache of test models, or a visible note that the test is skipped.
+/// A path where `scripts/fetch-models.sh` puts what it fetches; `None`, visibly, when it is not there and `FIREBRICK_TEST_MODELS`
+/// does not demand it.
 pub fn cached(name: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("MODEL_CACHE").map(PathBuf::from).or_else(|| {
-        let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-        let cache = cache.or_else(|| std::env::var_os("HOME").map(|home| Path::new(&home).join(".cache")))?;
-        Some(cache.join("llm-test-models"))
+    let cache = std::env::var("FIREBRICK_MODELS").map(PathBuf::from).unwrap_or_else(|_| {
+        let home = std::env::var("HOME").unwrap_or_default();
+        let cache = std::env::var("XDG_CACHE_HOME").unwrap_or_else(|_| format!("{home}/.cache"));
+        Path::new(&cache).join("firebrick/models")
     });
-    let path = root.map(|root| root.join(name)).filter(|path| path.exists());
-    if path.is_none() {
-        eprintln!("SKIPPED: {name} is not in the cache of test models");
+    let path = cache.join(name);
+    if path.exists() {
+        return Some(path);
     }
-    path
+    let demanded = std::env::var("FIREBRICK_TEST_MODELS").is_ok_and(|value| value == "required");
+    assert!(!demanded, "{} is missing; run scripts/fetch-models.sh", path.display());
+    eprintln!("NOT TESTED: {} is missing; run scripts/fetch-models.sh", path.display());
+    None
 }
 
 /// A small deterministic generator (SplitMix64).
