@@ -135,6 +135,8 @@ async function timeline(page) {
   await frames(page);
   const atEnd = await place();
   claim("the timeline follows the newest step", atEnd.left > 500 && atEnd.rest < 14, JSON.stringify(atEnd));
+  const bar = await page.locator(".timeline canvas").evaluate((canvas) => Math.max(...canvas.getContext("2d").getImageData(canvas.width - 40, 5, 14, 1).data.filter((_, index) => index % 4 === 3)));
+  claim("steps of one token are drawn against the largest in sight, not against the budget", bar > 200, String(bar));
   const back = await scroller.evaluate((element) => {
     element.scrollLeft = 280;
     return element.scrollWidth;

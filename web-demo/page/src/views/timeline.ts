@@ -1,5 +1,5 @@
-// The batches of the last steps, one column a step and one row a request: long prefill chunks, single decoded tokens,
-// and preemptions; below it the tokens of each step, and the steps' numbers. It scrolls back over all steps that are kept.
+// The batches of the last steps, one column a step: its tokens and its number, and under them one row a request with long
+// prefill chunks, single decoded tokens and preemptions. It scrolls back over all steps that are kept.
 
 import { colour, el, setText } from "../dom";
 import type { StepRecord } from "../engine_client";
@@ -10,6 +10,8 @@ const COLUMN = 14;
 const ROW = 20;
 const BARS = 40;
 const AXIS = 18;
+/** Where the rows begin: under bars and axis, which stay in place while requests come and go. */
+const TOP = BARS + AXIS + 4;
 const LEFT = 84;
 /** Space between two numbers on the axis. */
 const NUMBER = 44;
@@ -54,7 +56,7 @@ export class Timeline {
 
   constructor(private readonly names: RequestNames | null) {
     this.element = el("div", {}, el("h3", {}, "Batch timeline"),
-      el("p", { class: "summary" }, "One column a step. Tall marks are prefill chunks with their number of tokens, dots are single decoded tokens, crosses are preemptions. A dotted line stands for steps that were not shown."),
+      el("p", { class: "summary" }, "One column a step, with its tokens as a bar. Tall marks are prefill chunks with their number of tokens, dots are single decoded tokens, crosses are preemptions. A dotted line stands for steps that were not shown."),
       this.scroller, this.words);
     this.scroller.addEventListener("scroll", () => {
       const { scrollLeft, scrollWidth, clientWidth } = this.scroller;
@@ -91,7 +93,7 @@ export class Timeline {
     const last = Math.min(steps.length, Math.ceil((scrolled + width - LEFT) / COLUMN));
     const seen = steps.slice(first, last);
     const requests = [...new Set(seen.flatMap((step) => step.report.rows.map((row) => row.sequence.request)))].sort((a, b) => a - b).slice(-REQUESTS_MAX);
-    const height = requests.length * ROW + 8 + BARS + AXIS;
+    const height = TOP + requests.length * ROW;
     const scale = globalThis.devicePixelRatio || 1;
     this.canvas.width = width * scale;
     this.canvas.height = height * scale;
@@ -109,7 +111,7 @@ export class Timeline {
     context.clip();
     for (let index = first; index < last; index += 1) column(view, index);
     const largest = Math.max(1, ...seen.map(tokensOf));
-    bars(view, requests.length * ROW + 8, largest);
+    bars(view, largest);
     context.restore();
     this.labels(view, largest);
   }
@@ -117,16 +119,15 @@ export class Timeline {
   private labels({ context, steps, requests, ink }: View, largest: number): void {
     requests.forEach((request, row) => {
       context.fillStyle = colour(request);
-      context.fillRect(0, row * ROW + 3, 4, ROW - 6);
+      context.fillRect(0, TOP + row * ROW + 3, 4, ROW - 6);
       context.fillStyle = ink;
-      context.fillText(this.names?.of(request) ?? `request ${request}`, 8, row * ROW + 14, LEFT - 12);
+      context.fillText(this.names?.of(request) ?? `request ${request}`, 8, TOP + row * ROW + 14, LEFT - 12);
     });
-    const top = requests.length * ROW + 8;
     const budget = steps.at(-1)?.report.engine.max_num_batched_tokens ?? 0;
     context.fillStyle = ink;
-    context.fillText(`${largest} tokens`, 0, top + 10, LEFT - 4);
-    context.fillText(`budget ${budget}`, 0, top + 26, LEFT - 4);
-    context.fillText("step", 0, top + BARS + 14);
+    context.fillText(`${largest} tokens`, 0, 10, LEFT - 4);
+    context.fillText(`budget ${budget}`, 0, 26, LEFT - 4);
+    context.fillText("step", 0, BARS + 14);
   }
 }
 
@@ -135,10 +136,11 @@ function column({ context, steps, origin, requests }: View, index: number): void
   const step = steps[index]!;
   const before = steps[index - 1];
   const x = origin + index * COLUMN;
-  if (step.missed > 0) gap(context, x, requests.length * ROW);
+  if (step.missed > 0) gap(context, x, TOP + requests.length * ROW);
   for (const row of step.report.rows) {
-    const y = requests.indexOf(row.sequence.request) * ROW;
-    if (y < 0) continue;
+    const place = requests.indexOf(row.sequence.request);
+    if (place < 0) continue;
+    const y = TOP + place * ROW;
     context.fillStyle = colour(row.sequence.request);
     if (isPrefill(row, step, before)) {
       context.fillRect(x + 1, y + 1, COLUMN - 2, ROW - 2);
@@ -156,19 +158,19 @@ function column({ context, steps, origin, requests }: View, index: number): void
   }
   for (const { id, state } of step.report.engine.sequences) {
     const ran = before?.report.rows.some((row) => row.sequence.request === id.request);
-    const y = requests.indexOf(id.request) * ROW;
-    if (state === "Preempted" && ran && y >= 0) cross(context, x, y);
+    const place = requests.indexOf(id.request);
+    if (state === "Preempted" && ran && place >= 0) cross(context, x, TOP + place * ROW);
   }
 }
 
 /** Steps that were not shown. */
-function gap(context: CanvasRenderingContext2D, x: number, height: number): void {
+function gap(context: CanvasRenderingContext2D, x: number, bottom: number): void {
   context.setLineDash([1, 3]);
   context.strokeStyle = "gray";
   context.lineWidth = 1;
   context.beginPath();
-  context.moveTo(x, 0);
-  context.lineTo(x, height);
+  context.moveTo(x, TOP);
+  context.lineTo(x, bottom);
   context.stroke();
   context.setLineDash([]);
 }
@@ -187,22 +189,22 @@ function cross(context: CanvasRenderingContext2D, x: number, y: number): void {
 }
 
 /** The tokens of each step against the largest step in sight, and under them the steps' numbers. */
-function bars({ context, steps, first, last, origin, ink }: View, top: number, largest: number): void {
+function bars({ context, steps, first, last, origin, ink }: View, largest: number): void {
   context.fillStyle = ink;
   context.strokeStyle = ink;
   context.globalAlpha = 0.3;
-  context.strokeRect(origin, top, Math.max(1, steps.length) * COLUMN, BARS);
+  context.strokeRect(origin, 0, Math.max(1, steps.length) * COLUMN, BARS);
   context.globalAlpha = 1;
   let free = -Infinity;
   for (let index = first; index < last; index += 1) {
     const x = origin + index * COLUMN;
     const height = Math.max(1, (BARS * tokensOf(steps[index]!)) / largest);
-    context.fillRect(x + 1, top + BARS - height, COLUMN - 2, height);
+    context.fillRect(x + 1, BARS - height, COLUMN - 2, height);
     const [number, before] = [numberOf(steps[index]!), index > 0 ? numberOf(steps[index - 1]!) : 0];
     // Every fifth step, or the first shown after it where steps were missed.
     if (Math.floor(number / 5) === Math.floor(before / 5) || x < free) continue;
-    context.fillText(String(number), x + 1, top + BARS + 14);
-    context.fillRect(x + 1, top + BARS, 1, 4);
+    context.fillText(String(number), x + 1, BARS + 14);
+    context.fillRect(x + 1, BARS, 1, 4);
     free = x + NUMBER;
   }
 }
