@@ -69,7 +69,7 @@ export class AttachedPage {
   }
 
   private draw(client: ServerClient): void {
-    const [gauges, blocks, timeline] = [new Gauges(client), new BlockViews(client), new Timeline()];
+    const [gauges, blocks, timeline] = [new Gauges(client), new BlockViews(client, null), new Timeline(null)];
     this.views.replaceChildren(gauges.element, el("section", { "aria-label": "Batches" }, timeline.element), el("section", { "aria-label": "Blocks" }, blocks.element));
     let frame = 0;
     client.addEventListener("step", () => {

@@ -72,7 +72,7 @@ export class EngineClient extends EventTarget implements Watched {
   private worker: Worker | null = null;
   private waiting = new Map<number, Listener>();
   private running = new Map<number, Listener>();
-  private blocks = new Map<number, (tokens: BlockToken[]) => void>();
+  private blocks = new Map<number, { resolve: (tokens: BlockToken[]) => void; reject: (error: Error) => void }>();
   private settled: ((ready: Ready | null) => void)[] = [];
   private nextTicket = 1;
   private program: WebAssembly.Module | null = null;
@@ -125,9 +125,10 @@ export class EngineClient extends EventTarget implements Watched {
   }
 
   tokensInBlock(block: number): Promise<BlockToken[]> {
+    if (!this.worker) return Promise.reject(new Error("the engine is not running"));
     const ticket = this.nextTicket++;
     this.send({ type: "block", ticket, block });
-    return new Promise((resolve) => this.blocks.set(ticket, resolve));
+    return new Promise((resolve, reject) => this.blocks.set(ticket, { resolve, reject }));
   }
 
   send(message: ToWorker): void {
@@ -156,7 +157,7 @@ export class EngineClient extends EventTarget implements Watched {
     this.waiting.clear();
     this.running.clear();
     listeners.forEach((listener) => listener.finished("", reason));
-    this.blocks.forEach((resolve) => resolve([]));
+    this.blocks.forEach(({ reject }) => reject(new Error(reason)));
     this.blocks.clear();
   }
 
@@ -196,7 +197,7 @@ export class EngineClient extends EventTarget implements Watched {
         this.dispatchEvent(new Event("step"));
         break;
       case "block":
-        this.blocks.get(message.ticket)?.(message.tokens);
+        this.blocks.get(message.ticket)?.resolve(message.tokens);
         this.blocks.delete(message.ticket);
         break;
     }

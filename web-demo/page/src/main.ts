@@ -1,5 +1,6 @@
 // Puts the page together: the model at the top, conversations at the left, the engine at the right.
 
+import { announceStatus } from "./announce";
 import { AttachedPage } from "./attached";
 import { Chat } from "./chat";
 import { bytes, el, fill } from "./dom";
@@ -9,6 +10,7 @@ import { HUB } from "./hub";
 import { Lesson } from "./lesson/lesson";
 import { PRESETS } from "./presets";
 import type { DeviceName, EngineSettings, ModelEntry, ModelSource } from "./protocol";
+import { RequestNames } from "./request_names";
 import { BlockViews } from "./views/blocks";
 import { motion, sizes } from "./views/controls";
 import { Gauges } from "./views/gauges";
@@ -54,10 +56,11 @@ async function modelList(): Promise<ModelEntry[]> {
 class Page {
   private readonly engine = new EngineClient();
   private readonly chats: Chat[] = [];
-  private readonly status = el("div", { class: "status", role: "status", id: "status" });
+  private readonly names = new RequestNames();
+  private readonly status = el("div", { class: "status", id: "status" });
   private readonly gauges = new Gauges(this.engine);
-  private readonly blocks = new BlockViews(this.engine);
-  private readonly timeline = new Timeline();
+  private readonly blocks = new BlockViews(this.engine, this.names);
+  private readonly timeline = new Timeline(this.names);
   private readonly engineForm = el("div");
   private readonly loss = el("p", { class: "warning", id: "loss", role: "status", hidden: true });
   private settings: EngineSettings;
@@ -72,6 +75,7 @@ class Page {
     this.settings = settingsFrom(new URLSearchParams(location.search), devices[0]!);
     document.querySelector("#app")!.replaceChildren(this.layout());
     this.engine.addEventListener("status", () => {
+      if (this.engine.status.state === "loading") this.names.clear();
       this.showStatus();
       this.recover();
     });
@@ -94,10 +98,12 @@ class Page {
 
   private layout(): HTMLElement {
     const presets = ["deterministic", "balanced", "creative", "chat"];
-    presets.forEach((preset, index) => this.chats.push(new Chat(this.engine, index + 1, preset)));
+    for (let number = 1; number <= presets.length || Chat.isStored(number); number += 1) {
+      this.chats.push(new Chat(this.engine, this.names, number, presets[number - 1] ?? presets[0]!));
+    }
     const grid = el("div", { class: "chats", id: "chats" }, ...this.chats.map((chat) => chat.element));
     const add = el("button", { type: "button", onclick: () => {
-      const chat = new Chat(this.engine, this.chats.length + 1, PRESETS[this.chats.length % PRESETS.length]!.name);
+      const chat = new Chat(this.engine, this.names, this.chats.length + 1, PRESETS[this.chats.length % PRESETS.length]!.name);
       this.chats.push(chat);
       grid.append(chat.element);
     } }, "Another chat");
@@ -109,10 +115,11 @@ class Page {
       this.chats.forEach((chat) => chat.send(text));
     } }, el("label", { for: "everybody", class: "hidden" }, "Message for all chats"), everybody, el("button", { type: "submit" }, "Ask all"), add);
     return el("div", { class: "page" },
-      el("header", { class: "top" }, el("h1", {}, "Firebrick in a tab"), this.status,
+      el("nav", { class: "jump", "aria-label": "Parts of the page" }, el("a", { href: "#chats" }, "Conversations"), el("a", { href: "#engine" }, "The engine")),
+      el("header", { class: "top" }, el("h1", {}, "Firebrick in a tab"), this.status, announceStatus(this.engine),
         this.loss, this.others()),
       el("main", { class: "left", "aria-label": "Conversations" }, askAll, grid),
-      el("aside", { class: "right", "aria-label": "The engine" }, el("h2", {}, "The engine, step by step"), motion(this.engine), this.gauges.element, this.tabs()));
+      el("aside", { class: "right", id: "engine", "aria-label": "The engine" }, el("h2", {}, "The engine, step by step"), motion(this.engine), this.gauges.element, this.tabs()));
   }
 
   private tabs(): HTMLElement {

@@ -55,8 +55,11 @@ export class ServerClient extends EventTarget implements Watched {
   }
 
   async tokensInBlock(block: number): Promise<BlockToken[]> {
-    const response = await this.get(`v1/trace/blocks/${block}`);
-    return response.ok ? ((await response.json()) as { tokens: BlockToken[] }).tokens : [];
+    const response = await this.get(`v1/trace/blocks/${block}`).catch(() => {
+      throw new Error(`${this.base.origin} does not answer`);
+    });
+    if (!response.ok) throw new Error(await problemOf(response));
+    return ((await response.json()) as { tokens: BlockToken[] }).tokens;
   }
 
   /** Watches no more. */

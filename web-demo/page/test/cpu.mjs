@@ -99,7 +99,7 @@ async function viewsAreTheEngine(page) {
   await page.locator(".chip").first().click();
   await page.waitForFunction(() => document.querySelector("#block-detail").textContent.includes("tokens:"));
   await picture(page, "web-blocks");
-  await page.getByRole("button", { name: "Run", exact: true }).first().click();
+  await page.getByRole("button", { name: "Pause" }).click();
   await page.evaluate(() => Promise.all(globalThis.pending));
 }
 

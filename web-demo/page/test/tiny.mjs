@@ -9,7 +9,10 @@ import fs from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { ask, claim, contradictions, failed, launch, open, ready, runPython, serve, serveHub, startFirebrick } from "./browser.mjs";
+import { chats } from "./chats.mjs";
+import { looks } from "./looks.mjs";
 import { tabFaults } from "./tab_faults.mjs";
+import { views } from "./views.mjs";
 
 const [root, binary, pictures] = process.argv.slice(2);
 const losses = Number(process.env.LOSSES ?? 5);
@@ -27,8 +30,12 @@ const REQUEST = { text: "once upon a time", ignore_eos: true, sampling: { temper
 try {
   const expected = await nativeTokens();
   await models(expected);
+  const query = `model=org/tiny&hub=${hub.url}`;
+  await views({ browser, url, query });
+  await chats({ browser, url, query });
+  await looks({ browser, url, query, picture });
   await lostDevice(expected);
-  await tabFaults({ browser, root, url, query: `model=org/tiny&hub=${hub.url}`, request: REQUEST, expected });
+  await tabFaults({ browser, root, url, query, request: REQUEST, expected });
   await watching();
 } finally {
   await browser.close();
@@ -216,6 +223,9 @@ async function watching() {
   await firebrick.stop();
   await state("ended");
   claim("a server that ends is said to have ended", (await page.locator("#status").textContent()).includes("Trying again"));
+  await page.locator(".pool .cell").nth(1).click();
+  await page.waitForFunction(() => document.querySelector("#block-detail").textContent.includes("does not answer"));
+  claim("and the tokens of its blocks are not called none", !(await page.locator("#block-detail").textContent()).includes("holds"));
   firebrick = await startFirebrick(binary, [tiny, ...watched, "--port", port]);
   await state("watching");
   claim("and is watched again when it is back", true);

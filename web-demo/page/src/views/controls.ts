@@ -10,7 +10,6 @@ export function motion(engine: EngineClient): HTMLElement {
   pause.addEventListener("click", () => {
     const paused = pause.getAttribute("aria-pressed") !== "true";
     pause.setAttribute("aria-pressed", String(paused));
-    pause.textContent = paused ? "Run" : "Pause";
     step.disabled = !paused;
     engine.send({ type: "pause", paused });
   });

@@ -37,7 +37,7 @@ export class Gauges {
     const paged = stats.blocks_used * latest.block_size * perToken;
     const contiguous = stats.running * longest * perToken;
     const hits = stats.prefix_cache_queries > 0 ? (100 * stats.prefix_cache_hits) / stats.prefix_cache_queries : 0;
-    this.set("Tokens per second", tokensPerSecond(steps).toFixed(1));
+    this.set("Tokens per second", stats.running > 0 ? tokensPerSecond(steps).toFixed(1) : "–");
     this.set("Running", `${stats.running}`);
     this.set("Waiting queue", `${stats.waiting}`);
     this.set("Last step", `${stats.last_step_tokens} of ${latest.max_num_batched_tokens} tokens`);
