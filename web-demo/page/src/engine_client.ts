@@ -44,8 +44,14 @@ export type Status =
   | { state: "empty" }
   | { state: "loading"; phase: Phase; done: number; total: number }
   | { state: "ready"; ready: Ready }
-  /** `isLoss`: the device or the worker is gone, in the middle of work; `steps` is how many it had run. */
-  | { state: "failed"; message: string; canResume: boolean; isLoss: boolean; steps: number };
+  /** `wasReady`: it had been loaded. `isLoss`: the GPU is gone, in the middle of work; `steps` is how many had run. */
+  | { state: "failed"; message: string; wasReady: boolean; isLoss: boolean; steps: number };
+
+/** What an engine is made from. */
+export interface Origin {
+  source: ModelSource;
+  settings: EngineSettings;
+}
 
 /** What a request hears of its own fate. */
 export interface Listener {
@@ -69,6 +75,8 @@ export class EngineClient extends EventTarget implements Watched {
   steps: StepRecord[] = [];
   settings: EngineSettings | null = null;
   source: ModelSource | null = null;
+  /** From what an engine last became ready. */
+  lastGood: Origin | null = null;
   private worker: Worker | null = null;
   private waiting = new Map<number, Listener>();
   private running = new Map<number, Listener>();
@@ -99,7 +107,7 @@ export class EngineClient extends EventTarget implements Watched {
     this.setStatus({ state: "loading", phase: "program", done: 0, total: 1 });
     this.worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
     this.worker.onmessage = (event: MessageEvent<FromWorker>) => this.hear(event.data);
-    this.worker.onerror = (event) => this.fail(explained(event.message), true);
+    this.worker.onerror = (event) => this.fail(explained(event.message));
     this.send({ type: "load", source, settings, program: this.program });
     return new Promise((resolve) => this.settled.push(resolve));
   }
@@ -139,10 +147,11 @@ export class EngineClient extends EventTarget implements Watched {
     this.dispatchEvent(new Event("status"));
   }
 
-  private fail(message: string, canResume: boolean, isLoss = false): void {
+  private fail(message: string, isLoss = false): void {
     if (this.status.state === "failed") return;
+    const wasReady = this.status.state === "ready";
     // First, so that requests that are made because others ended are refused.
-    this.status = { state: "failed", message, canResume, isLoss, steps: this.latest?.report.engine.stats.steps ?? 0 };
+    this.status = { state: "failed", message, wasReady, isLoss, steps: this.latest?.report.engine.stats.steps ?? 0 };
     this.end(message);
     this.settled.splice(0).forEach((settle) => settle(null));
     this.dispatchEvent(new Event("status"));
@@ -169,14 +178,15 @@ export class EngineClient extends EventTarget implements Watched {
         this.setStatus({ ...message, state: "loading" });
         break;
       case "ready":
+        if (this.source && this.settings) this.lastGood = { source: this.source, settings: this.settings };
         this.setStatus({ state: "ready", ready: message });
         this.settled.splice(0).forEach((settle) => settle(message));
         break;
       case "failed":
-        this.fail(message.message, this.status.state === "ready");
+        this.fail(message.message);
         break;
       case "lost":
-        this.fail(`the browser took the GPU away (${message.message.replace(/\.$/, "")})`, true, true);
+        this.fail(`the browser took the GPU away (${message.message.replace(/\.$/, "")})`, true);
         break;
       case "accepted": {
         const listener = this.waiting.get(message.ticket);

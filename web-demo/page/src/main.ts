@@ -3,10 +3,10 @@
 import { AttachedPage } from "./attached";
 import { Chat } from "./chat";
 import { bytes, el, fill } from "./dom";
-import { droppedFiles, nameOf } from "./dropped_files";
 import { EngineClient } from "./engine_client";
-import { HUB } from "./hub";
 import { Lesson } from "./lesson/lesson";
+import { titleOf } from "./model_check";
+import { OtherModels } from "./other_models";
 import { PRESETS } from "./presets";
 import type { DeviceName, EngineSettings, ModelEntry, ModelSource } from "./protocol";
 import { BlockViews } from "./views/blocks";
@@ -65,10 +65,11 @@ class Page {
   /** When the GPU was lost lately. */
   private losses: number[] = [];
 
-  /** A model of the hub that the address asks for. */
-  private readonly hubId = new URLSearchParams(location.search).get("model");
+  private readonly others: OtherModels;
 
   constructor(private readonly devices: DeviceName[], private readonly models: ModelEntry[]) {
+    const hubId = new URLSearchParams(location.search).get("model");
+    this.others = new OtherModels({ models, hubId, load: (source) => this.load(source), isRunning: () => this.engine.ready !== null });
     this.settings = settingsFrom(new URLSearchParams(location.search), devices[0]!);
     document.querySelector("#app")!.replaceChildren(this.layout());
     this.engine.addEventListener("status", () => {
@@ -78,18 +79,13 @@ class Page {
     this.engine.addEventListener("step", () => this.drawSoon());
     globalThis.addEventListener("pagehide", () => this.chats.forEach((chat) => chat.store()));
     globalThis.addEventListener("resize", () => this.drawSoon());
-    document.addEventListener("dragover", (event) => event.preventDefault());
-    document.addEventListener("drop", (event) => {
-      event.preventDefault();
-      if (event.dataTransfer) void droppedFiles(event.dataTransfer).then((files) => this.loadFiles(files));
-    });
     this.noticeOtherTabs();
     // For tests and for the curious: everything the page shows comes from here.
     Object.assign(globalThis, { firebrick: { engine: this.engine, chats: this.chats } });
     this.showSizes();
-    if (this.hubId) this.loadHub(this.hubId);
+    this.showStatus();
+    if (hubId) this.others.chooseHub(hubId);
     else if (models[0]) this.load({ kind: "listed", entry: models[0] });
-    else this.showStatus();
   }
 
   private layout(): HTMLElement {
@@ -110,7 +106,7 @@ class Page {
     } }, el("label", { for: "everybody", class: "hidden" }, "Message for all chats"), everybody, el("button", { type: "submit" }, "Ask all"), add);
     return el("div", { class: "page" },
       el("header", { class: "top" }, el("h1", {}, "Firebrick in a tab"), this.status,
-        this.loss, this.others()),
+        this.loss, this.others.notice, this.others.element),
       el("main", { class: "left", "aria-label": "Conversations" }, askAll, grid),
       el("aside", { class: "right", "aria-label": "The engine" }, el("h2", {}, "The engine, step by step"), motion(this.engine), this.gauges.element, this.tabs()));
   }
@@ -121,37 +117,8 @@ class Page {
     ], () => this.drawSoon());
   }
 
-  /** Other models than the one beside the page, and other engines than the one in this tab. */
-  private others(): HTMLElement {
-    const file = el("input", { type: "file", id: "file", multiple: true, accept: ".gguf,.safetensors,.json,.jinja,.txt", onchange: () => {
-      if (file.files?.length) this.loadFiles([...file.files]);
-      file.value = "";
-    } });
-    const id = el("input", { type: "text", id: "hub-id", placeholder: "org/name", spellcheck: "false", autocomplete: "off" });
-    const hub = el("form", { class: "hub", onsubmit: (event) => {
-      event.preventDefault();
-      if (id.value.trim()) this.loadHub(id.value.trim());
-    } }, el("label", { for: "hub-id" }, "From the hub"), id, el("button", { type: "submit" }, "Load"));
-    const listed = this.models.map((entry) => el("button", { type: "button", onclick: () => this.load({ kind: "listed", entry }) }, entry.name));
-    return el("details", { class: "others", open: this.models.length === 0 && !this.hubId },
-      el("summary", {}, "Other models"),
-      ...(listed.length > 1 ? [el("div", { class: "motion" }, ...listed)] : []),
-      el("div", { class: "motion" }, el("label", { class: "button", for: "file" }, "Open files"), file,
-        el("span", { class: "hint" }, "a .gguf file, or config.json, tokenizer.json and .safetensors together; a folder can be dropped on the page")),
-      hub,
-      el("p", { class: "hint" }, el("a", { href: "?attach" }, "Watch a server instead")));
-  }
-
   private load(source: ModelSource): void {
     void this.engine.load(source, this.settings);
-  }
-
-  private loadFiles(files: File[]): void {
-    if (files.length > 0) this.load({ kind: "files", name: nameOf(files), files });
-  }
-
-  private loadHub(id: string): void {
-    this.load({ kind: "hub", id, endpoint: new URLSearchParams(location.search).get("hub") ?? HUB });
   }
 
   private showSizes(): void {
@@ -166,7 +133,7 @@ class Page {
     this.status.dataset["state"] = status.state;
     switch (status.state) {
       case "empty":
-        this.status.replaceChildren("No model lies beside this page: open one below, drop its files here, or watch a server.");
+        this.status.replaceChildren(`${this.models.length === 0 ? "No model lies beside this page" : "No model is loaded"}: open one below, drop its files here, or watch a server.`);
         break;
       case "loading": {
         const words = { program: "Loading the program", fetch: "Fetching the model", cache: "Reading the model", hash: "Checking the model", weights: "Putting weights on the device" };
@@ -184,13 +151,31 @@ class Page {
           weak && el("span", { class: "warning" }, " No WebGPU adapter answers in this browser, so that the processor computes: slowly. Chrome and Edge from 113, Safari from 26 and Firefox from 141 have WebGPU."));
         break;
       }
-      case "failed": {
-        fill(this.status,
-          el("span", { class: "error" }, `The engine has stopped: ${status.message}. `),
-          this.engine.source && el("button", { type: "button", id: "resume", class: "primary", onclick: () => void this.resume() }, status.canResume ? "Resume" : "Try again"));
+      case "failed":
+        this.showFailure(status.message, status.wasReady);
         break;
-      }
     }
+  }
+
+  /** Why there is no engine, and the ways on: the same again, or what worked before. */
+  private showFailure(message: string, wasReady: boolean): void {
+    const { source, settings, lastGood } = this.engine;
+    const what = wasReady || !source ? "The engine has stopped" : `${titleOf(source)} was not loaded`;
+    const isOther = lastGood !== null && (lastGood.source !== source || lastGood.settings !== settings);
+    const back = lastGood && (lastGood.source === source ? "Back to the sizes before" : `Back to ${titleOf(lastGood.source)}`);
+    fill(this.status,
+      el("span", { class: "error" }, `${what}: ${message}. `),
+      isOther && el("button", { type: "button", id: "back", class: "primary", onclick: () => this.goBack() }, back), " ",
+      source && el("button", { type: "button", id: "resume", class: isOther ? "" : "primary", onclick: () => void this.resume() }, wasReady ? "Resume" : "Try again"));
+  }
+
+  /** The engine that worked last, made anew. */
+  private goBack(): void {
+    const { lastGood } = this.engine;
+    if (!lastGood) return;
+    this.settings = lastGood.settings;
+    this.showSizes();
+    this.load(lastGood.source);
   }
 
   /** Starts anew by itself when an engine that worked has lost its GPU; not again and again, for some devices stay lost. */

@@ -2,8 +2,8 @@
 // the page, from the hub, or from the user's disk. Every failure of the storage means "not cached": a private window or a
 // full disk only makes loading slower.
 
-import { bytes as amount } from "./dom";
-import { choose, listModel } from "./hub";
+import { listModel } from "./hub";
+import { refuseTooLarge, wantedFiles } from "./model_check";
 import type { ModelSource } from "./protocol";
 
 export type Progress = (phase: "fetch" | "cache" | "hash", done: number, total: number) => void;
@@ -33,9 +33,6 @@ export interface StoredModel {
   sha256: string;
   fromCache: boolean;
 }
-
-/** WebAssembly addresses 4 GiB, and a model is in there twice while it moves to the device. */
-const MODEL_BYTES_MAX = 3_000_000_000;
 
 async function folder(): Promise<FileSystemDirectoryHandle | null> {
   try {
@@ -125,13 +122,9 @@ async function openFile(entry: FileEntry, progress: (phase: "fetch" | "hash", do
   return openFile(entry, progress);
 }
 
-function refuseTooLarge(name: string, total: number): void {
-  if (total > MODEL_BYTES_MAX) throw new Error(`${name} has ${amount(total)}; a browser tab has room for ${amount(MODEL_BYTES_MAX)}`);
-}
-
 async function openEntries(name: string, entries: FileEntry[], progress: Progress): Promise<StoredModel> {
   const total = entries.reduce((sum, entry) => sum + entry.bytes, 0);
-  refuseTooLarge(name, total);
+  refuseTooLarge(name, [total]);
   progress("cache", 0, total);
   const files: ModelFile[] = [];
   let before = 0;
@@ -154,10 +147,9 @@ async function largestHash(files: ModelFile[]): Promise<string> {
 
 /** Files of the user's disk: there is nothing to compare their hashes with. */
 async function readFiles(name: string, files: File[], progress: Progress): Promise<StoredModel> {
-  const names = files.length === 1 ? files.map((file) => file.name) : choose(name, files.map((file) => file.name), null);
-  const wanted = files.filter((file) => names.includes(file.name));
+  const wanted = wantedFiles(name, files);
   const total = wanted.reduce((sum, file) => sum + file.size, 0);
-  refuseTooLarge(name, total);
+  refuseTooLarge(name, [total]);
   progress("cache", 0, total);
   const read = await Promise.all(wanted.map(async (file) => ({ name: file.name, bytes: new Uint8Array(await file.arrayBuffer()) })));
   progress("hash", total, total);
