@@ -53,6 +53,12 @@ export interface Origin {
   settings: EngineSettings;
 }
 
+/** Whether steps wait for the user, and the milliseconds between two of them. */
+export interface Motion {
+  paused: boolean;
+  delay: number;
+}
+
 /** What a request hears of its own fate. */
 export interface Listener {
   accepted?: (request: number, promptTokens: number, maxTokens: number | null) => void;
@@ -77,6 +83,10 @@ export class EngineClient extends EventTarget implements Watched {
   source: ModelSource | null = null;
   /** From what an engine last became ready. */
   lastGood: Origin | null = null;
+  /** As the user has set it; an event `motion` says that it has changed. */
+  motion: Motion = { paused: false, delay: 0 };
+  /** Requests made so far, refused ones included. */
+  numAdded = 0;
   private worker: Worker | null = null;
   private waiting = new Map<number, Listener>();
   private running = new Map<number, Listener>();
@@ -104,6 +114,8 @@ export class EngineClient extends EventTarget implements Watched {
     this.source = source;
     this.settings = settings;
     this.steps = [];
+    // A new worker runs at full speed until it is told otherwise.
+    this.move({ paused: false, delay: 0 });
     this.setStatus({ state: "loading", phase: "program", done: 0, total: 1 });
     this.worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
     this.worker.onmessage = (event: MessageEvent<FromWorker>) => this.hear(event.data);
@@ -118,7 +130,13 @@ export class EngineClient extends EventTarget implements Watched {
     return this.load(this.source, this.settings);
   }
 
+  /** Requests that have not ended. */
+  get numOpen(): number {
+    return this.waiting.size + this.running.size;
+  }
+
   add(request: ChatRequest, listener: Listener): void {
+    this.numAdded += 1;
     if (this.status.state !== "ready") {
       listener.finished("", "the model is not loaded");
       return;
@@ -132,6 +150,14 @@ export class EngineClient extends EventTarget implements Watched {
     this.send({ type: "abort", request });
   }
 
+  /** Ends all requests. */
+  async abortAll(): Promise<void> {
+    while (this.numOpen > 0) {
+      [...this.running.keys()].forEach((request) => this.abort(request));
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  }
+
   tokensInBlock(block: number): Promise<BlockToken[]> {
     const ticket = this.nextTicket++;
     this.send({ type: "block", ticket, block });
@@ -139,7 +165,15 @@ export class EngineClient extends EventTarget implements Watched {
   }
 
   send(message: ToWorker): void {
+    if (message.type === "pause") this.move({ ...this.motion, paused: message.paused });
+    if (message.type === "delay") this.move({ ...this.motion, delay: message.milliseconds });
     this.worker?.postMessage(message);
+  }
+
+  private move(motion: Motion): void {
+    if (motion.paused === this.motion.paused && motion.delay === this.motion.delay) return;
+    this.motion = motion;
+    this.dispatchEvent(new Event("motion"));
   }
 
   private setStatus(status: Status): void {

@@ -59,6 +59,7 @@ class Page {
   private readonly blocks = new BlockViews(this.engine);
   private readonly timeline = new Timeline();
   private readonly engineForm = el("div");
+  private readonly motion = motion(this.engine);
   private readonly loss = el("p", { class: "warning", id: "loss", role: "status", hidden: true });
   private settings: EngineSettings;
   private frame = 0;
@@ -108,12 +109,13 @@ class Page {
       el("header", { class: "top" }, el("h1", {}, "Firebrick in a tab"), this.status,
         this.loss, this.others.notice, this.others.element),
       el("main", { class: "left", "aria-label": "Conversations" }, askAll, grid),
-      el("aside", { class: "right", "aria-label": "The engine" }, el("h2", {}, "The engine, step by step"), motion(this.engine), this.gauges.element, this.tabs()));
+      el("aside", { class: "right", "aria-label": "The engine" }, el("h2", {}, "The engine, step by step"), this.motion, this.gauges.element, this.tabs()));
   }
 
   private tabs(): HTMLElement {
+    const lesson = new Lesson(this.engine, { fullSpeed: () => this.fullSpeed(), done: () => this.goOn() });
     return tabs("Views of the engine", [
-      ["Blocks", this.blocks.element], ["Timeline", this.timeline.element], ["Lesson", new Lesson(this.engine).element], ["Sizes", this.engineForm],
+      ["Blocks", this.blocks.element], ["Timeline", this.timeline.element], ["Lesson", lesson.element], ["Sizes", this.engineForm],
     ], () => this.drawSoon());
   }
 
@@ -169,6 +171,15 @@ class Page {
       source && el("button", { type: "button", id: "resume", class: isOther ? "" : "primary", onclick: () => void this.resume() }, wasReady ? "Resume" : "Try again"));
   }
 
+  /** Sets the controls of the speed, as the user would. */
+  private fullSpeed(): void {
+    this.motion.querySelector<HTMLButtonElement>('[aria-pressed="true"]')?.click();
+    const slow = this.motion.querySelector("select");
+    if (!slow) return;
+    slow.value = "0";
+    slow.dispatchEvent(new Event("change"));
+  }
+
   /** The engine that worked last, made anew. */
   private goBack(): void {
     const { lastGood } = this.engine;
@@ -193,7 +204,11 @@ class Page {
 
   /** A fresh worker with the same model, and the answers that were cut off go on. */
   private async resume(): Promise<void> {
-    if (await this.engine.resume()) this.chats.filter((chat) => chat.wasCutOff).forEach((chat) => chat.continue());
+    if (await this.engine.resume()) this.goOn();
+  }
+
+  private goOn(): void {
+    this.chats.filter((chat) => chat.wasCutOff).forEach((chat) => chat.continue());
   }
 
   /** Two tabs work, but share one GPU and one memory: the second is told. */

@@ -9,6 +9,7 @@ import fs from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { ask, claim, contradictions, failed, launch, open, ready, runPython, serve, serveHub, startFirebrick } from "./browser.mjs";
+import { lessonFaults } from "./lesson_faults.mjs";
 import { sourceFaults } from "./source_faults.mjs";
 import { tabFaults } from "./tab_faults.mjs";
 
@@ -28,9 +29,11 @@ const REQUEST = { text: "once upon a time", ignore_eos: true, sampling: { temper
 try {
   const expected = await nativeTokens();
   await models(expected);
+  const query = `model=org/tiny&hub=${hub.url}`;
   await sourceFaults({ browser, url, hub: hub.url, tiny, request: REQUEST, expected });
+  await lessonFaults({ browser, url, query, request: REQUEST, expected });
   await lostDevice(expected);
-  await tabFaults({ browser, root, url, query: `model=org/tiny&hub=${hub.url}`, request: REQUEST, expected });
+  await tabFaults({ browser, root, url, query, request: REQUEST, expected });
   await watching();
 } finally {
   await browser.close();
