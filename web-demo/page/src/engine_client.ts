@@ -35,7 +35,8 @@ export interface Watched extends EventTarget {
 export interface Ready {
   facts: ModelFacts;
   adapter: string;
-  sha256: string;
+  /** `null`: the browser computes no hashes for this page, and nothing was checked. */
+  sha256: string | null;
   fromCache: boolean;
   seconds: number;
 }
@@ -87,6 +88,9 @@ export class EngineClient extends EventTarget implements Watched {
   motion: Motion = { paused: false, delay: 0 };
   /** Requests made so far, refused ones included. */
   numAdded = 0;
+  /** Seconds from the first request to the first token of its answer, since the model is there. */
+  firstAnswer: number | null = null;
+  private firstAsked: number | null = null;
   private worker: Worker | null = null;
   private waiting = new Map<number, Listener>();
   private running = new Map<number, Listener>();
@@ -114,6 +118,7 @@ export class EngineClient extends EventTarget implements Watched {
     this.source = source;
     this.settings = settings;
     this.steps = [];
+    this.firstAnswer = this.firstAsked = null;
     // A new worker runs at full speed until it is told otherwise.
     this.move({ paused: false, delay: 0 });
     this.setStatus({ state: "loading", phase: "program", done: 0, total: 1 });
@@ -141,6 +146,7 @@ export class EngineClient extends EventTarget implements Watched {
       listener.finished("", "the model is not loaded");
       return;
     }
+    this.firstAsked ??= performance.now();
     const ticket = this.nextTicket++;
     this.waiting.set(ticket, listener);
     this.send({ type: "add", ticket, request });
@@ -254,6 +260,10 @@ export class EngineClient extends EventTarget implements Watched {
         listener.scheduled?.(event.cached_tokens);
         break;
       case "token":
+        if (this.firstAnswer === null && this.firstAsked !== null) {
+          this.firstAnswer = (performance.now() - this.firstAsked) / 1000;
+          this.dispatchEvent(new Event("first-answer"));
+        }
         listener.token?.(event.text, event.token);
         break;
       case "finished":

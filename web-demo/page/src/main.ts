@@ -2,8 +2,9 @@
 
 import { AttachedPage } from "./attached";
 import { Chat } from "./chat";
+import { type Devices, findDevices } from "./devices";
 import { bytes, el, fill } from "./dom";
-import { EngineClient } from "./engine_client";
+import { EngineClient, type Ready } from "./engine_client";
 import { Lesson } from "./lesson/lesson";
 import { titleOf } from "./model_check";
 import { OtherModels } from "./other_models";
@@ -39,13 +40,6 @@ function settingsFrom(query: URLSearchParams, device: DeviceName): EngineSetting
   return settings;
 }
 
-/** What this browser can compute on, best first. */
-async function findDevices(): Promise<DeviceName[]> {
-  const gpu = (navigator as Navigator & { gpu?: GPU }).gpu;
-  const adapter = await gpu?.requestAdapter().catch(() => null);
-  return adapter ? ["webgpu", "cpu"] : ["cpu"];
-}
-
 async function modelList(): Promise<ModelEntry[]> {
   const response = await fetch("models/models.json").catch(() => null);
   return response?.ok ? ((await response.json()) as ModelEntry[]) : [];
@@ -68,16 +62,18 @@ class Page {
 
   private readonly others: OtherModels;
 
-  constructor(private readonly devices: DeviceName[], private readonly models: ModelEntry[]) {
+  constructor(private readonly devices: Devices, private readonly models: ModelEntry[]) {
     const hubId = new URLSearchParams(location.search).get("model");
     this.others = new OtherModels({ models, hubId, load: (source) => this.load(source), isRunning: () => this.engine.ready !== null });
-    this.settings = settingsFrom(new URLSearchParams(location.search), devices[0]!);
+    this.settings = settingsFrom(new URLSearchParams(location.search), devices.names[0]!);
     document.querySelector("#app")!.replaceChildren(this.layout());
     this.engine.addEventListener("status", () => {
       this.showStatus();
       this.recover();
+      if (this.engine.ready) this.others.loaded();
     });
     this.engine.addEventListener("step", () => this.drawSoon());
+    this.engine.addEventListener("first-answer", () => this.showStatus());
     globalThis.addEventListener("pagehide", () => this.chats.forEach((chat) => chat.store()));
     globalThis.addEventListener("resize", () => this.drawSoon());
     this.noticeOtherTabs();
@@ -124,7 +120,7 @@ class Page {
   }
 
   private showSizes(): void {
-    this.engineForm.replaceChildren(sizes(this.settings, this.devices, (settings) => {
+    this.engineForm.replaceChildren(sizes(this.settings, this.devices.names, (settings) => {
       this.settings = settings;
       if (this.engine.source) void this.engine.load(this.engine.source, settings);
     }));
@@ -144,19 +140,24 @@ class Page {
         this.status.replaceChildren(`${words[status.phase]}${amount} `, el("progress", { max: 1, value: part, "aria-label": words[status.phase] }));
         break;
       }
-      case "ready": {
-        const { facts, adapter, sha256, seconds } = status.ready;
-        const weak = facts.device === "cpu" && !this.devices.includes("webgpu");
-        fill(this.status,
-          el("b", {}, facts.name), ` on ${adapter || "WebGPU"}, ${facts.dtype}, loaded in ${seconds.toFixed(1)} s, SHA-256 `,
-          el("code", { title: sha256 }, sha256.slice(0, 12)),
-          weak && el("span", { class: "warning" }, " No WebGPU adapter answers in this browser, so that the processor computes: slowly. Chrome and Edge from 113, Safari from 26 and Firefox from 141 have WebGPU."));
+      case "ready":
+        this.showReady(status.ready);
         break;
-      }
       case "failed":
         this.showFailure(status.message, status.wasReady);
         break;
     }
+  }
+
+  private showReady({ facts, adapter, sha256, seconds }: Ready): void {
+    const { reason } = this.devices;
+    const { firstAnswer } = this.engine;
+    fill(this.status,
+      el("b", {}, facts.name), ` on ${adapter || "WebGPU"}, ${facts.dtype}, loaded in ${seconds.toFixed(1)} s, `,
+      firstAnswer !== null && el("span", { id: "first-answer", title: "From asking to the first token" }, `first answer after ${firstAnswer.toFixed(1)} s, `),
+      ...(sha256 ? ["SHA-256 ", el("code", { title: sha256 }, sha256.slice(0, 12))] : ["hash not checked"]),
+      !isSecureContext && el("span", { class: "warning", id: "insecure" }, " This page is not secure: without https:// or http://127.0.0.1 browsers compute no hashes and store nothing, so that the model is fetched each time, and a damaged file is not noticed by its hash."),
+      facts.device === "cpu" && reason && el("span", { class: "warning", id: "why-cpu" }, ` The processor computes, slowly: ${reason}.`));
   }
 
   /** Why there is no engine, and the ways on: the same again, or what worked before. */

@@ -3,7 +3,6 @@
 
 import { bytes } from "./dom";
 import { choose, listModel } from "./hub";
-import type { FileEntry } from "./model_store";
 import type { ModelSource } from "./protocol";
 
 /** WebAssembly addresses 4 GiB, and a model is in there twice while it moves to the device. */
@@ -26,7 +25,7 @@ export async function check(source: ModelSource): Promise<void> {
     case "listed":
       return;
     case "hub":
-      return refuseTooLarge(source.id, (await listModel(source.id, source.endpoint)).map((entry: FileEntry) => entry.bytes));
+      return refuseTooLarge(source.id, (await listModel(source.id, source.endpoint)).map((entry) => entry.bytes));
     case "files":
       return checkFiles(source.name, source.files);
   }

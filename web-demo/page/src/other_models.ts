@@ -6,6 +6,7 @@ import { droppedFiles, type FileGroup, group } from "./dropped_files";
 import { HUB } from "./hub";
 import { check, titleOf } from "./model_check";
 import type { ModelEntry, ModelSource } from "./protocol";
+import { StoredModels } from "./stored_models";
 
 export interface Choices {
   /** Models that lie beside the page. */
@@ -22,6 +23,7 @@ export class OtherModels {
   readonly element: HTMLDetailsElement;
   /** Says what is being checked, and why it was refused. */
   readonly notice = el("p", { class: "warning", id: "refusal", role: "status", hidden: true });
+  private readonly stored = new StoredModels();
   private readonly id: HTMLInputElement;
   /** The newest choice; answers to earlier ones no longer matter. */
   private choice = 0;
@@ -43,9 +45,15 @@ export class OtherModels {
       listed.length > 0 && el("div", { class: "motion", id: "listed", role: "group", "aria-label": "Models beside this page" }, ...listed),
       el("div", { class: "motion" }, el("label", { class: "button", for: "file" }, "Open files"), file,
         el("span", { class: "hint" }, "a .gguf file, or config.json, tokenizer.json and .safetensors together; a folder can be dropped on the page")),
-      hub,
+      hub, this.stored.element,
       el("p", { class: "hint" }, el("a", { href: "?attach" }, "Watch a server instead")));
+    this.element.addEventListener("toggle", () => void this.stored.refresh());
     this.takeDrops();
+  }
+
+  /** A model was loaded, and may have been stored. */
+  loaded(): void {
+    void this.stored.refresh();
   }
 
   chooseHub(id: string): void {

@@ -2,6 +2,7 @@
 
 import init, { ModelFiles, Tab } from "../pkg/firebrick_web.js";
 import programUrl from "../pkg/firebrick_web_bg.wasm?url";
+import { findAdapter } from "./devices";
 import { openModel, type Progress } from "./model_store";
 import type { ChatRequest, FromWorker, Load, StepReport, ToWorker } from "./protocol";
 
@@ -106,9 +107,8 @@ async function load({ source, settings, program: compiled }: Load): Promise<void
   const started = performance.now();
   const progress: Progress = (phase, done, total) => send({ type: "progress", phase, done, total });
   if (settings.device === "webgpu") {
-    const gpu = (navigator as Navigator & { gpu?: GPU }).gpu;
-    if (!gpu) throw new Error("this browser has no WebGPU");
-    if (!(await gpu.requestAdapter())) throw new Error("this browser has WebGPU, but no adapter answers");
+    const found = await findAdapter();
+    if (!found.adapter) throw new Error(found.reason);
     watchDevice();
     explainShaders();
     noticeShortage();

@@ -9,8 +9,10 @@ import fs from "node:fs";
 import os from "node:os";
 import path from "node:path";
 import { ask, claim, contradictions, failed, launch, open, ready, runPython, serve, serveHub, startFirebrick } from "./browser.mjs";
+import { deviceChoice } from "./device_choice.mjs";
 import { lessonFaults } from "./lesson_faults.mjs";
 import { sourceFaults } from "./source_faults.mjs";
+import { storageFaults } from "./storage_faults.mjs";
 import { tabFaults } from "./tab_faults.mjs";
 
 const [root, binary, pictures] = process.argv.slice(2);
@@ -31,6 +33,8 @@ try {
   await models(expected);
   const query = `model=org/tiny&hub=${hub.url}`;
   await sourceFaults({ browser, url, hub: hub.url, tiny, request: REQUEST, expected });
+  await deviceChoice({ browser, root, url, tiny, query, request: REQUEST, expected });
+  await storageFaults({ browser, root, url, hub, query, request: REQUEST, expected });
   await lessonFaults({ browser, url, query, request: REQUEST, expected });
   await lostDevice(expected);
   await tabFaults({ browser, root, url, query, request: REQUEST, expected });

@@ -1,5 +1,6 @@
 // The lesson: ten steps and four tests. Each measures on this machine, states a claim, and says whether it holds here.
 
+import { findDevices } from "../devices";
 import { bytes } from "../dom";
 import type { EngineClient } from "../engine_client";
 import { ask, continuation, during, median, remake, type Measured } from "./measure";
@@ -25,20 +26,15 @@ const TEXTS = ["The capital of France is", "Water boils at", "The moon is", "A g
 const rate = (tokens: number, seconds: number) => `${(tokens / seconds).toFixed(1)} tokens/s`;
 const seconds = (value: number) => `${value.toFixed(2)} s`;
 
-async function webgpu(): Promise<string> {
-  const gpu = (navigator as Navigator & { gpu?: GPU }).gpu;
-  if (!gpu) return "no";
-  return (await gpu.requestAdapter()) ? "yes" : "yes, but no adapter answers";
-}
-
 async function device(engine: EngineClient): Promise<Outcome> {
   const { ready, settings } = engine;
   if (!ready || !settings) throw new Error("no model is loaded");
   const one = await ask(engine, continuation(TEXTS[0]!, 1));
+  const { reason } = await findDevices();
   return {
     lines: [
       `Computes on: ${ready.adapter} (${ready.facts.device})`,
-      `WebGPU in this browser: ${await webgpu()}; processor cores: ${navigator.hardwareConcurrency}`,
+      `WebGPU in this browser: ${reason ? `not used by itself, for ${reason}` : "yes"}; processor cores: ${navigator.hardwareConcurrency}`,
       `A first token, “${one.text}”, after ${seconds(one.total)}`,
     ],
     claim: "The model is on the device that was chosen, and gives a token there.",
@@ -57,7 +53,7 @@ async function memory(engine: EngineClient): Promise<Outcome> {
   return {
     lines: [
       `${facts.name}: ${(facts.num_parameters / 1e6).toFixed(1)} million numbers, ${facts.dtype}: ${bytes(facts.weight_bytes)}`,
-      `Loaded in ${seconds(ready.seconds)}${ready.fromCache ? " from this browser's storage" : ""}; SHA-256 ${ready.sha256.slice(0, 16)}…`,
+      `Loaded in ${seconds(ready.seconds)}${ready.fromCache ? " from this browser's storage" : ""}; ${ready.sha256 ? `SHA-256 ${ready.sha256.slice(0, 16)}…` : "hash not checked"}`,
       `Keys and values: ${bytes(facts.kv_bytes_per_token)} a token, ${bytes(pool)} for a pool of ${before} slots`,
       `After a request of ${request.promptTokens + request.tokens.length} tokens: ${slots()} slots`,
     ],
