@@ -64,7 +64,7 @@ class Page {
 
   constructor(private readonly devices: Devices, private readonly models: ModelEntry[]) {
     const hubId = new URLSearchParams(location.search).get("model");
-    this.others = new OtherModels({ models, hubId, load: (source) => this.load(source), isRunning: () => this.engine.ready !== null });
+    this.others = new OtherModels({ models, hubId, load: (source) => this.load(source), isRunning: () => ["loading", "ready"].includes(this.engine.status.state) });
     this.settings = settingsFrom(new URLSearchParams(location.search), devices.names[0]!);
     document.querySelector("#app")!.replaceChildren(this.layout());
     this.engine.addEventListener("status", () => {
@@ -109,7 +109,7 @@ class Page {
   }
 
   private tabs(): HTMLElement {
-    const lesson = new Lesson(this.engine, { fullSpeed: () => this.fullSpeed(), done: () => this.goOn() });
+    const lesson = new Lesson(this.engine, { fullSpeed: () => this.fullSpeed(), begin: () => this.noteAnswers() });
     return tabs("Views of the engine", [
       ["Blocks", this.blocks.element], ["Timeline", this.timeline.element], ["Lesson", lesson.element], ["Sizes", this.engineForm],
     ], () => this.drawSoon());
@@ -205,11 +205,13 @@ class Page {
 
   /** A fresh worker with the same model, and the answers that were cut off go on. */
   private async resume(): Promise<void> {
-    if (await this.engine.resume()) this.goOn();
+    if (await this.engine.resume()) this.chats.filter((chat) => chat.wasCutOff).forEach((chat) => chat.continue());
   }
 
-  private goOn(): void {
-    this.chats.filter((chat) => chat.wasCutOff).forEach((chat) => chat.continue());
+  /** Lets those answers go on, when it is called, that were cut off since. */
+  private noteAnswers(): () => void {
+    const before = this.chats.filter((chat) => chat.wasCutOff);
+    return () => this.chats.filter((chat) => chat.wasCutOff && !before.includes(chat)).forEach((chat) => chat.continue());
   }
 
   /** Two tabs work, but share one GPU and one memory: the second is told. */

@@ -37,8 +37,9 @@ export function refuseTooLarge(name: string, sizes: number[]): void {
   if (total > MODEL_BYTES_MAX) throw new Error(`${name} has ${bytes(total)}; a browser tab has room for ${bytes(MODEL_BYTES_MAX)}`);
 }
 
-/** The files of a folder that a model needs. */
+/** The files that a model needs, out of all in its folder. One alone is taken for a GGUF file, whatever its name. */
 export function wantedFiles(name: string, files: File[]): File[] {
+  if (files.length === 1) return files;
   const names = choose(name, files.map((file) => file.name), null);
   return files.filter((file) => names.includes(file.name));
 }
@@ -47,7 +48,7 @@ async function checkFiles(name: string, files: File[]): Promise<void> {
   const wanted = wantedFiles(name, files);
   refuseTooLarge(name, wanted.map((file) => file.size));
   for (const file of wanted) {
-    if (/\.gguf$/i.test(file.name)) await checkGguf(file);
+    if (wanted.length === 1) await checkGguf(file);
     else if (/\.safetensors$/.test(file.name)) await checkSafetensors(file);
     else if (/\.json$/.test(file.name)) await checkJson(file);
   }
@@ -61,7 +62,7 @@ async function head(file: File, length: number): Promise<Uint8Array> {
 
 async function checkGguf(file: File): Promise<void> {
   const magic = new TextDecoder().decode(await head(file, 4));
-  if (magic !== "GGUF") throw new Error(`${file.name} does not begin as a GGUF file does`);
+  if (magic !== "GGUF") throw new Error(`${file.name} does not begin as a GGUF file does; other models are config.json, tokenizer.json and safetensors together`);
 }
 
 /** The file begins with the length of its table of contents. */

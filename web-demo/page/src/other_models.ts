@@ -15,7 +15,7 @@ export interface Choices {
   hubId: string | null;
   /** Called with a source that nothing speaks against. */
   load: (source: ModelSource) => void;
-  /** Whether an engine runs, which a refusal leaves alone. */
+  /** Whether an engine runs or is being loaded, which a refusal leaves alone. */
   isRunning: () => boolean;
 }
 

@@ -13,6 +13,7 @@ export async function lessonFaults({ browser, url, query, request, expected }) {
   await slowLesson(page);
   await runningChats(page);
   await disturbed(page);
+  await cutOff(page);
   await context.close();
 }
 
@@ -106,4 +107,22 @@ async function disturbed(page) {
   await page.waitForFunction(() => ["holds", "fails"].includes(document.querySelector("#lesson-benchmark").dataset.state));
   const text = await card(page, "benchmark").innerText();
   claim("a chat in the middle of a measurement spoils it, and the lesson says so", text.includes("a chat was asked meanwhile"), text);
+}
+
+async function cutOff(page) {
+  await page.evaluate(() => {
+    const { engine, chats } = globalThis.firebrick;
+    engine.addEventListener("step", function ask() {
+      if (engine.latest.report.engine.stats.running < 3) return;
+      engine.removeEventListener("step", ask);
+      globalThis.before = chats[1].turns.length;
+      chats[1].send("tell me");
+    });
+  });
+  await run(page, "contiguous");
+  await page.waitForFunction(() => document.querySelector("#lesson-contiguous").dataset.state === "fails");
+  await page.waitForFunction(() => globalThis.firebrick.engine.latest.report.engine.stats.running === 1);
+  const [asked, answering] = await page.evaluate(() => [globalThis.firebrick.chats[1].turns.length - globalThis.before, globalThis.firebrick.chats[1].isAnswering]);
+  claim("an answer that the lesson cut off goes on after it", asked === 2 && answering, `${asked} ${answering}`);
+  await page.evaluate(() => globalThis.firebrick.chats[1].stop());
 }

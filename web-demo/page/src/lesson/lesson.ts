@@ -9,8 +9,8 @@ import { type Outcome, STEPS, type Step, TESTS } from "./steps";
 export interface Surroundings {
   /** Ends pauses and slow motion. */
   fullSpeed: () => void;
-  /** Called when the engine is as it was before; answers may go on that were cut off. */
-  done: () => void;
+  /** Called before the engine is used, perhaps made anew. What it returns lets answers go on that were cut off meanwhile. */
+  begin: () => () => void;
 }
 
 export class Lesson {
@@ -41,16 +41,18 @@ export class Lesson {
   private async run(steps: Step[]): Promise<void> {
     if (this.busy) return;
     this.setBusy(true);
-    for (const [index, step] of steps.entries()) {
-      const obstacle = findObstacle(this.engine, this.surroundings.fullSpeed);
-      if (obstacle) {
-        this.setBusy(false);
-        return this.showObstacle(obstacle, steps.slice(index));
-      }
+    const goOn = this.surroundings.begin();
+    let obstacle: Obstacle | null = null;
+    const left = [...steps];
+    for (let step = left[0]; step; step = left[0]) {
+      obstacle = findObstacle(this.engine, this.surroundings.fullSpeed);
+      if (obstacle) break;
       await this.runStep(step);
+      left.shift();
     }
     this.setBusy(false);
-    this.surroundings.done();
+    goOn();
+    if (obstacle) this.showObstacle(obstacle, left);
   }
 
   /** One measurement at a time. */

@@ -80,7 +80,7 @@ async function paging(engine: EngineClient): Promise<Outcome> {
   const need = (length: number) => Math.ceil(length / size);
   const total = (one: Measured) => one.promptTokens + one.tokens.length;
   const used = engine.latest?.report.engine.stats.blocks_used;
-  const line = (one: Measured) => `${total(one)} tokens took ${one.blocks} blocks of ${size} (${one.blocks * size} slots)`;
+  const line = (one: Measured) => `${total(one)} tokens took ${one.blocks} ${one.blocks === 1 ? "block" : "blocks"} of ${size} (${one.blocks * size} slots)`;
   return {
     lines: [line(short), line(long), `Blocks in use afterwards: ${used}`],
     claim: `10 tokens need ${need(10)} and 200 tokens ${need(200)} blocks, and all are given back.`,
