@@ -155,7 +155,7 @@ class Page {
     fill(this.status,
       el("b", {}, facts.name), ` on ${adapter || "WebGPU"}, ${facts.dtype}, loaded in ${seconds.toFixed(1)} s, `,
       firstAnswer !== null && el("span", { id: "first-answer", title: "From asking to the first token" }, `first answer after ${firstAnswer.toFixed(1)} s, `),
-      ...(sha256 ? ["SHA-256 ", el("code", { title: sha256 }, sha256.slice(0, 12))] : ["hash not checked"]),
+      ...(sha256 ? ["SHA-256 ", el("code", { title: sha256 }, sha256.slice(0, 12))] : ["hash not checked"]), ".",
       !isSecureContext && el("span", { class: "warning", id: "insecure" }, " This page is not secure: without https:// or http://127.0.0.1 browsers compute no hashes and store nothing, so that the model is fetched each time, and a damaged file is not noticed by its hash."),
       facts.device === "cpu" && reason && el("span", { class: "warning", id: "why-cpu" }, ` The processor computes, slowly: ${reason}.`));
   }
@@ -181,13 +181,13 @@ class Page {
     slow.dispatchEvent(new Event("change"));
   }
 
-  /** The engine that worked last, made anew. */
+  /** The engine that worked last, made anew; answers that were cut off go on. */
   private goBack(): void {
     const { lastGood } = this.engine;
     if (!lastGood) return;
     this.settings = lastGood.settings;
     this.showSizes();
-    this.load(lastGood.source);
+    void this.goOnAfter(this.engine.load(lastGood.source, lastGood.settings));
   }
 
   /** Starts anew by itself when an engine that worked has lost its GPU; not again and again, for some devices stay lost. */
@@ -205,7 +205,11 @@ class Page {
 
   /** A fresh worker with the same model, and the answers that were cut off go on. */
   private async resume(): Promise<void> {
-    if (await this.engine.resume()) this.chats.filter((chat) => chat.wasCutOff).forEach((chat) => chat.continue());
+    await this.goOnAfter(this.engine.resume());
+  }
+
+  private async goOnAfter(loading: Promise<Ready | null>): Promise<void> {
+    if (await loading) this.chats.filter((chat) => chat.wasCutOff).forEach((chat) => chat.continue());
   }
 
   /** Lets those answers go on, when it is called, that were cut off since. */
