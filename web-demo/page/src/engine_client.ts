@@ -35,7 +35,8 @@ export interface Watched extends EventTarget {
 export interface Ready {
   facts: ModelFacts;
   adapter: string;
-  sha256: string;
+  /** `null`: the browser computes no hashes for this page, and nothing was checked. */
+  sha256: string | null;
   fromCache: boolean;
   seconds: number;
 }
@@ -44,8 +45,20 @@ export type Status =
   | { state: "empty" }
   | { state: "loading"; phase: Phase; done: number; total: number }
   | { state: "ready"; ready: Ready }
-  /** `isLoss`: the device or the worker is gone, in the middle of work; `steps` is how many it had run. */
-  | { state: "failed"; message: string; canResume: boolean; isLoss: boolean; steps: number };
+  /** `wasReady`: it had been loaded. `isLoss`: the GPU is gone, in the middle of work; `steps` is how many had run. */
+  | { state: "failed"; message: string; wasReady: boolean; isLoss: boolean; steps: number };
+
+/** What an engine is made from. */
+export interface Origin {
+  source: ModelSource;
+  settings: EngineSettings;
+}
+
+/** Whether steps wait for the user, and the milliseconds between two of them. */
+export interface Motion {
+  paused: boolean;
+  delay: number;
+}
 
 /** What a request hears of its own fate. */
 export interface Listener {
@@ -69,6 +82,15 @@ export class EngineClient extends EventTarget implements Watched {
   steps: StepRecord[] = [];
   settings: EngineSettings | null = null;
   source: ModelSource | null = null;
+  /** From what an engine last became ready. */
+  lastGood: Origin | null = null;
+  /** As the user has set it; an event `motion` says that it has changed. */
+  motion: Motion = { paused: false, delay: 0 };
+  /** Requests made so far, refused ones included. */
+  numAdded = 0;
+  /** Seconds from the first request to the first token of its answer, since the model is there. */
+  firstAnswer: number | null = null;
+  private firstAsked: number | null = null;
   private worker: Worker | null = null;
   private waiting = new Map<number, Listener>();
   private running = new Map<number, Listener>();
@@ -96,10 +118,13 @@ export class EngineClient extends EventTarget implements Watched {
     this.source = source;
     this.settings = settings;
     this.steps = [];
+    this.firstAnswer = this.firstAsked = null;
+    // A new worker runs at full speed until it is told otherwise.
+    this.move({ paused: false, delay: 0 });
     this.setStatus({ state: "loading", phase: "program", done: 0, total: 1 });
     this.worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
     this.worker.onmessage = (event: MessageEvent<FromWorker>) => this.hear(event.data);
-    this.worker.onerror = (event) => this.fail(explained(event.message), true);
+    this.worker.onerror = (event) => this.fail(explained(event.message));
     this.send({ type: "load", source, settings, program: this.program });
     return new Promise((resolve) => this.settled.push(resolve));
   }
@@ -110,11 +135,18 @@ export class EngineClient extends EventTarget implements Watched {
     return this.load(this.source, this.settings);
   }
 
+  /** Requests that have not ended. */
+  get numOpen(): number {
+    return this.waiting.size + this.running.size;
+  }
+
   add(request: ChatRequest, listener: Listener): void {
+    this.numAdded += 1;
     if (this.status.state !== "ready") {
       listener.finished("", "the model is not loaded");
       return;
     }
+    this.firstAsked ??= performance.now();
     const ticket = this.nextTicket++;
     this.waiting.set(ticket, listener);
     this.send({ type: "add", ticket, request });
@@ -122,6 +154,14 @@ export class EngineClient extends EventTarget implements Watched {
 
   abort(request: number): void {
     this.send({ type: "abort", request });
+  }
+
+  /** Ends all requests. */
+  async abortAll(): Promise<void> {
+    while (this.numOpen > 0) {
+      [...this.running.keys()].forEach((request) => this.abort(request));
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
   }
 
   tokensInBlock(block: number): Promise<BlockToken[]> {
@@ -132,7 +172,15 @@ export class EngineClient extends EventTarget implements Watched {
   }
 
   send(message: ToWorker): void {
+    if (message.type === "pause") this.move({ ...this.motion, paused: message.paused });
+    if (message.type === "delay") this.move({ ...this.motion, delay: message.milliseconds });
     this.worker?.postMessage(message);
+  }
+
+  private move(motion: Motion): void {
+    if (motion.paused === this.motion.paused && motion.delay === this.motion.delay) return;
+    this.motion = motion;
+    this.dispatchEvent(new Event("motion"));
   }
 
   private setStatus(status: Status): void {
@@ -140,10 +188,11 @@ export class EngineClient extends EventTarget implements Watched {
     this.dispatchEvent(new Event("status"));
   }
 
-  private fail(message: string, canResume: boolean, isLoss = false): void {
+  private fail(message: string, isLoss = false): void {
     if (this.status.state === "failed") return;
+    const wasReady = this.status.state === "ready";
     // First, so that requests that are made because others ended are refused.
-    this.status = { state: "failed", message, canResume, isLoss, steps: this.latest?.report.engine.stats.steps ?? 0 };
+    this.status = { state: "failed", message, wasReady, isLoss, steps: this.latest?.report.engine.stats.steps ?? 0 };
     this.end(message);
     this.settled.splice(0).forEach((settle) => settle(null));
     this.dispatchEvent(new Event("status"));
@@ -170,14 +219,15 @@ export class EngineClient extends EventTarget implements Watched {
         this.setStatus({ ...message, state: "loading" });
         break;
       case "ready":
+        if (this.source && this.settings) this.lastGood = { source: this.source, settings: this.settings };
         this.setStatus({ state: "ready", ready: message });
         this.settled.splice(0).forEach((settle) => settle(message));
         break;
       case "failed":
-        this.fail(message.message, this.status.state === "ready");
+        this.fail(message.message);
         break;
       case "lost":
-        this.fail(`the browser took the GPU away (${message.message.replace(/\.$/, "")})`, true, true);
+        this.fail(`the browser took the GPU away (${message.message.replace(/\.$/, "")})`, true);
         break;
       case "accepted": {
         const listener = this.waiting.get(message.ticket);
@@ -211,6 +261,10 @@ export class EngineClient extends EventTarget implements Watched {
         listener.scheduled?.(event.cached_tokens);
         break;
       case "token":
+        if (this.firstAnswer === null && this.firstAsked !== null) {
+          this.firstAnswer = (performance.now() - this.firstAsked) / 1000;
+          this.dispatchEvent(new Event("first-answer"));
+        }
         listener.token?.(event.text, event.token);
         break;
       case "finished":

@@ -3,11 +3,12 @@
 import { announceStatus } from "./announce";
 import { AttachedPage } from "./attached";
 import { Chat } from "./chat";
+import { type Devices, findDevices } from "./devices";
 import { bytes, el, fill } from "./dom";
-import { droppedFiles, nameOf } from "./dropped_files";
-import { EngineClient } from "./engine_client";
-import { HUB } from "./hub";
+import { EngineClient, type Ready } from "./engine_client";
 import { Lesson } from "./lesson/lesson";
+import { titleOf } from "./model_check";
+import { OtherModels } from "./other_models";
 import { PRESETS } from "./presets";
 import type { DeviceName, EngineSettings, ModelEntry, ModelSource } from "./protocol";
 import { RequestNames } from "./request_names";
@@ -41,13 +42,6 @@ function settingsFrom(query: URLSearchParams, device: DeviceName): EngineSetting
   return settings;
 }
 
-/** What this browser can compute on, best first. */
-async function findDevices(): Promise<DeviceName[]> {
-  const gpu = (navigator as Navigator & { gpu?: GPU }).gpu;
-  const adapter = await gpu?.requestAdapter().catch(() => null);
-  return adapter ? ["webgpu", "cpu"] : ["cpu"];
-}
-
 async function modelList(): Promise<ModelEntry[]> {
   const response = await fetch("models/models.json").catch(() => null);
   return response?.ok ? ((await response.json()) as ModelEntry[]) : [];
@@ -62,38 +56,37 @@ class Page {
   private readonly blocks = new BlockViews(this.engine, this.names);
   private readonly timeline = new Timeline(this.names);
   private readonly engineForm = el("div");
+  private readonly motion = motion(this.engine);
   private readonly loss = el("p", { class: "warning", id: "loss", role: "status", hidden: true });
   private settings: EngineSettings;
   private frame = 0;
   /** When the GPU was lost lately. */
   private losses: number[] = [];
 
-  /** A model of the hub that the address asks for. */
-  private readonly hubId = new URLSearchParams(location.search).get("model");
+  private readonly others: OtherModels;
 
-  constructor(private readonly devices: DeviceName[], private readonly models: ModelEntry[]) {
-    this.settings = settingsFrom(new URLSearchParams(location.search), devices[0]!);
+  constructor(private readonly devices: Devices, private readonly models: ModelEntry[]) {
+    const hubId = new URLSearchParams(location.search).get("model");
+    this.others = new OtherModels({ models, hubId, load: (source) => this.load(source), isRunning: () => ["loading", "ready"].includes(this.engine.status.state) });
+    this.settings = settingsFrom(new URLSearchParams(location.search), devices.names[0]!);
     document.querySelector("#app")!.replaceChildren(this.layout());
     this.engine.addEventListener("status", () => {
       if (this.engine.status.state === "loading") this.names.clear();
       this.showStatus();
       this.recover();
+      if (this.engine.ready) this.others.loaded();
     });
     this.engine.addEventListener("step", () => this.drawSoon());
+    this.engine.addEventListener("first-answer", () => this.showStatus());
     globalThis.addEventListener("pagehide", () => this.chats.forEach((chat) => chat.store()));
     globalThis.addEventListener("resize", () => this.drawSoon());
-    document.addEventListener("dragover", (event) => event.preventDefault());
-    document.addEventListener("drop", (event) => {
-      event.preventDefault();
-      if (event.dataTransfer) void droppedFiles(event.dataTransfer).then((files) => this.loadFiles(files));
-    });
     this.noticeOtherTabs();
     // For tests and for the curious: everything the page shows comes from here.
     Object.assign(globalThis, { firebrick: { engine: this.engine, chats: this.chats } });
     this.showSizes();
-    if (this.hubId) this.loadHub(this.hubId);
+    this.showStatus();
+    if (hubId) this.others.chooseHub(hubId);
     else if (models[0]) this.load({ kind: "listed", entry: models[0] });
-    else this.showStatus();
   }
 
   private layout(): HTMLElement {
@@ -117,52 +110,24 @@ class Page {
     return el("div", { class: "page" },
       el("nav", { class: "jump", "aria-label": "Parts of the page" }, el("a", { href: "#chats" }, "Conversations"), el("a", { href: "#engine" }, "The engine")),
       el("header", { class: "top" }, el("h1", {}, "Firebrick in a tab"), this.status, announceStatus(this.engine),
-        this.loss, this.others()),
+        this.loss, this.others.notice, this.others.element),
       el("main", { class: "left", "aria-label": "Conversations" }, askAll, grid),
-      el("aside", { class: "right", id: "engine", "aria-label": "The engine" }, el("h2", {}, "The engine, step by step"), motion(this.engine), this.gauges.element, this.tabs()));
+      el("aside", { class: "right", id: "engine", "aria-label": "The engine" }, el("h2", {}, "The engine, step by step"), this.motion, this.gauges.element, this.tabs()));
   }
 
   private tabs(): HTMLElement {
+    const lesson = new Lesson(this.engine, { fullSpeed: () => this.fullSpeed(), begin: () => this.noteAnswers() });
     return tabs("Views of the engine", [
-      ["Blocks", this.blocks.element], ["Timeline", this.timeline.element], ["Lesson", new Lesson(this.engine).element], ["Sizes", this.engineForm],
+      ["Blocks", this.blocks.element], ["Timeline", this.timeline.element], ["Lesson", lesson.element], ["Sizes", this.engineForm],
     ], () => this.drawSoon());
-  }
-
-  /** Other models than the one beside the page, and other engines than the one in this tab. */
-  private others(): HTMLElement {
-    const file = el("input", { type: "file", id: "file", multiple: true, accept: ".gguf,.safetensors,.json,.jinja,.txt", onchange: () => {
-      if (file.files?.length) this.loadFiles([...file.files]);
-      file.value = "";
-    } });
-    const id = el("input", { type: "text", id: "hub-id", placeholder: "org/name", spellcheck: "false", autocomplete: "off" });
-    const hub = el("form", { class: "hub", onsubmit: (event) => {
-      event.preventDefault();
-      if (id.value.trim()) this.loadHub(id.value.trim());
-    } }, el("label", { for: "hub-id" }, "From the hub"), id, el("button", { type: "submit" }, "Load"));
-    const listed = this.models.map((entry) => el("button", { type: "button", onclick: () => this.load({ kind: "listed", entry }) }, entry.name));
-    return el("details", { class: "others", open: this.models.length === 0 && !this.hubId },
-      el("summary", {}, "Other models"),
-      ...(listed.length > 1 ? [el("div", { class: "motion" }, ...listed)] : []),
-      el("div", { class: "motion" }, el("label", { class: "button", for: "file" }, "Open files"), file,
-        el("span", { class: "hint" }, "a .gguf file, or config.json, tokenizer.json and .safetensors together; a folder can be dropped on the page")),
-      hub,
-      el("p", { class: "hint" }, el("a", { href: "?attach" }, "Watch a server instead")));
   }
 
   private load(source: ModelSource): void {
     void this.engine.load(source, this.settings);
   }
 
-  private loadFiles(files: File[]): void {
-    if (files.length > 0) this.load({ kind: "files", name: nameOf(files), files });
-  }
-
-  private loadHub(id: string): void {
-    this.load({ kind: "hub", id, endpoint: new URLSearchParams(location.search).get("hub") ?? HUB });
-  }
-
   private showSizes(): void {
-    this.engineForm.replaceChildren(sizes(this.settings, this.devices, (settings) => {
+    this.engineForm.replaceChildren(sizes(this.settings, this.devices.names, (settings) => {
       this.settings = settings;
       if (this.engine.source) void this.engine.load(this.engine.source, settings);
     }));
@@ -173,7 +138,7 @@ class Page {
     this.status.dataset["state"] = status.state;
     switch (status.state) {
       case "empty":
-        this.status.replaceChildren("No model lies beside this page: open one below, drop its files here, or watch a server.");
+        this.status.replaceChildren(`${this.models.length === 0 ? "No model lies beside this page" : "No model is loaded"}: open one below, drop its files here, or watch a server.`);
         break;
       case "loading": {
         const words = { program: "Loading the program", fetch: "Fetching the model", cache: "Reading the model", hash: "Checking the model", weights: "Putting weights on the device" };
@@ -182,22 +147,54 @@ class Page {
         this.status.replaceChildren(`${words[status.phase]}${amount} `, el("progress", { max: 1, value: part, "aria-label": words[status.phase] }));
         break;
       }
-      case "ready": {
-        const { facts, adapter, sha256, seconds } = status.ready;
-        const weak = facts.device === "cpu" && !this.devices.includes("webgpu");
-        fill(this.status,
-          el("b", {}, facts.name), ` on ${adapter || "WebGPU"}, ${facts.dtype}, loaded in ${seconds.toFixed(1)} s, SHA-256 `,
-          el("code", { title: sha256 }, sha256.slice(0, 12)),
-          weak && el("span", { class: "warning" }, " No WebGPU adapter answers in this browser, so that the processor computes: slowly. Chrome and Edge from 113, Safari from 26 and Firefox from 141 have WebGPU."));
+      case "ready":
+        this.showReady(status.ready);
         break;
-      }
-      case "failed": {
-        fill(this.status,
-          el("span", { class: "error" }, `The engine has stopped: ${status.message}. `),
-          this.engine.source && el("button", { type: "button", id: "resume", class: "primary", onclick: () => void this.resume() }, status.canResume ? "Resume" : "Try again"));
+      case "failed":
+        this.showFailure(status.message, status.wasReady);
         break;
-      }
     }
+  }
+
+  private showReady({ facts, adapter, sha256, seconds }: Ready): void {
+    const { reason } = this.devices;
+    const { firstAnswer } = this.engine;
+    fill(this.status,
+      el("b", {}, facts.name), ` on ${adapter || "WebGPU"}, ${facts.dtype}, loaded in ${seconds.toFixed(1)} s, `,
+      firstAnswer !== null && el("span", { id: "first-answer", title: "From asking to the first token" }, `first answer after ${firstAnswer.toFixed(1)} s, `),
+      ...(sha256 ? ["SHA-256 ", el("code", { title: sha256 }, sha256.slice(0, 12))] : ["hash not checked"]), ".",
+      !isSecureContext && el("span", { class: "warning", id: "insecure" }, " This page is not secure: without https:// or http://127.0.0.1 browsers compute no hashes and store nothing, so that the model is fetched each time, and a damaged file is not noticed by its hash."),
+      facts.device === "cpu" && reason && el("span", { class: "warning", id: "why-cpu" }, ` The processor computes, slowly: ${reason}.`));
+  }
+
+  /** Why there is no engine, and the ways on: the same again, or what worked before. */
+  private showFailure(message: string, wasReady: boolean): void {
+    const { source, settings, lastGood } = this.engine;
+    const what = wasReady || !source ? "The engine has stopped" : `${titleOf(source)} was not loaded`;
+    const isOther = lastGood !== null && (lastGood.source !== source || lastGood.settings !== settings);
+    const back = lastGood && (lastGood.source === source ? "Back to the sizes before" : `Back to ${titleOf(lastGood.source)}`);
+    fill(this.status,
+      el("span", { class: "error" }, `${what}: ${message}. `),
+      isOther && el("button", { type: "button", id: "back", class: "primary", onclick: () => this.goBack() }, back), " ",
+      source && el("button", { type: "button", id: "resume", class: isOther ? "" : "primary", onclick: () => void this.resume() }, wasReady ? "Resume" : "Try again"));
+  }
+
+  /** Sets the controls of the speed, as the user would. */
+  private fullSpeed(): void {
+    this.motion.querySelector<HTMLButtonElement>('[aria-pressed="true"]')?.click();
+    const slow = this.motion.querySelector("select");
+    if (!slow) return;
+    slow.value = "0";
+    slow.dispatchEvent(new Event("change"));
+  }
+
+  /** The engine that worked last, made anew; answers that were cut off go on. */
+  private goBack(): void {
+    const { lastGood } = this.engine;
+    if (!lastGood) return;
+    this.settings = lastGood.settings;
+    this.showSizes();
+    void this.goOnAfter(this.engine.load(lastGood.source, lastGood.settings));
   }
 
   /** Starts anew by itself when an engine that worked has lost its GPU; not again and again, for some devices stay lost. */
@@ -215,7 +212,17 @@ class Page {
 
   /** A fresh worker with the same model, and the answers that were cut off go on. */
   private async resume(): Promise<void> {
-    if (await this.engine.resume()) this.chats.filter((chat) => chat.wasCutOff).forEach((chat) => chat.continue());
+    await this.goOnAfter(this.engine.resume());
+  }
+
+  private async goOnAfter(loading: Promise<Ready | null>): Promise<void> {
+    if (await loading) this.chats.filter((chat) => chat.wasCutOff).forEach((chat) => chat.continue());
+  }
+
+  /** Lets those answers go on, when it is called, that were cut off since. */
+  private noteAnswers(): () => void {
+    const before = this.chats.filter((chat) => chat.wasCutOff);
+    return () => this.chats.filter((chat) => chat.wasCutOff && !before.includes(chat)).forEach((chat) => chat.continue());
   }
 
   /** Two tabs work, but share one GPU and one memory: the second is told. */

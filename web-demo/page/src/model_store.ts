@@ -1,10 +1,9 @@
-// A model's files: from the browser's own storage (OPFS), where they are found again by their hashes, from the server of
-// the page, from the hub, or from the user's disk. Every failure of the storage means "not cached": a private window or a
-// full disk only makes loading slower.
+// A model's files: from the browser's own storage, from the server of the page, from the hub, or from the user's disk.
 
-import { bytes as amount } from "./dom";
-import { choose, listModel } from "./hub";
+import { listModel } from "./hub";
+import { refuseTooLarge, wantedFiles } from "./model_check";
 import type { ModelSource } from "./protocol";
+import { readStored, removeStored, writeStored } from "./stored_files";
 
 export type Progress = (phase: "fetch" | "cache" | "hash", done: number, total: number) => void;
 
@@ -26,71 +25,26 @@ export interface ModelFile {
   bytes: Uint8Array<ArrayBuffer>;
 }
 
-export interface StoredModel {
+export interface OpenedModel {
   name: string;
   files: ModelFile[];
-  /** Of the largest file. */
-  sha256: string;
+  /** Of the largest file; `null` where the browser computes no hashes, and nothing was checked. */
+  sha256: string | null;
   fromCache: boolean;
 }
 
-/** WebAssembly addresses 4 GiB, and a model is in there twice while it moves to the device. */
-const MODEL_BYTES_MAX = 3_000_000_000;
-
-async function folder(): Promise<FileSystemDirectoryHandle | null> {
-  try {
-    return await (await navigator.storage.getDirectory()).getDirectoryHandle("firebrick-models", { create: true });
-  } catch {
-    return null;
-  }
-}
-
-async function digest(algorithm: "SHA-256" | "SHA-1", bytes: BufferSource): Promise<string> {
+/** Browsers compute hashes for secure pages only. */
+async function digest(algorithm: "SHA-256" | "SHA-1", bytes: BufferSource): Promise<string | null> {
+  if (!isSecureContext) return null;
   const digest = new Uint8Array(await crypto.subtle.digest(algorithm, bytes));
   return Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 
-export const sha256 = (bytes: Uint8Array<ArrayBuffer>): Promise<string> => digest("SHA-256", bytes);
-
-async function hash(kind: Hash["kind"], bytes: Uint8Array<ArrayBuffer>): Promise<string> {
-  return kind === "sha256" ? sha256(bytes) : digest("SHA-1", await new Blob([`blob ${bytes.length}\0`, bytes]).arrayBuffer());
+async function hash(kind: Hash["kind"], bytes: Uint8Array<ArrayBuffer>): Promise<string | null> {
+  return kind === "sha256" ? digest("SHA-256", bytes) : digest("SHA-1", await new Blob([`blob ${bytes.length}\0`, bytes]).arrayBuffer());
 }
 
-const cacheName = ({ kind, hex }: Hash): string => (kind === "sha256" ? hex : `${kind}-${hex}`);
-
-async function readCached(entry: FileEntry): Promise<Uint8Array<ArrayBuffer> | null> {
-  try {
-    const handle = await (await folder())?.getFileHandle(cacheName(entry.hash));
-    const file = await handle?.getFile();
-    return file && file.size === entry.bytes ? new Uint8Array(await file.arrayBuffer()) : null;
-  } catch {
-    return null;
-  }
-}
-
-async function writeCached(entry: FileEntry, bytes: Uint8Array<ArrayBuffer>): Promise<void> {
-  let access: FileSystemSyncAccessHandle | undefined;
-  try {
-    const handle = await (await folder())?.getFileHandle(cacheName(entry.hash), { create: true });
-    // Fails while another tab writes the same file, which then need not be written again.
-    access = await handle?.createSyncAccessHandle();
-    access?.truncate(0);
-    access?.write(bytes, { at: 0 });
-    access?.flush();
-  } catch {
-    // Not cached, then.
-  } finally {
-    access?.close();
-  }
-}
-
-async function removeCached(entry: FileEntry): Promise<void> {
-  try {
-    await (await folder())?.removeEntry(cacheName(entry.hash));
-  } catch {
-    // It was not there.
-  }
-}
+const storedName = ({ kind, hex }: Hash): string => (kind === "sha256" ? hex : `${kind}-${hex}`);
 
 async function download(entry: FileEntry, progress: (done: number) => void): Promise<Uint8Array<ArrayBuffer>> {
   const response = await fetch(entry.url).catch(() => null);
@@ -109,55 +63,62 @@ async function download(entry: FileEntry, progress: (done: number) => void): Pro
   return bytes;
 }
 
+type FileProgress = (phase: "fetch" | "hash", done: number) => void;
+
+/** A stored file's bytes. What has gone bad is removed, if that can be done, and is as good as not stored. */
+async function openStored(entry: FileEntry, progress: FileProgress): Promise<Uint8Array<ArrayBuffer> | null> {
+  const name = storedName(entry.hash);
+  const bytes = await readStored(name, entry.bytes);
+  if (!bytes) return null;
+  progress("hash", bytes.length);
+  if ((await hash(entry.hash.kind, bytes)) === entry.hash.hex) return bytes;
+  await removeStored(name);
+  return null;
+}
+
 /** A file's bytes, from the browser's storage or from where it lies, with the hash that was promised. */
-async function openFile(entry: FileEntry, progress: (phase: "fetch" | "hash", done: number) => void): Promise<{ bytes: Uint8Array<ArrayBuffer>; fromCache: boolean }> {
-  const cached = await readCached(entry);
-  const bytes = cached ?? (await download(entry, (done) => progress("fetch", done)));
+async function openFile(title: string, entry: FileEntry, progress: FileProgress): Promise<{ bytes: Uint8Array<ArrayBuffer>; fromCache: boolean }> {
+  const stored = await openStored(entry, progress);
+  if (stored) return { bytes: stored, fromCache: true };
+  const bytes = await download(entry, (done) => progress("fetch", done));
   progress("hash", bytes.length);
   const found = await hash(entry.hash.kind, bytes);
-  if (found === entry.hash.hex) {
-    if (!cached) await writeCached(entry, bytes);
-    return { bytes, fromCache: cached !== null };
+  if (found !== null && found !== entry.hash.hex) {
+    throw new Error(`${entry.name} has the hash ${found}, expected ${entry.hash.hex}: the file is damaged, or has changed`);
   }
-  if (!cached) throw new Error(`${entry.name} has the hash ${found}, expected ${entry.hash.hex}: the file is damaged, or has changed`);
-  // What was stored has gone bad: fetch it anew.
-  await removeCached(entry);
-  return openFile(entry, progress);
+  await writeStored(storedName(entry.hash), title, bytes);
+  return { bytes, fromCache: false };
 }
 
-function refuseTooLarge(name: string, total: number): void {
-  if (total > MODEL_BYTES_MAX) throw new Error(`${name} has ${amount(total)}; a browser tab has room for ${amount(MODEL_BYTES_MAX)}`);
-}
-
-async function openEntries(name: string, entries: FileEntry[], progress: Progress): Promise<StoredModel> {
+async function openEntries(name: string, entries: FileEntry[], progress: Progress): Promise<OpenedModel> {
   const total = entries.reduce((sum, entry) => sum + entry.bytes, 0);
-  refuseTooLarge(name, total);
+  refuseTooLarge(name, [total]);
   progress("cache", 0, total);
   const files: ModelFile[] = [];
   let before = 0;
   let fromCache = true;
   for (const entry of entries) {
-    const opened = await openFile(entry, (phase, done) => progress(phase, before + done, total));
+    const opened = await openFile(name, entry, (phase, done) => progress(phase, before + done, total));
     files.push({ name: entry.name, bytes: opened.bytes });
     fromCache &&= opened.fromCache;
     before += entry.bytes;
   }
-  const largest = entries.reduce((one, other) => (other.bytes > one.bytes ? other : one));
-  const sha256 = largest.hash.kind === "sha256" ? largest.hash.hex : await largestHash(files);
-  return { name, files, sha256, fromCache };
+  return { name, files, sha256: await largestHash(files, entries), fromCache };
 }
 
-async function largestHash(files: ModelFile[]): Promise<string> {
+/** The SHA-256 of the largest file; what has been compared with a promised one is not computed again. */
+async function largestHash(files: ModelFile[], compared: FileEntry[] = []): Promise<string | null> {
+  if (!isSecureContext) return null;
   const largest = files.reduce((one, other) => (other.bytes.length > one.bytes.length ? other : one));
-  return sha256(largest.bytes);
+  const promised = compared.find((entry) => entry.name === largest.name)?.hash;
+  return promised?.kind === "sha256" ? promised.hex : digest("SHA-256", largest.bytes);
 }
 
 /** Files of the user's disk: there is nothing to compare their hashes with. */
-async function readFiles(name: string, files: File[], progress: Progress): Promise<StoredModel> {
-  const names = files.length === 1 ? files.map((file) => file.name) : choose(name, files.map((file) => file.name), null);
-  const wanted = files.filter((file) => names.includes(file.name));
+async function readFiles(name: string, files: File[], progress: Progress): Promise<OpenedModel> {
+  const wanted = wantedFiles(name, files);
   const total = wanted.reduce((sum, file) => sum + file.size, 0);
-  refuseTooLarge(name, total);
+  refuseTooLarge(name, [total]);
   progress("cache", 0, total);
   const read = await Promise.all(wanted.map(async (file) => ({ name: file.name, bytes: new Uint8Array(await file.arrayBuffer()) })));
   progress("hash", total, total);
@@ -165,7 +126,7 @@ async function readFiles(name: string, files: File[], progress: Progress): Promi
 }
 
 /** The files of a model, wherever they are; `base` is where the page lies. */
-export async function openModel(source: ModelSource, base: string, progress: Progress): Promise<StoredModel> {
+export async function openModel(source: ModelSource, base: string, progress: Progress): Promise<OpenedModel> {
   switch (source.kind) {
     case "listed": {
       const { name, file, bytes, sha256 } = source.entry;

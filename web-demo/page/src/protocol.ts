@@ -161,7 +161,7 @@ export type Phase = "program" | "fetch" | "cache" | "hash" | "weights";
 export type FromWorker =
   | { type: "program"; module: WebAssembly.Module }
   | { type: "progress"; phase: Phase; done: number; total: number }
-  | { type: "ready"; facts: ModelFacts; adapter: string; sha256: string; fromCache: boolean; seconds: number }
+  | { type: "ready"; facts: ModelFacts; adapter: string; sha256: string | null; fromCache: boolean; seconds: number }
   | { type: "failed"; message: string }
   | { type: "lost"; message: string }
   | { type: "accepted"; ticket: number; request: number; promptTokens: number; maxTokens: number | null }

@@ -2,6 +2,7 @@
 
 import init, { ModelFiles, Tab } from "../pkg/firebrick_web.js";
 import programUrl from "../pkg/firebrick_web_bg.wasm?url";
+import { findAdapter } from "./devices";
 import { openModel, type Progress } from "./model_store";
 import type { ChatRequest, FromWorker, Load, StepReport, ToWorker } from "./protocol";
 
@@ -10,6 +11,8 @@ let device: GPUDevice | null = null;
 let adapterName = "";
 let paused = false;
 let stepsAllowed = 0;
+/** Requests that were aborted since the last step, whose end the next step will tell. */
+let aborted: number[] = [];
 let delay = 0;
 let wake: (() => void) | null = null;
 /** One for each large buffer on the GPU: done when the browser has found memory for it. */
@@ -104,9 +107,8 @@ async function load({ source, settings, program: compiled }: Load): Promise<void
   const started = performance.now();
   const progress: Progress = (phase, done, total) => send({ type: "progress", phase, done, total });
   if (settings.device === "webgpu") {
-    const gpu = (navigator as Navigator & { gpu?: GPU }).gpu;
-    if (!gpu) throw new Error("this browser has no WebGPU");
-    if (!(await gpu.requestAdapter())) throw new Error("this browser has WebGPU, but no adapter answers");
+    const found = await findAdapter();
+    if (!found.adapter) throw new Error(found.reason);
     watchDevice();
     explainShaders();
     noticeShortage();
@@ -151,11 +153,14 @@ async function explain(error: unknown): Promise<void> {
 /** Steps as long as there is work, for ever. */
 async function run(engine: Tab): Promise<void> {
   for (;;) {
+    if (!engine.has_work()) stepsAllowed = 0;
     if (!engine.has_work() || (paused && stepsAllowed === 0)) {
+      tellAborted(engine);
       await new Promise<void>((resolve) => (wake = resolve));
       continue;
     }
     stepsAllowed = Math.max(0, stepsAllowed - 1);
+    aborted = [];
     const started = performance.now();
     const report: StepReport = JSON.parse(await engine.step());
     const now = performance.now();
@@ -163,6 +168,14 @@ async function run(engine: Tab): Promise<void> {
     if (delay > 0) await new Promise((resolve) => setTimeout(resolve, delay));
     else await nextTask();
   }
+}
+
+/** Between steps an abort takes effect at once, but the engine tells of it with its next step, for which a paused page waits. */
+function tellAborted(engine: Tab): void {
+  if (aborted.length === 0) return;
+  const events: StepReport["events"] = aborted.map((request) => ({ kind: "finished", request, text: "", reason: "abort" }));
+  aborted = [];
+  send({ type: "step", report: { events, rows: [], engine: JSON.parse(engine.snapshot()) }, seconds: 0, at: performance.now() });
 }
 
 function add(ticket: number, request: ChatRequest): void {
@@ -185,9 +198,11 @@ function handle(message: ToWorker): void {
       break;
     case "abort":
       tab?.abort(message.request);
+      aborted.push(message.request);
       break;
     case "pause":
       paused = message.paused;
+      stepsAllowed = 0;
       break;
     case "single-step":
       stepsAllowed += 1;

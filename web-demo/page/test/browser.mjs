@@ -9,8 +9,10 @@ import { chromium } from "playwright-core";
 
 const TYPES = { ".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".wasm": "application/wasm", ".json": "application/json" };
 
+const LOOPBACK = "127.0.0.1";
+
 /** Serves a folder on a free port of this machine, with `before` before the worker's program. */
-export async function serve(folder, before = "") {
+export async function serve(folder, before = "", host = LOOPBACK) {
   const root = path.resolve(folder);
   const server = http.createServer((request, response) => {
     const wanted = path.normalize(decodeURIComponent(request.url.split("?")[0])).replace(/\/$/, "/index.html");
@@ -23,12 +25,12 @@ export async function serve(folder, before = "") {
     if (/\/worker-[^/]*\.js$/.test(file)) response.write(before);
     return fs.createReadStream(file).pipe(response);
   });
-  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-  return { server, url: `http://127.0.0.1:${server.address().port}/` };
+  await new Promise((resolve) => server.listen(0, host, resolve));
+  return { server, url: `http://${host}:${server.address().port}/` };
 }
 
 /** A hub with one model, as far as the page asks one. `damage` changes the first byte of what is sent for a file. */
-export async function serveHub(id, folder) {
+export async function serveHub(id, folder, host = LOOPBACK) {
   const fetched = [];
   let damaged = null;
   const listed = fs.readdirSync(folder).map((name) => {
@@ -50,8 +52,8 @@ export async function serveHub(id, folder) {
     if (name === damaged) bytes[0] ^= 1;
     return response.end(bytes);
   });
-  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
-  return { server, url: `http://127.0.0.1:${server.address().port}`, fetched, damage: (name) => (damaged = name) };
+  await new Promise((resolve) => server.listen(0, host, resolve));
+  return { server, url: `http://${host}:${server.address().port}`, fetched, damage: (name) => (damaged = name) };
 }
 
 export function runPython(...args) {

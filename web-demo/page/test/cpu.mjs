@@ -167,19 +167,22 @@ async function faults(page, context) {
 
 async function lesson(page) {
   await page.getByRole("tab", { name: "Lesson" }).click();
-  // Whether five at once are 1.8 times as fast, and how soon a first token comes, depends on the machine and on what else
-  // it does: the page says so, this test does not judge it.
-  const judgedByThePage = { batch: /times as fast/, streaming: /\d+ pieces in/ };
   for (const id of ["device", "memory", "paging", "contiguous", "sampling", "batch", "continuous", "analysis", "streaming", "benchmark", "summary"]) {
-    const card = page.locator(`#lesson-${id}`);
-    await card.getByRole("button", { name: "Run" }).click();
-    await page.waitForFunction((id) => ["holds", "fails"].includes(document.querySelector(`#lesson-${id}`).dataset.state), id);
-    const state = await card.getAttribute("data-state");
-    const text = await card.locator(".result").innerText();
+    let { state, text } = await runCard(page, id);
+    // How fast things are depends on what else the machine does: a measured time that misses its claim is measured again.
+    if (state === "fails" && /^(Measured gain|First token after)/m.test(text)) ({ state, text } = await runCard(page, id));
     console.log(text.replace(/^/gm, "     "));
-    claim(`lesson: ${id}`, state === "holds" || (judgedByThePage[id]?.test(text) ?? false), text);
+    claim(`lesson: ${id}`, state === "holds", text);
   }
   await picture(page, "web-lesson");
+}
+
+/** Measures one step of the lesson; `text` is what its card says then. */
+async function runCard(page, id) {
+  const card = page.locator(`#lesson-${id}`);
+  await card.getByRole("button", { name: "Run", exact: true }).click();
+  await page.waitForFunction((id) => ["holds", "fails", "waits"].includes(document.querySelector(`#lesson-${id}`).dataset.state), id);
+  return { state: await card.getAttribute("data-state"), text: await card.locator(".result").innerText() };
 }
 
 async function phone(context) {

@@ -10,7 +10,11 @@ import os from "node:os";
 import path from "node:path";
 import { ask, claim, contradictions, failed, launch, open, ready, runPython, serve, serveHub, startFirebrick } from "./browser.mjs";
 import { chats } from "./chats.mjs";
+import { deviceChoice } from "./device_choice.mjs";
+import { lessonFaults } from "./lesson_faults.mjs";
 import { looks } from "./looks.mjs";
+import { sourceFaults } from "./source_faults.mjs";
+import { storageFaults } from "./storage_faults.mjs";
 import { tabFaults } from "./tab_faults.mjs";
 import { views } from "./views.mjs";
 
@@ -34,6 +38,10 @@ try {
   await views({ browser, url, query });
   await chats({ browser, url, query });
   await looks({ browser, url, query, picture });
+  await sourceFaults({ browser, url, hub: hub.url, tiny, request: REQUEST, expected });
+  await deviceChoice({ browser, root, url, tiny, query, request: REQUEST, expected });
+  await storageFaults({ browser, root, url, hub, query, request: REQUEST, expected });
+  await lessonFaults({ browser, url, query, request: REQUEST, expected });
   await lostDevice(expected);
   await tabFaults({ browser, root, url, query, request: REQUEST, expected });
   await watching();

@@ -18,8 +18,31 @@ export interface Measured {
   blocks: number;
 }
 
+/** Requests that the lesson has made. */
+let numAsked = 0;
+
+/** Notices what would be counted with a measurement: the requests of others, pauses and slow motion. */
+export class Disturbances {
+  private readonly others: number;
+  private moved = false;
+  private readonly move = () => (this.moved = true);
+
+  constructor(private readonly engine: EngineClient) {
+    this.others = engine.numAdded - numAsked;
+    engine.addEventListener("motion", this.move);
+  }
+
+  /** What there was, and an end to the watching. */
+  end(): string | null {
+    this.engine.removeEventListener("motion", this.move);
+    if (this.engine.numAdded - numAsked > this.others) return "a chat was asked meanwhile";
+    return this.moved ? "the engine was paused or slowed down meanwhile" : null;
+  }
+}
+
 /** Asks the engine and waits for the end. A request that is refused or fails is an error. */
 export function ask(engine: EngineClient, request: ChatRequest): Promise<Measured> {
+  numAsked += 1;
   return new Promise((resolve, reject) => {
     const started = performance.now();
     const seconds = () => (performance.now() - started) / 1000;
@@ -65,6 +88,13 @@ export async function remake(engine: EngineClient, change: Partial<EngineSetting
   if (!(await engine.load(engine.source, { ...engine.settings, ...change }))) {
     throw new Error(engine.status.state === "failed" ? engine.status.message : "the engine did not come up");
   }
+}
+
+/** The middle of some numbers. */
+export function median(values: number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  return sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
 }
 
 /** Tokens sampled, and the steps and seconds they took, of a piece of work. */
