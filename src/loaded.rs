@@ -103,19 +103,29 @@ pub fn load_engine(
     let dtype = choose_dtype(options.dtype, config.dtype, &device)?;
     let mut max_model_len = choose_model_len(options.max_model_len, config)?;
     let mut plan = memory_plan(checkpoint, options, (backend, &device), dtype, max_model_len)?;
-    let longest = usize::try_from(plan.kv_tokens()).unwrap_or(usize::MAX);
-    if options.fit_model_len && longest >= 2 && longest < max_model_len {
+    let is_given = options.num_gpu_blocks_override.is_some() || options.kv_cache_memory_bytes.is_some();
+    if !is_given && !options.fit_model_len {
+        plan.check().map_err(Box::new)?;
+    }
+    let num_blocks_max = num_blocks_max(config, (plan.options.kv_dtype, options.block_size), &device);
+    let num_blocks = match options.num_gpu_blocks_override {
+        Some(_) => num_blocks(&plan, options, backend)?,
+        None => num_blocks(&plan, options, backend)?.min(num_blocks_max),
+    };
+    let longest = num_blocks as usize * options.block_size as usize;
+    if (2..max_model_len).contains(&longest) {
+        if !options.fit_model_len {
+            tracing::warn!(
+                "the KV cache has room for {longest} tokens, so that no request may have more, of {max_model_len} that the \
+                 model may have: --kv-cache-memory-bytes makes it larger, --max-model-len auto takes what there is"
+            );
+        }
         max_model_len = longest;
         plan = MemoryPlan::new(config, checkpoint.num_parameters(), PlanOptions { max_model_len, ..plan.options });
     }
-    let num_blocks = match options.num_gpu_blocks_override {
-        Some(blocks) => blocks,
-        None => num_blocks(&plan, options, backend)?.min(num_blocks_max(
-            config,
-            (plan.options.kv_dtype, options.block_size),
-            &device,
-        )),
-    };
+    if !is_given {
+        plan.check().map_err(Box::new)?;
+    }
     let fp8 = choose_fp8(checkpoint, options, &device, dtype)?;
     if backend == Backend::Cuda {
         prepare_cuda_kernels(config, &plan.options, options, fp8)?;

@@ -4,7 +4,7 @@ use burn::tensor::Device;
 use firebrick_checkpoint::{BatchLimits, Checkpoint, Dtype, KvDtype, MemoryPlan, ModelConfig, PlanOptions};
 use firebrick_executor::available_host_memory;
 use firebrick_model::{Fp8, KvCache};
-use firebrick_ops::{Backend, compute_capability, device_memory, free_device_memory};
+use firebrick_ops::{Backend, backend_of, compute_capability, device_memory, free_device_memory};
 
 use crate::forms::{choose_fp8, choose_kv_dtype, keeps_packed};
 use crate::{Error, Options};
@@ -67,7 +67,11 @@ pub(crate) fn memory_plan(
 /// As asked for, or as suits the device.
 fn batch_limits(options: &Options, device: &Device) -> BatchLimits {
     let gpu = device_memory(device).zip(compute_capability(device));
-    let limits = gpu.map_or(BatchLimits::DEFAULT, |(memory, capability)| BatchLimits::of_gpu(memory, capability));
+    let limits = match gpu {
+        Some((memory, capability)) => BatchLimits::of_gpu(memory, capability),
+        None if backend_of(device) == Backend::Cpu => BatchLimits::ON_CPU,
+        None => BatchLimits::DEFAULT,
+    };
     let count = |number: Option<u32>| number.map(|number| number as usize);
     limits.with(count(options.max_num_seqs), count(options.max_num_batched_tokens))
 }
@@ -87,25 +91,42 @@ fn share_left(wanted: f32, (total, free): (u64, u64), runtime_bytes: u64) -> f32
     wanted.min(left)
 }
 
+/// Blocks of the KV cache: what was asked for, where there is memory for it, or what the plan leaves.
 pub(crate) fn num_blocks(plan: &MemoryPlan, options: &Options, backend: Backend) -> Result<u32, Error> {
-    let block_bytes = plan.kv_bytes_per_token * u64::from(options.block_size);
-    let caches = u64::from(options.num_kv_caches.max(1));
-    let bytes = match (options.kv_cache_memory_bytes, backend) {
-        (Some(bytes), _) => bytes,
-        (None, Backend::Cpu) => {
-            plan.check().map_err(Box::new)?;
-            plan.kv_bytes().min(CPU_KV_BYTES_MAX / caches)
-        }
-        (None, Backend::Wgpu) => {
-            plan.check().map_err(Box::new)?;
-            plan.kv_bytes().min(WGPU_KV_BYTES_MAX / caches)
-        }
-        (None, Backend::Cuda) => {
-            plan.check().map_err(Box::new)?;
-            plan.kv_bytes()
-        }
+    let block_bytes = (plan.kv_bytes_per_token * u64::from(options.block_size)).max(1);
+    let wanted = match (options.num_gpu_blocks_override, options.kv_cache_memory_bytes) {
+        (Some(blocks), _) => Some(("--num-gpu-blocks-override", blocks.into(), blocks.into())),
+        (None, Some(bytes)) => Some(("--kv-cache-memory-bytes", bytes, bytes / block_bytes)),
+        (None, None) => None,
     };
-    Ok(u32::try_from(bytes / block_bytes.max(1)).unwrap_or(u32::MAX >> 8))
+    if let Some((flag, given, blocks)) = wanted {
+        check_blocks(plan, (flag, given), (blocks, block_bytes))?;
+        return Ok(u32::try_from(blocks).unwrap_or(u32::MAX >> 8));
+    }
+    let caches = u64::from(options.num_kv_caches.max(1));
+    let most = match backend {
+        Backend::Cpu => CPU_KV_BYTES_MAX / caches,
+        Backend::Wgpu => WGPU_KV_BYTES_MAX / caches,
+        Backend::Cuda => u64::MAX,
+    };
+    Ok(u32::try_from(plan.kv_bytes().min(most) / block_bytes).unwrap_or(u32::MAX >> 8))
+}
+
+/// Refuses a cache that was asked for and holds nothing, or more than the memory beside the weights.
+fn check_blocks(plan: &MemoryPlan, (flag, given): (&str, u64), (blocks, block_bytes): (u64, u64)) -> Result<(), Error> {
+    let left = plan.options.memory_bytes.saturating_sub(plan.weight_bytes);
+    let mebibytes = |bytes: u64| bytes.div_ceil(1 << 20);
+    let problem = match blocks.checked_mul(block_bytes) {
+        _ if blocks == 0 => format!("which is less than one block of {block_bytes} bytes"),
+        Some(bytes) if bytes <= left => return Ok(()),
+        bytes => format!(
+            "which takes {} MiB, but {} MiB are there beside the weights; at most {} blocks fit",
+            mebibytes(bytes.unwrap_or(u64::MAX)),
+            left >> 20,
+            left / block_bytes
+        ),
+    };
+    Err(Error::Option(format!("{flag} is {given}, {problem}")))
 }
 
 /// Blocks whose tensors the device can hold, whatever memory it has; one less, which recorded steps may need.
@@ -117,6 +138,26 @@ pub(crate) fn num_blocks_max(config: &ModelConfig, (dtype, block_size): (KvDtype
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cache_that_holds_nothing_or_has_no_room_is_refused_with_the_flag_that_asked_for_it() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models/llama-tied");
+        let checkpoint = Checkpoint::open(&folder).expect("the fixture opens");
+        let plan_options = PlanOptions::new(checkpoint.config(), "cpu", 1 << 30);
+        let plan = MemoryPlan::new(checkpoint.config(), checkpoint.num_parameters(), plan_options);
+        let blocks = |options: Options| num_blocks(&plan, &options, Backend::Cpu).map_err(|error| error.to_string());
+        let of_blocks = |blocks| Options { num_gpu_blocks_override: Some(blocks), ..Options::default() };
+        let of_bytes = |bytes| Options { kv_cache_memory_bytes: Some(bytes), ..Options::default() };
+        assert_eq!(blocks(of_blocks(40)), Ok(40));
+        assert!(blocks(of_bytes(1 << 20)).is_ok_and(|blocks| blocks > 0));
+        for (options, reason) in [
+            (of_blocks(u32::MAX), "--num-gpu-blocks-override is 4294967295, which takes"),
+            (of_bytes(100 << 40), "--kv-cache-memory-bytes is 109951162777600, which takes"),
+            (of_bytes(1), "--kv-cache-memory-bytes is 1, which is less than one block"),
+        ] {
+            assert!(blocks(options).expect_err("refused").contains(reason));
+        }
+    }
 
     #[test]
     fn what_other_programs_hold_of_a_gpu_is_left_to_them() {

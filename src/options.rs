@@ -42,7 +42,7 @@ pub struct Options {
     pub block_size: u32,
     /// Sequences in one batch; `None`: 256, on GPUs of Hopper and later 1024 from 70 GiB on, but no more than tokens.
     pub max_num_seqs: Option<u32>,
-    /// Tokens in one batch; `None`: 2048, on GPUs of Hopper and later 8192 from 70 GiB on and 16384 from 160 GiB on.
+    /// Tokens in one batch; `None`: 2048, on the CPU 512, on GPUs of Hopper and later 8192 from 70 GiB on and 16384 from 160 GiB on.
     pub max_num_batched_tokens: Option<u32>,
     /// Requests waiting for their first step.
     pub max_waiting: u32,

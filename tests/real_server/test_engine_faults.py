@@ -113,7 +113,7 @@ class TooFewBlocks(unittest.TestCase):
         with Server("--num-gpu-blocks-override", "10") as server:
             status, _, body = server.post("/v1/completions", completion(max_tokens=500))
             self.assertEqual(status, 400)
-            self.assertRegex(json.loads(body)["error"]["message"], "blocks")
+            self.assertRegex(json.loads(body)["error"]["message"], "maximum context length is 160 tokens")
             self.assertEqual(len(server.text(max_tokens=100)) > 0, True)
 
 

@@ -48,8 +48,11 @@ pub struct BatchLimits {
 }
 
 impl BatchLimits {
-    /// Where nobody says it, on any device.
+    /// Where nobody says it, on any GPU.
     pub const DEFAULT: Self = Self { sequences: 256, tokens: 2048 };
+
+    /// Where nobody says it, on the processor, which is busy with a few tokens already: every answer waits as long as a step takes.
+    pub const ON_CPU: Self = Self { sequences: 256, tokens: 512 };
 
     /// Where nobody says it, with CUDA on a GPU of this memory and compute capability (10 · major + minor): vLLM's defaults for a
     /// server. Large GPUs of Hopper and later take long prompts in fewer steps, and more sequences beside each other.

@@ -77,7 +77,7 @@ pub struct PlanArgs {
     #[arg(long, value_name = "SEQUENCES", value_parser = quantity, help_heading = "Limits")]
     pub max_num_seqs: Option<usize>,
 
-    /// Tokens in one batch [default: as `firebrick serve` has it on the device: 2048, on large GPUs more]
+    /// Tokens in one batch [default: as `firebrick serve` has it on the device: 2048, on the CPU 512, on large GPUs more]
     #[arg(long, value_name = "TOKENS", value_parser = quantity, help_heading = "Limits")]
     pub max_num_batched_tokens: Option<usize>,
 
@@ -195,7 +195,11 @@ fn options(args: &PlanArgs, gpu: Option<&Gpu>, checkpoint: &Checkpoint) -> Resul
     options.num_devices = usize::from(args.tensor_parallel_size);
     options.memory_utilization = args.gpu_memory_utilization;
     options.block_size = args.block_size.max(1);
-    let limits = gpu.filter(|_| device == DeviceArg::Cuda).map_or(BatchLimits::DEFAULT, Gpu::batch_limits);
+    let limits = match device {
+        DeviceArg::Cuda => gpu.map_or(BatchLimits::DEFAULT, Gpu::batch_limits),
+        DeviceArg::Cpu => BatchLimits::ON_CPU,
+        _ => BatchLimits::DEFAULT,
+    };
     options = options.with_limits(limits.with(args.max_num_seqs, args.max_num_batched_tokens));
     let fp8_bytes = fp8_bytes(args, gpu.filter(|_| device == DeviceArg::Cuda), checkpoint, options.dtype)?;
     options.packed_weight_bytes = fp8_bytes.or(options.packed_weight_bytes);

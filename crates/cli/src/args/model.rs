@@ -194,7 +194,7 @@ pub struct SchedulingArgs {
     #[arg(long, value_name = "SEQUENCES", value_parser = quantity_u32)]
     pub max_num_seqs: Option<u32>,
 
-    /// Tokens in one batch [default: 2048; on GPUs of Hopper and later 8192 from 70 GiB on, 16384 from 160 GiB on]
+    /// Tokens in one batch [default: 2048, on the CPU 512; on GPUs of Hopper and later 8192 from 70 GiB on, 16384 from 160 GiB on]
     #[arg(long, value_name = "TOKENS", value_parser = quantity_u32)]
     pub max_num_batched_tokens: Option<u32>,
 
