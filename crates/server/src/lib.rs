@@ -42,6 +42,7 @@ mod patient_stream;
 mod planted_fault;
 mod pooling;
 mod process_metrics;
+mod processors;
 mod prompt;
 mod prompt_report;
 mod quota;

@@ -244,3 +244,34 @@ async fn preemptions_and_numbers_that_are_not_finite_are_counted_per_request() {
     assert_eq!(broken.post("/v1/completions", &completion(json!({"max_tokens": 100}))).await.status, 500);
     assert_eq!(broken.metric("vllm:corrupted_requests_total").await, 1.0);
 }
+
+#[tokio::test]
+async fn counting_tokens_is_charged_as_a_request_and_refused_while_the_server_is_paused() {
+    let config = with_quota(Quota { requests_per_minute: Some(1), ..Quota::default() });
+    let server = Server::start(Setup { config, ..Setup::default() }).await;
+    let bodies = [
+        ("/tokenize", json!({"prompt": "ab"})),
+        ("/detokenize", json!({"tokens": [97]})),
+        ("/v1/messages/count_tokens", json!({"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]})),
+    ];
+    let ask = |key: &'static str, number: usize| {
+        let (server, (path, body)) = (&server, &bodies[number]);
+        async move {
+            let headers = [("Content-Type", "application/json"), ("Authorization", key)];
+            server.send("POST", path, &headers, body.to_string().as_bytes()).await
+        }
+    };
+    assert_eq!(ask("Bearer one", 0).await.status, 200);
+    for number in 0..bodies.len() {
+        let refused = ask("Bearer one", number).await;
+        assert_eq!(refused.status, 429, "{}", refused.text());
+        assert!(refused.header("retry-after").is_some());
+    }
+    server.state.set_paused(true);
+    for number in 0..bodies.len() {
+        assert_eq!(ask("Bearer two", number).await.status, 503);
+    }
+    server.state.set_paused(false);
+    assert_eq!(ask("Bearer two", 2).await.status, 200);
+    server.wait_all_free(Duration::from_secs(5)).await;
+}
