@@ -46,7 +46,7 @@ pub struct EngineThreadOptions {
 impl Default for EngineThreadOptions {
     fn default() -> Self {
         Self {
-            inbox_max: 1024,
+            inbox_max: 4096,
             events_slow: 1024,
             slow_reader_grace: Duration::from_secs(30),
             events_max: 16 << 10,
@@ -192,23 +192,27 @@ impl<E: Executor> Driver<E> {
     }
 
     fn take(&mut self, command: Command) {
-        let submission = match command {
-            Command::Submit(submission) => submission,
+        match command {
+            Command::Submit { submissions, reply } => {
+                // The streams of what was added before a refusal are dropped by whoever asked, which aborts it.
+                let added = submissions.into_iter().try_for_each(|submission| self.submit(submission));
+                // A client that left meanwhile is found by its closed stream.
+                let _ = reply.send(added);
+            }
             // Whoever asked may have left meanwhile.
             Command::Watch { interval, reply } => {
                 let watching = self.watchers.add(interval, || now_stands(&self.engine, &self.shared));
-                return drop(reply.send(watching));
+                drop(reply.send(watching));
             }
-            Command::ReadBlock { block, reply } => return drop(reply.send(self.engine.tokens_in_block(block))),
-            Command::Wake => return,
-        };
-        self.submit(*submission);
+            Command::ReadBlock { block, reply } => drop(reply.send(self.engine.tokens_in_block(block))),
+            Command::Wake => {}
+        }
     }
 
-    fn submit(&mut self, submission: Submission) {
-        let Submission { request, arrived, events, reader, phases, reply } = submission;
+    fn submit(&mut self, submission: Submission) -> Result<(), Rejected> {
+        let Submission { request, arrived, events, reader, phases } = submission;
         if events.is_closed() {
-            return;
+            return Ok(());
         }
         let timing = RequestTiming::new(&request, arrived, phases);
         let added = self.engine.add_request(request);

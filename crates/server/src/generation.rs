@@ -39,9 +39,7 @@ impl Generation {
     /// Hands the request's prompts to the engine.
     pub async fn start(model: &Arc<Model>, request: &ValidatedRequest, arrived: Instant) -> Result<Self, ApiError> {
         let requests = request.engine_requests(&model.eos_token_ids);
-        // All at once: one after the other, each would wait for the engine's current step.
-        let submitted = requests.into_iter().map(|request| model.engine.submit(request, arrived));
-        let streams = futures::future::try_join_all(submitted).await.map_err(|error| refused(error, model))?;
+        let streams = model.engine.submit_all(requests, arrived).await.map_err(|error| refused(error, model))?;
         let phases = streams.iter().map(EventStream::phases).collect();
         let numbered = (0..).zip(streams);
         let streams = numbered.map(|(number, events)| PromptStream::new(number, events, model, request)).collect();
