@@ -28,7 +28,8 @@ use crate::step_watch::{WatchedStep, Watchers};
 /// Bounds of the engine thread.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EngineThreadOptions {
-    /// Requests on their way to the engine; more are refused at once.
+    /// Requests of clients on their way to the engine, each with all its prompts; more are refused at once. They come
+    /// in while a step runs: with less room than requests may wait in the engine, a burst is refused too early.
     pub inbox_max: usize,
     /// Unread messages to one request, of an event or of those that were gathered, beyond which its reader counts as slow.
     pub events_slow: usize,
@@ -216,18 +217,9 @@ impl<E: Executor> Driver<E> {
         }
         let timing = RequestTiming::new(&request, arrived, phases);
         let added = self.engine.add_request(request);
-        let answer = match added {
-            Ok(id) => {
-                self.live.insert(id, Live::new(events, timing, reader));
-                Ok(())
-            }
-            Err(rejected) => {
-                self.shared.metrics.count_refused(reason_of(&rejected));
-                Err(rejected)
-            }
-        };
-        // A client that left meanwhile is found by its closed stream.
-        let _ = reply.send(answer);
+        let id = added.inspect_err(|rejected| self.shared.metrics.count_refused(reason_of(rejected)))?;
+        self.live.insert(id, Live::new(events, timing, reader));
+        Ok(())
     }
 
     /// Aborts the requests whose streams were dropped, and the choices whose text is complete.
@@ -285,7 +277,9 @@ impl<E: Executor> Driver<E> {
                         live.timing.preempted();
                     }
                 }
-                self.shared.metrics.step_tokens.observe(self.engine.stats().last_step_tokens.into());
+                if let Some(tokens) = self.engine.take_finished_tokens() {
+                    self.shared.metrics.step_tokens.observe(tokens.into());
+                }
                 self.publish();
             }
             Err(error) => return Err(error.to_string()),
