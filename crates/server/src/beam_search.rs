@@ -9,13 +9,13 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Instant;
 
-use firebrick_engine::{EventKind, FinishReason, Request, SamplingParams, TokenId, TokenLogprobs};
+use firebrick_engine::{EventKind, FinishReason, LOGPROBS_MAX, Request, SamplingParams, TokenId, TokenLogprobs};
 
 use crate::choice::{Choice, Delta};
 use crate::error::{ApiError, ErrorKind};
 use crate::generation::{Generation, refused};
-use crate::limits::Limits;
 use crate::openai::SamplingFields;
+use crate::quota::Charge;
 use crate::state::Model;
 use crate::validate::{ValidatedRequest, whole};
 
@@ -35,7 +35,6 @@ impl BeamSearch {
         n: u32,
         logprobs: Option<i64>,
         model: &Model,
-        limits: &Limits,
     ) -> Result<Option<Self>, ApiError> {
         const NAME: &str = "use_beam_search";
         if fields.use_beam_search != Some(true) {
@@ -54,7 +53,7 @@ impl BeamSearch {
             return Err(ApiError::parameter(name, format!("{name} is not supported together with use_beam_search")));
         }
         // Each beam brings twice as many candidates as there are beams, so that endings cannot use them up.
-        let width_max = i64::from(limits.logprobs_max / 2);
+        let width_max = i64::from(LOGPROBS_MAX / 2);
         let name = if fields.best_of.is_some() { "best_of" } else { "n" };
         let width = whole(name, fields.best_of.or(Some(n.into())), 1, n.into()..=width_max)? as u32;
         let length_penalty = fields.length_penalty.unwrap_or(1.0);

@@ -71,7 +71,7 @@ pub use batch_file::{BatchAnswer, BatchFile};
 pub use engine_handle::{EngineHandle, EngineSnapshot, EngineState, EventStream, SubmitError};
 pub use engine_metrics::{Ended, EngineMetrics, Refused};
 pub use engine_thread::{EngineThreadOptions, spawn_engine, spawn_engine_recorded, spawn_engine_with};
-pub use firebrick_engine::Pooling;
+pub use firebrick_engine::{LOGPROBS_MAX, Pooling};
 pub use grammars::Grammars;
 pub use limits::Limits;
 pub use listener::{Listener, listen};

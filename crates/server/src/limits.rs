@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use firebrick_engine::LOGPROBS_MAX;
+
 /// What one request, connection or stream may take.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
@@ -52,7 +54,7 @@ pub struct Limits {
     pub stop_token_ids_max: usize,
     /// Entries of `logit_bias`.
     pub logit_bias_max: usize,
-    /// `logprobs`, `top_logprobs` and `prompt_logprobs`.
+    /// `logprobs`, `top_logprobs` and `prompt_logprobs`; the engine takes no more than [`LOGPROBS_MAX`].
     pub logprobs_max: u32,
     /// Log-probabilities of all prompts' tokens together, alternatives counted.
     pub prompt_logprobs_max: usize,
@@ -92,7 +94,7 @@ impl Default for Limits {
             stop_bytes_max: 256,
             stop_token_ids_max: 128,
             logit_bias_max: 1024,
-            logprobs_max: 20,
+            logprobs_max: LOGPROBS_MAX,
             prompt_logprobs_max: 1 << 18,
             grammar_timeout: Duration::from_secs(1),
             bad_words_max: 128,

@@ -99,7 +99,7 @@ impl ValidatedRequest {
         };
         let n = whole("n", sampling.n, 1, 1..=i64::from(limits.choices_max))? as u32;
         let stream = stream_options(&sampling)?;
-        let beams = BeamSearch::asked(&sampling, n, logprobs, model, limits)?;
+        let beams = BeamSearch::asked(&sampling, n, logprobs, model)?;
         let best = if beams.is_some() { None } else { best_of(&sampling, n, logprobs.is_some(), limits)? };
         // As many are generated as compete.
         let (n, logprobs) = match &best {
