@@ -178,17 +178,20 @@ impl Beams {
     }
 }
 
-/// Searches all prompts, one after the other, and gives what was found as if it had just been generated.
-pub async fn search(
+/// Searches all prompts, one after the other, and gives what was found as if it had just been generated. Charged are the
+/// prompts and every token that was tried, as they are tried, so that a search whose client leaves is paid for too.
+pub(crate) async fn search(
     model: &Arc<Model>,
     request: &ValidatedRequest,
     search: BeamSearch,
     arrived: Instant,
+    charge: &Charge,
 ) -> Result<Generation, ApiError> {
+    charge.tokens(request.prompt_tokens());
     let mut deltas: Vec<Delta> = Vec::new();
     for (number, engine_request) in (0..).zip(request.engine_requests(&[])) {
         let prompt = engine_request.prompt.clone();
-        let found = search_prompt(model, &engine_request, search, arrived).await?;
+        let found = search_prompt(model, &engine_request, search, arrived, charge).await?;
         for (index, beam) in (number * request.n()..).zip(found) {
             let choice = Choice::new(index, &model.tokenizer, request.text(), &prompt);
             let mut choice = choice.with_message(request.message());
@@ -209,10 +212,12 @@ async fn search_prompt(
     request: &Request,
     search: BeamSearch,
     arrived: Instant,
+    charge: &Charge,
 ) -> Result<Vec<Beam>, ApiError> {
     let max_tokens = request.params.max_tokens.unwrap_or(1) as usize;
     let mut beams = Beams::new(search, request.prompt.len(), max_tokens, request.n as usize);
     while !beams.is_decided() {
+        charge.tokens(beams.active.len() as u64);
         let asked = beams.active.iter().map(|beam| candidates(model, request, &beam.tokens, search.width, arrived));
         // All at once, so that they share the engine's steps.
         let candidates = futures::future::try_join_all(asked).await?;

@@ -83,9 +83,12 @@ impl Generation {
         self.timeout = timeout;
     }
 
-    /// Charges the prompt now and the answer, however it ends, when this is dropped.
+    /// The request stays open in its key's account until this is dropped. Of a request that the engine works on the prompt is
+    /// charged now and the answer as it grows; choices that had been found before were charged while they were looked for.
     pub(crate) fn set_charge(&mut self, charge: Charge) {
-        charge.tokens(self.prompt_tokens);
+        if self.found.is_none() {
+            charge.tokens(self.prompt_tokens);
+        }
         self.charge = Some(charge);
     }
 
@@ -107,7 +110,11 @@ impl Generation {
             Ok(progress) => progress,
             Err(error) => return Some(Err(error)),
         };
+        let before = self.completion_tokens;
         self.count(&progress.deltas);
+        if let Some(charge) = &self.charge {
+            charge.tokens(self.completion_tokens - before);
+        }
         self.cached_tokens += progress.cached_tokens;
         Some(Ok(progress.deltas))
     }
@@ -133,14 +140,6 @@ impl Generation {
         let seconds = self.arrived.elapsed().as_secs_f64();
         let tokens_per_second = self.completion_tokens as f64 / seconds.max(f64::EPSILON);
         VllmStats { inference_time_seconds: seconds, tokens_per_second }
-    }
-}
-
-impl Drop for Generation {
-    fn drop(&mut self) {
-        if let Some(charge) = &self.charge {
-            charge.tokens(self.completion_tokens);
-        }
     }
 }
 

@@ -143,7 +143,7 @@ async fn begin_untimed<F>(
     open.log_accepted(kind, &model_name, &request);
     let arrived = open.context().arrived;
     let mut generation = match request.beams() {
-        Some(beams) => beam_search::search(&model, &request, beams, arrived).await?,
+        Some(beams) => beam_search::search(&model, &request, beams, arrived, &charge).await?,
         None => Generation::start(&model, &request, arrived).await?,
     };
     generation.set_timeout(state.config().limits.request_timeout);

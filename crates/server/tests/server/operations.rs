@@ -51,6 +51,49 @@ async fn tokens_of_prompts_and_answers_are_charged_to_their_key() {
 }
 
 #[tokio::test]
+async fn answers_are_charged_while_they_grow() {
+    let config = with_quota(Quota { tokens_per_minute: Some(100), ..Quota::default() });
+    let server = Server::start(Setup { config, script: repeats(b'x'), step_ms: 1, ..Setup::default() }).await;
+    let long = completion(json!({"max_tokens": 4000, "stream": true})).to_string();
+    let headers = [("Content-Type", "application/json"), ("Authorization", "Bearer one")];
+    let mut open = server.open("POST", "/v1/completions", &headers, long.as_bytes()).await;
+    let mut received = 0;
+    while received < 60_000 {
+        received += open.read(&mut vec![0; 1 << 14]).await.expect("the stream goes on");
+    }
+    assert_eq!(complete_as(&server, "one", &completion(json!({"max_tokens": 1}))).await.status, 429);
+    assert_eq!(complete_as(&server, "two", &completion(json!({"max_tokens": 1}))).await.status, 200);
+    drop(open);
+    server.wait_all_free(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn a_search_whose_client_leaves_is_paid_for() {
+    let quota = Quota { tokens_per_minute: Some(30), ..Quota::default() };
+    let config = ServerConfig { quota, log_requests: false, ..ServerConfig::default() };
+    let setup = Setup { config, script: repeats(b'x'), step_ms: 2, prefix_caching: true, ..Setup::default() };
+    let server = Server::start(setup).await;
+    let search = completion(json!({"max_tokens": 2000, "use_beam_search": true, "n": 4}));
+    let open = server.open_post("/v1/completions", &search).await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while server.metric("vllm:generation_tokens_total").await < 60.0 {
+        assert!(Instant::now() < deadline, "the search goes on");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(open);
+    server.wait_all_free(Duration::from_secs(5)).await;
+    assert_eq!(server.post("/v1/completions", &completion(json!({"max_tokens": 1}))).await.status, 429);
+}
+
+#[tokio::test]
+async fn a_client_s_longest_salt_fits_beside_its_key_s() {
+    let server = Server::start(Setup { config: with_quota(Quota::default()), ..Setup::default() }).await;
+    let salted = |bytes| completion(json!({"cache_salt": "s".repeat(bytes)}));
+    assert_eq!(complete_as(&server, "two", &salted(256)).await.status, 200);
+    assert_eq!(complete_as(&server, "two", &salted(257)).await.status, 400);
+}
+
+#[tokio::test]
 async fn a_key_and_the_server_have_a_limit_of_open_requests() {
     let quota = Quota { open_requests: Some(1), ..Quota::default() };
     let limits = Limits { requests_max: 2, ..Limits::default() };
