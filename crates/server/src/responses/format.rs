@@ -110,13 +110,10 @@ impl ResponseFormat {
     }
 
     fn said(&self, head: &AnswerHead, message: &CollectedMessage) -> Message {
-        let call = |(index, part): (usize, &MessagePart)| match part {
-            MessagePart::Call { name, arguments } => {
-                Some(past_call(&call_id(head, index as u32), name, Value::String(arguments.clone())))
-            }
-            _ => None,
+        let call = |(number, name, arguments): (u32, &str, &str)| {
+            past_call(&call_id(head, number), name, Value::String(arguments.to_owned()))
         };
-        let calls: Vec<Value> = message.parts.iter().enumerate().filter_map(call).collect();
+        let calls: Vec<Value> = message.calls().map(call).collect();
         Message {
             role: "assistant".to_owned(),
             content: Some(MessageContent::Text(message.text())),
@@ -154,16 +151,16 @@ impl ResponseFormat {
                     "role": "assistant", "content": content,
                 })
             }
-            MessagePart::Call { name, arguments } => json!({
+            MessagePart::Call { number, name, arguments } => json!({
                 "id": id, "type": "function_call", "status": status,
-                "call_id": call_id(head, index), "name": name, "arguments": arguments,
+                "call_id": call_id(head, *number), "name": name, "arguments": arguments,
             }),
         }
     }
 }
 
-fn call_id(head: &AnswerHead, index: u32) -> String {
-    head.call_ids.id(CALL_PREFIX, 0, index)
+fn call_id(head: &AnswerHead, number: u32) -> String {
+    head.call_ids.id(CALL_PREFIX, 0, number)
 }
 
 /// A part of a message.
