@@ -38,9 +38,9 @@ pub struct Limits {
     pub sequences_max: usize,
     /// Messages in one chat request.
     pub messages_max: usize,
-    /// Responses that are kept in memory.
+    /// Responses that are kept in memory for each API key.
     pub responses_max: usize,
-    /// Bytes of all kept responses and their conversations.
+    /// Bytes of all that are kept for a key, with their conversations.
     pub response_bytes_max: usize,
     /// Tools in one request, and calls in one message.
     pub tools_max: usize,

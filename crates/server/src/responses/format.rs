@@ -8,7 +8,7 @@ use crate::answer::{AnswerHead, CollectedChoice};
 use crate::auth::Caller;
 use crate::chat_messages::past_call;
 use crate::choice::Finish;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorKind};
 use crate::message::{CallIds, CollectedMessage, MessagePart};
 use crate::openai::Usage;
 use crate::state::AppState;
@@ -96,17 +96,21 @@ impl ResponseFormat {
         messages.push(self.said(head, message));
         let response = StoredResponse { object, messages, running: None };
         if self.background {
-            state.responses().update(*caller, &head.id, response);
+            state.responses().finish(*caller, &head.id, response);
         } else {
             state.responses().put(*caller, &head.id, response);
         }
     }
 
-    /// Keeps a response that is about to be generated behind.
-    pub fn begin(&self, head: &AnswerHead, object: Value, running: AbortHandle) {
-        let Some(Keep { state, caller, messages }) = &self.keep else { return };
+    /// Keeps a response that is about to be generated behind; 503 when there is no room for it.
+    pub fn begin(&self, head: &AnswerHead, object: Value, running: AbortHandle) -> Result<(), ApiError> {
+        let Some(Keep { state, caller, messages }) = &self.keep else { return Ok(()) };
         let response = StoredResponse { object, messages: messages.clone(), running: Some(running) };
-        state.responses().put(*caller, &head.id, response);
+        if state.responses().put(*caller, &head.id, response) {
+            return Ok(());
+        }
+        let message = "there is no room to keep another background response: those that are being generated fill it";
+        Err(ApiError::new(ErrorKind::Unavailable, message))
     }
 
     fn said(&self, head: &AnswerHead, message: &CollectedMessage) -> Message {
