@@ -22,6 +22,7 @@ mod event_frame;
 mod exposition;
 mod generation;
 mod grammars;
+mod head_limits;
 mod heartbeat;
 mod histogram;
 mod incoming;

@@ -21,6 +21,12 @@ pub struct Limits {
     pub connections_max: usize,
     /// Headers of one request.
     pub headers_max: usize,
+    /// Bytes of a request's path and query.
+    pub path_bytes_max: usize,
+    /// Bytes of one header, its name included.
+    pub header_line_bytes_max: usize,
+    /// Bytes of path and headers together.
+    pub head_bytes_max: usize,
     /// Bytes buffered for one connection before its headers are whole.
     pub connection_buffer_bytes: usize,
     /// Generating requests that are open at the same time; further ones are refused with 503.
@@ -78,6 +84,9 @@ impl Default for Limits {
             write_timeout: Duration::from_secs(60),
             connections_max: 10_000,
             headers_max: 64,
+            path_bytes_max: 4 << 10,
+            header_line_bytes_max: 8 << 10,
+            head_bytes_max: 16 << 10,
             connection_buffer_bytes: 32 << 10,
             requests_max: usize::MAX,
             queued_tokens_max: None,
