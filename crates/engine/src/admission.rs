@@ -11,10 +11,12 @@ use crate::{Constraint, EngineConfig, PromptOutput, Rejected, Request, RequestId
 
 const LOGIT_BIAS_ENTRIES_MAX: usize = 1024;
 const STOP_TOKENS_MAX: usize = 1024;
-const SALT_BYTES_MAX: usize = 256;
+/// A client's salt of 256 bytes, and what a server puts before it to tell its callers apart.
+const SALT_BYTES_MAX: usize = 320;
 const BAD_WORDS_MAX: usize = 1024;
 const BAD_WORD_TOKENS_MAX: usize = 64;
-const LOGPROBS_MAX: u32 = 20;
+/// Alternatives that a token's log-probabilities may have: devices find no more.
+pub const LOGPROBS_MAX: u32 = 20;
 
 /// The limits that requests are measured against.
 #[derive(Clone, Copy)]
@@ -175,7 +177,7 @@ fn check_salt(salt: Option<&str>) -> Result<(), Rejected> {
     match salt {
         // The salt is as good as a secret; only its length is repeated.
         Some(salt) => {
-            require(!salt.is_empty() && salt.len() <= SALT_BYTES_MAX, "cache_salt length", salt.len(), "1 to 256 bytes")
+            require(!salt.is_empty() && salt.len() <= SALT_BYTES_MAX, "cache_salt length", salt.len(), "1 to 320 bytes")
         }
         None => Ok(()),
     }
@@ -316,7 +318,7 @@ mod tests {
         request.n = 5;
         assert_eq!(check(&request), Err(Rejected::Choices { n: 5, max: 4 }));
         request.n = 1;
-        request.cache_salt = Some("s".repeat(257));
+        request.cache_salt = Some("s".repeat(SALT_BYTES_MAX + 1));
         assert!(matches!(check(&request), Err(Rejected::Parameter { name: "cache_salt length", .. })));
         request.prompt.clear();
         assert_eq!(check(&request), Err(Rejected::EmptyPrompt));

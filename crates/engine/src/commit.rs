@@ -23,7 +23,9 @@ impl Scheduler {
             return Err(ExecuteError(message));
         }
         let (mut outcomes, mut prompts) = (output.samples.into_iter(), output.prompts.into_iter());
-        for row in self.in_flight.pop_front().into_iter().flat_map(|step| step.rows) {
+        let step = self.in_flight.pop_front().expect("it is there, as above");
+        self.finished_tokens = Some(step.num_tokens);
+        for row in step.rows {
             let outcome = if row.samples { outcomes.next() } else { None };
             let reported = row.reports_to.zip(if row.reports_to.is_some() { prompts.next() } else { None });
             // A sequence may have ended after this step was planned: its row was in vain.

@@ -220,6 +220,12 @@ impl<E: Executor> Engine<E> {
         std::mem::take(&mut self.scheduler.preempted)
     }
 
+    /// Tokens in the batch of the step that has finished since the last call, `None` if none has. While steps are begun
+    /// ahead, [`EngineStats::last_step_tokens`] is that of a later one.
+    pub fn take_finished_tokens(&mut self) -> Option<u32> {
+        self.scheduler.finished_tokens.take()
+    }
+
     /// Counters and gauges, without scanning anything.
     pub fn stats(&self) -> EngineStats {
         self.scheduler.stats()

@@ -53,6 +53,7 @@ mod stats;
 mod token_span;
 mod trace;
 
+pub use admission::LOGPROBS_MAX;
 pub use batch::{Batch, CarriedToken, SampleRow, TokenHistory};
 pub use commit::NOT_FINITE;
 pub use config::{EngineConfig, SchedulingPolicy};

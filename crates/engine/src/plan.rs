@@ -35,6 +35,7 @@ pub(crate) struct PlannedRow {
 /// A step that was planned and whose results are not there.
 pub(crate) struct PlannedStep {
     pub(crate) rows: Vec<PlannedRow>,
+    pub(crate) num_tokens: u32,
     pub(crate) num_samples: usize,
     /// What is reported of prompts.
     pub(crate) prompt_rows: Vec<PromptRows>,
@@ -93,7 +94,8 @@ impl Scheduler {
         self.counters.last_step_tokens = self.batch.num_tokens() as u32;
         self.counters.last_step_sequences = rows.len() as u32;
         let Batch { samples, prompt_rows, .. } = &self.batch;
-        let step = PlannedStep { rows, num_samples: samples.len(), prompt_rows: prompt_rows.clone() };
+        let num_tokens = self.counters.last_step_tokens;
+        let step = PlannedStep { rows, num_tokens, num_samples: samples.len(), prompt_rows: prompt_rows.clone() };
         self.in_flight.push_back(step);
         true
     }

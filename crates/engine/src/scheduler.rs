@@ -54,6 +54,8 @@ pub(crate) struct Scheduler {
     pub(crate) batch: Batch,
     /// Whose sequences the last plan that could preempt has preempted, until somebody asks; once per sequence.
     pub(crate) preempted: Vec<RequestId>,
+    /// Tokens of the last step whose results came, until somebody asks.
+    pub(crate) finished_tokens: Option<u32>,
     /// What has happened and was not told yet.
     pub(crate) events: Vec<TokenEvent>,
     /// Counters; the gauges in it are filled in by [`stats`](Self::stats).
@@ -81,6 +83,7 @@ impl Scheduler {
             deferred_choice_aborts: Vec::new(),
             batch: Batch::default(),
             preempted: Vec::new(),
+            finished_tokens: None,
             events: Vec::new(),
             counters: EngineStats::default(),
             num_unstarted: 0,

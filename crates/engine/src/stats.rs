@@ -31,9 +31,9 @@ pub struct EngineStats {
     pub computed_tokens: u64,
     /// Sequences that ended.
     pub finished: FinishedStats,
-    /// Tokens in the last step's batch.
+    /// Tokens in the batch of the last step that was planned, which may not have run yet.
     pub last_step_tokens: u32,
-    /// Sequences in the last step's batch.
+    /// Sequences in the same batch.
     pub last_step_sequences: u32,
 }
 

@@ -441,6 +441,20 @@ fn a_pipeline_has_two_steps_in_flight_and_yields_the_same() {
 }
 
 #[test]
+fn the_tokens_of_a_finished_step_are_its_own_and_not_those_of_the_step_begun_ahead() {
+    let mut engine = engine(config(), 100);
+    engine.add_request(request(1, 12, 4)).expect("accepted");
+    let (mut pipeline, mut finished) = (Pipeline::new(), Vec::new());
+    while engine.has_work() || engine.is_step_in_flight() {
+        ready(pipeline.step(&mut engine)).expect("works");
+        finished.push(engine.take_finished_tokens());
+    }
+    assert_eq!(finished, [Some(12), Some(1), Some(1), Some(1)]);
+    ready(pipeline.step(&mut engine)).expect("nothing to do");
+    assert_eq!(engine.take_finished_tokens(), None);
+}
+
+#[test]
 fn a_draw_that_depends_on_the_token_before_it_waits_for_it() {
     let mut engine = engine(config(), 100);
     let mut penalised = request(1, 12, 20);

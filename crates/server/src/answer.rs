@@ -202,11 +202,16 @@ impl AnswerHead {
         let queued = format.object(&self, "queued", Vec::new(), None);
         let running = format.clone();
         let head = std::sync::Arc::new(self);
-        let (begin, begun) = tokio::sync::oneshot::channel::<()>();
+        let (begin, begun) = tokio::sync::oneshot::channel::<Result<(), ApiError>>();
         let generated = head.clone();
         let task = tokio::spawn(async move {
             // The response is kept before its outcome can be.
-            let _ = begun.await;
+            match begun.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return open.fail(&error),
+                // Whoever asked has ended by a panic.
+                Err(_) => return,
+            }
             match collect(&mut generation, 1).await {
                 Ok(choices) => {
                     running.whole(&generated, choices, &generation.usage());
@@ -220,10 +225,10 @@ impl AnswerHead {
             }
         });
         let in_progress = format.object(&head, "in_progress", Vec::new(), None);
-        format.begin(&head, in_progress, task.abort_handle());
+        let kept = format.begin(&head, in_progress, task.abort_handle());
         // The task waits for this word; it cannot have ended.
-        let _ = begin.send(());
-        json_response(StatusCode::OK, &queued)
+        let _ = begin.send(kept.clone());
+        kept.map_or_else(IntoResponse::into_response, |()| json_response(StatusCode::OK, &queued))
     }
 
     /// Answers with events as the choices grow.

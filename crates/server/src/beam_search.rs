@@ -9,13 +9,13 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Instant;
 
-use firebrick_engine::{EventKind, FinishReason, Request, SamplingParams, TokenId, TokenLogprobs};
+use firebrick_engine::{EventKind, FinishReason, LOGPROBS_MAX, Request, SamplingParams, TokenId, TokenLogprobs};
 
 use crate::choice::{Choice, Delta};
 use crate::error::{ApiError, ErrorKind};
 use crate::generation::{Generation, refused};
-use crate::limits::Limits;
 use crate::openai::SamplingFields;
+use crate::quota::Charge;
 use crate::state::Model;
 use crate::validate::{ValidatedRequest, whole};
 
@@ -35,7 +35,6 @@ impl BeamSearch {
         n: u32,
         logprobs: Option<i64>,
         model: &Model,
-        limits: &Limits,
     ) -> Result<Option<Self>, ApiError> {
         const NAME: &str = "use_beam_search";
         if fields.use_beam_search != Some(true) {
@@ -54,7 +53,7 @@ impl BeamSearch {
             return Err(ApiError::parameter(name, format!("{name} is not supported together with use_beam_search")));
         }
         // Each beam brings twice as many candidates as there are beams, so that endings cannot use them up.
-        let width_max = i64::from(limits.logprobs_max / 2);
+        let width_max = i64::from(LOGPROBS_MAX / 2);
         let name = if fields.best_of.is_some() { "best_of" } else { "n" };
         let width = whole(name, fields.best_of.or(Some(n.into())), 1, n.into()..=width_max)? as u32;
         let length_penalty = fields.length_penalty.unwrap_or(1.0);
@@ -179,17 +178,20 @@ impl Beams {
     }
 }
 
-/// Searches all prompts, one after the other, and gives what was found as if it had just been generated.
-pub async fn search(
+/// Searches all prompts, one after the other, and gives what was found as if it had just been generated. Charged are the
+/// prompts and every token that was tried, as they are tried, so that a search whose client leaves is paid for too.
+pub(crate) async fn search(
     model: &Arc<Model>,
     request: &ValidatedRequest,
     search: BeamSearch,
     arrived: Instant,
+    charge: &Charge,
 ) -> Result<Generation, ApiError> {
+    charge.tokens(request.prompt_tokens());
     let mut deltas: Vec<Delta> = Vec::new();
     for (number, engine_request) in (0..).zip(request.engine_requests(&[])) {
         let prompt = engine_request.prompt.clone();
-        let found = search_prompt(model, &engine_request, search, arrived).await?;
+        let found = search_prompt(model, &engine_request, search, arrived, charge).await?;
         for (index, beam) in (number * request.n()..).zip(found) {
             let choice = Choice::new(index, &model.tokenizer, request.text(), &prompt);
             let mut choice = choice.with_message(request.message());
@@ -210,10 +212,12 @@ async fn search_prompt(
     request: &Request,
     search: BeamSearch,
     arrived: Instant,
+    charge: &Charge,
 ) -> Result<Vec<Beam>, ApiError> {
     let max_tokens = request.params.max_tokens.unwrap_or(1) as usize;
     let mut beams = Beams::new(search, request.prompt.len(), max_tokens, request.n as usize);
     while !beams.is_decided() {
+        charge.tokens(beams.active.len() as u64);
         let asked = beams.active.iter().map(|beam| candidates(model, request, &beam.tokens, search.width, arrived));
         // All at once, so that they share the engine's steps.
         let candidates = futures::future::try_join_all(asked).await?;

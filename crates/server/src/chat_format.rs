@@ -41,12 +41,12 @@ pub fn response(head: AnswerHead, collected: Collected, usage: Usage, stats: Vll
 
 fn reply(head: &AnswerHead, index: u32, collected: &CollectedChoice) -> ReplyMessage {
     let message = &collected.message;
-    let call = |(number, (name, arguments)): (u32, (&str, &str))| ReplyCall {
+    let call = |(number, name, arguments): (u32, &str, &str)| ReplyCall {
         id: head.call_ids.id(CALL_PREFIX, index, number),
         r#type: "function",
         function: ReplyFunction { name: name.to_owned(), arguments: arguments.to_owned() },
     };
-    let tool_calls: Vec<_> = (0..).zip(message.calls()).map(call).collect();
+    let tool_calls: Vec<_> = message.calls().map(call).collect();
     let (text, reasoning) = (message.text(), message.reasoning());
     ReplyMessage {
         role: "assistant",

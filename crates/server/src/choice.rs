@@ -1,7 +1,7 @@
 //! One choice of an answer: tokens become text, and stop strings end it.
 
 use firebrick_engine::{EventKind, FinishReason, TokenId, TokenLogprobs};
-use firebrick_text::{Detokenizer, MessageEvent, MessageReader, StopMatcher, TOO_COMPLEX, Tokenizer};
+use firebrick_text::{Detokenizer, MessageEvent, MessageReader, StopMatcher, StopOutput, TOO_COMPLEX, Tokenizer};
 
 use crate::error::{ApiError, ErrorKind};
 use crate::message::MessageOptions;
@@ -116,6 +116,7 @@ pub struct Choice {
     matcher: StopMatcher,
     options: TextOptions,
     message: Option<Message>,
+    num_tokens: u32,
     last_token: TokenId,
     /// The last token of the prompt whose successor's log-probabilities have come.
     last_reported: TokenId,
@@ -135,6 +136,7 @@ impl Choice {
             detokenizer,
             matcher: StopMatcher::new(&options.stops, options.include_stop),
             options: options.clone(),
+            num_tokens: 0,
             last_token: prompt.last().copied().unwrap_or_default(),
             last_reported: prompt.first().copied().unwrap_or_default(),
             message: None,
@@ -181,17 +183,29 @@ impl Choice {
     fn token(&mut self, token: TokenId, logprobs: Option<TokenLogprobs>, is_stop: bool) -> Delta {
         let tokens = logprobs.map(|logprobs| self.report(token, logprobs)).into_iter().collect();
         self.last_token = token;
+        self.num_tokens += 1;
         let mut delta = Delta { index: self.index, num_tokens: 1, token_ids: vec![token], tokens, ..Delta::default() };
         if is_stop {
             if self.options.include_stop {
-                delta.text = self.detokenizer.push(token);
+                // Nothing comes after it, so what was held back before it is text.
+                let before = self.matcher.finish();
+                delta.text = before + &self.detokenizer.push(token) + &self.detokenizer.finish();
             }
             return delta;
         }
-        let output = self.matcher.push(&self.detokenizer.push(token));
+        let text = self.detokenizer.push(token);
+        let output = self.watch(&text);
         delta.text = output.text;
         delta.finish = output.matched.map(|number| self.matched(number));
         delta
+    }
+
+    /// Looks for stop strings, which end nothing before there are more tokens than `min_tokens`.
+    fn watch(&mut self, text: &str) -> StopOutput {
+        if self.num_tokens <= self.options.min_tokens {
+            return StopOutput { text: self.matcher.pass(text), matched: None };
+        }
+        self.matcher.push(text)
     }
 
     fn matched(&mut self, number: usize) -> Finish {
@@ -214,7 +228,8 @@ impl Choice {
                 ));
             }
         };
-        let output = self.matcher.push(&self.detokenizer.finish());
+        let rest = self.detokenizer.finish();
+        let output = self.watch(&rest);
         let text = output.text + &self.matcher.finish();
         if let Some(number) = output.matched {
             finish = self.matched(number);

@@ -79,7 +79,6 @@ pub(crate) struct Submission {
     pub events: mpsc::Sender<Vec<TokenEvent>>,
     pub reader: Arc<ReaderWishes>,
     pub phases: Arc<Phases>,
-    pub reply: oneshot::Sender<Result<(), Rejected>>,
 }
 
 /// What a request's reader tells the engine's thread.
@@ -103,17 +102,12 @@ impl ReaderWishes {
 }
 
 pub(crate) enum Command {
-    Submit(Box<Submission>),
+    /// Adds requests that belong together, up to the first that is refused.
+    Submit { submissions: Vec<Submission>, reply: oneshot::Sender<Result<(), Rejected>> },
     /// Shows the engine's steps to somebody, at most one in every `interval`; answered with `None` when too many watch.
-    Watch {
-        interval: Duration,
-        reply: oneshot::Sender<Option<Watching>>,
-    },
+    Watch { interval: Duration, reply: oneshot::Sender<Option<Watching>> },
     /// Reads a block for somebody who watches.
-    ReadBlock {
-        block: BlockId,
-        reply: oneshot::Sender<Vec<TokenId>>,
-    },
+    ReadBlock { block: BlockId, reply: oneshot::Sender<Vec<TokenId>> },
     /// Wakes an idle engine so that it sees the stop flag, or that a watcher has room again.
     Wake,
 }
@@ -166,20 +160,33 @@ impl EngineHandle {
         Self { inbox, shared, events_max }
     }
 
-    /// Hands a request to the engine; `arrived` is when its client sent it. Never waits for room: a full inbox is an
-    /// error.
+    /// Hands requests that belong together to the engine, which takes all of them or none; `arrived` is when their client
+    /// sent them. Never waits for room: a full inbox is an error. However many they are, they take one place in it.
+    pub async fn submit_all(
+        &self,
+        requests: impl IntoIterator<Item = Request>,
+        arrived: Instant,
+    ) -> Result<Vec<EventStream>, SubmitError> {
+        let (submissions, streams) = requests.into_iter().map(|request| self.submission(request, arrived)).unzip();
+        self.ask(|reply| Command::Submit { submissions, reply }).await??;
+        Ok(streams)
+    }
+
+    /// The same for one request.
     pub async fn submit(&self, request: Request, arrived: Instant) -> Result<EventStream, SubmitError> {
+        let (submission, stream) = self.submission(request, arrived);
+        self.ask(|reply| Command::Submit { submissions: vec![submission], reply }).await??;
+        Ok(stream)
+    }
+
+    fn submission(&self, request: Request, arrived: Instant) -> (Submission, EventStream) {
         let (events, receiver) = mpsc::channel(self.events_max);
-        let (reply, answer) = oneshot::channel();
         let reader = Arc::new(ReaderWishes::default());
         let phases = Arc::<Phases>::default();
         let queued_tokens = request.prompt.len() as u64;
         self.shared.queued_tokens.fetch_add(queued_tokens, Ordering::Relaxed);
-        let submission = Submission { request, arrived, events, reader: reader.clone(), phases: phases.clone(), reply };
-        let stream = EventStream { receiver, reader, phases, queued_tokens, shared: self.shared.clone() };
-        self.inbox.try_send(Command::Submit(Box::new(submission))).map_err(not_sent)?;
-        answer.await.map_err(|_| SubmitError::NotRunning)??;
-        Ok(stream)
+        let submission = Submission { request, arrived, events, reader: reader.clone(), phases: phases.clone() };
+        (submission, EventStream { receiver, reader, phases, queued_tokens, shared: self.shared.clone() })
     }
 
     /// Watches the engine's steps, at most one in every `interval`.

@@ -28,7 +28,8 @@ use crate::step_watch::{WatchedStep, Watchers};
 /// Bounds of the engine thread.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EngineThreadOptions {
-    /// Requests on their way to the engine; more are refused at once.
+    /// Requests of clients on their way to the engine, each with all its prompts; more are refused at once. They come
+    /// in while a step runs: with less room than requests may wait in the engine, a burst is refused too early.
     pub inbox_max: usize,
     /// Unread messages to one request, of an event or of those that were gathered, beyond which its reader counts as slow.
     pub events_slow: usize,
@@ -46,7 +47,7 @@ pub struct EngineThreadOptions {
 impl Default for EngineThreadOptions {
     fn default() -> Self {
         Self {
-            inbox_max: 1024,
+            inbox_max: 4096,
             events_slow: 1024,
             slow_reader_grace: Duration::from_secs(30),
             events_max: 16 << 10,
@@ -192,38 +193,33 @@ impl<E: Executor> Driver<E> {
     }
 
     fn take(&mut self, command: Command) {
-        let submission = match command {
-            Command::Submit(submission) => submission,
+        match command {
+            Command::Submit { submissions, reply } => {
+                // The streams of what was added before a refusal are dropped by whoever asked, which aborts it.
+                let added = submissions.into_iter().try_for_each(|submission| self.submit(submission));
+                // A client that left meanwhile is found by its closed stream.
+                let _ = reply.send(added);
+            }
             // Whoever asked may have left meanwhile.
             Command::Watch { interval, reply } => {
                 let watching = self.watchers.add(interval, || now_stands(&self.engine, &self.shared));
-                return drop(reply.send(watching));
+                drop(reply.send(watching));
             }
-            Command::ReadBlock { block, reply } => return drop(reply.send(self.engine.tokens_in_block(block))),
-            Command::Wake => return,
-        };
-        self.submit(*submission);
+            Command::ReadBlock { block, reply } => drop(reply.send(self.engine.tokens_in_block(block))),
+            Command::Wake => {}
+        }
     }
 
-    fn submit(&mut self, submission: Submission) {
-        let Submission { request, arrived, events, reader, phases, reply } = submission;
+    fn submit(&mut self, submission: Submission) -> Result<(), Rejected> {
+        let Submission { request, arrived, events, reader, phases } = submission;
         if events.is_closed() {
-            return;
+            return Ok(());
         }
         let timing = RequestTiming::new(&request, arrived, phases);
         let added = self.engine.add_request(request);
-        let answer = match added {
-            Ok(id) => {
-                self.live.insert(id, Live::new(events, timing, reader));
-                Ok(())
-            }
-            Err(rejected) => {
-                self.shared.metrics.count_refused(reason_of(&rejected));
-                Err(rejected)
-            }
-        };
-        // A client that left meanwhile is found by its closed stream.
-        let _ = reply.send(answer);
+        let id = added.inspect_err(|rejected| self.shared.metrics.count_refused(reason_of(rejected)))?;
+        self.live.insert(id, Live::new(events, timing, reader));
+        Ok(())
     }
 
     /// Aborts the requests whose streams were dropped, and the choices whose text is complete.
@@ -281,7 +277,9 @@ impl<E: Executor> Driver<E> {
                         live.timing.preempted();
                     }
                 }
-                self.shared.metrics.step_tokens.observe(self.engine.stats().last_step_tokens.into());
+                if let Some(tokens) = self.engine.take_finished_tokens() {
+                    self.shared.metrics.step_tokens.observe(tokens.into());
+                }
                 self.publish();
             }
             Err(error) => return Err(error.to_string()),

@@ -22,6 +22,10 @@ pub enum ErrorKind {
     Timeout,
     /// The body exceeds the limit.
     TooLarge,
+    /// The path exceeds the limit.
+    PathTooLong,
+    /// The headers exceed a limit.
+    HeadTooLarge,
     /// The request is understood but this model cannot serve it.
     NotImplemented,
     /// The request took longer than the server allows.
@@ -46,6 +50,8 @@ impl ErrorKind {
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Self::Timeout => StatusCode::REQUEST_TIMEOUT,
             Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::PathTooLong => StatusCode::URI_TOO_LONG,
+            Self::HeadTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::NotImplemented => StatusCode::NOT_IMPLEMENTED,
             Self::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
@@ -62,6 +68,8 @@ impl ErrorKind {
             Self::MethodNotAllowed => "MethodNotAllowedError",
             Self::Timeout => "RequestTimeoutError",
             Self::TooLarge => "RequestEntityTooLargeError",
+            Self::PathTooLong => "RequestPathTooLongError",
+            Self::HeadTooLarge => "RequestHeadTooLargeError",
             Self::NotImplemented => "NotImplementedError",
             Self::DeadlineExceeded => "DeadlineExceededError",
             Self::RateLimited { .. } => "RateLimitError",

@@ -39,9 +39,7 @@ impl Generation {
     /// Hands the request's prompts to the engine.
     pub async fn start(model: &Arc<Model>, request: &ValidatedRequest, arrived: Instant) -> Result<Self, ApiError> {
         let requests = request.engine_requests(&model.eos_token_ids);
-        // All at once: one after the other, each would wait for the engine's current step.
-        let submitted = requests.into_iter().map(|request| model.engine.submit(request, arrived));
-        let streams = futures::future::try_join_all(submitted).await.map_err(|error| refused(error, model))?;
+        let streams = model.engine.submit_all(requests, arrived).await.map_err(|error| refused(error, model))?;
         let phases = streams.iter().map(EventStream::phases).collect();
         let numbered = (0..).zip(streams);
         let streams = numbered.map(|(number, events)| PromptStream::new(number, events, model, request)).collect();
@@ -85,9 +83,12 @@ impl Generation {
         self.timeout = timeout;
     }
 
-    /// Charges the prompt now and the answer, however it ends, when this is dropped.
+    /// The request stays open in its key's account until this is dropped. Of a request that the engine works on the prompt is
+    /// charged now and the answer as it grows; choices that had been found before were charged while they were looked for.
     pub(crate) fn set_charge(&mut self, charge: Charge) {
-        charge.tokens(self.prompt_tokens);
+        if self.found.is_none() {
+            charge.tokens(self.prompt_tokens);
+        }
         self.charge = Some(charge);
     }
 
@@ -109,7 +110,11 @@ impl Generation {
             Ok(progress) => progress,
             Err(error) => return Some(Err(error)),
         };
+        let before = self.completion_tokens;
         self.count(&progress.deltas);
+        if let Some(charge) = &self.charge {
+            charge.tokens(self.completion_tokens - before);
+        }
         self.cached_tokens += progress.cached_tokens;
         Some(Ok(progress.deltas))
     }
@@ -135,14 +140,6 @@ impl Generation {
         let seconds = self.arrived.elapsed().as_secs_f64();
         let tokens_per_second = self.completion_tokens as f64 / seconds.max(f64::EPSILON);
         VllmStats { inference_time_seconds: seconds, tokens_per_second }
-    }
-}
-
-impl Drop for Generation {
-    fn drop(&mut self) {
-        if let Some(charge) = &self.charge {
-            charge.tokens(self.completion_tokens);
-        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! A generating request as it comes in: what the handlers of all front doors take, and how they go on.
+//! A request for a model as it comes in: what the handlers of all front doors take, and how they go on.
 
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
@@ -10,7 +10,7 @@ use crate::answer::Format;
 use crate::auth::Caller;
 use crate::body::read_json;
 use crate::error::{ApiError, ErrorKind};
-use crate::serve_request::{Answered, collect_request, serve_request};
+use crate::serve_request::{Answered, collect_request, compute_request, serve_request};
 use crate::state::AppState;
 use crate::telemetry::RequestContext;
 use crate::validate::Draft;
@@ -61,5 +61,15 @@ impl Incoming {
         let Self { state, context, caller, headers, body } = self;
         let read = async { draft(caller, read_json(&headers, body, &state.config().limits).await?) };
         collect_request(&state, context, kind, read).await
+    }
+
+    /// What `work` makes of the body with templates and tokenizers, without the engine; it runs where it may compute.
+    pub async fn compute<B: DeserializeOwned + Send + 'static, T: Send + 'static>(
+        self,
+        work: impl FnOnce(&AppState, B) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let Self { state, context, caller, headers, body } = self;
+        let read = read_json(&headers, body, &state.config().limits);
+        compute_request(&state, context.arrived, caller, read, work).await
     }
 }

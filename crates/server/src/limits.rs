@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use firebrick_engine::LOGPROBS_MAX;
+
 /// What one request, connection or stream may take.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Limits {
@@ -19,6 +21,12 @@ pub struct Limits {
     pub connections_max: usize,
     /// Headers of one request.
     pub headers_max: usize,
+    /// Bytes of a request's path and query.
+    pub path_bytes_max: usize,
+    /// Bytes of one header, its name included.
+    pub header_line_bytes_max: usize,
+    /// Bytes of path and headers together.
+    pub head_bytes_max: usize,
     /// Bytes buffered for one connection before its headers are whole.
     pub connection_buffer_bytes: usize,
     /// Generating requests that are open at the same time; further ones are refused with 503.
@@ -36,9 +44,9 @@ pub struct Limits {
     pub sequences_max: usize,
     /// Messages in one chat request.
     pub messages_max: usize,
-    /// Responses that are kept in memory.
+    /// Responses that are kept in memory for each API key.
     pub responses_max: usize,
-    /// Bytes of all kept responses and their conversations.
+    /// Bytes of all that are kept for a key, with their conversations.
     pub response_bytes_max: usize,
     /// Tools in one request, and calls in one message.
     pub tools_max: usize,
@@ -52,7 +60,7 @@ pub struct Limits {
     pub stop_token_ids_max: usize,
     /// Entries of `logit_bias`.
     pub logit_bias_max: usize,
-    /// `logprobs`, `top_logprobs` and `prompt_logprobs`.
+    /// `logprobs`, `top_logprobs` and `prompt_logprobs`; the engine takes no more than [`LOGPROBS_MAX`].
     pub logprobs_max: u32,
     /// Log-probabilities of all prompts' tokens together, alternatives counted.
     pub prompt_logprobs_max: usize,
@@ -76,6 +84,9 @@ impl Default for Limits {
             write_timeout: Duration::from_secs(60),
             connections_max: 10_000,
             headers_max: 64,
+            path_bytes_max: 4 << 10,
+            header_line_bytes_max: 8 << 10,
+            head_bytes_max: 16 << 10,
             connection_buffer_bytes: 32 << 10,
             requests_max: usize::MAX,
             queued_tokens_max: None,
@@ -92,7 +103,7 @@ impl Default for Limits {
             stop_bytes_max: 256,
             stop_token_ids_max: 128,
             logit_bias_max: 1024,
-            logprobs_max: 20,
+            logprobs_max: LOGPROBS_MAX,
             prompt_logprobs_max: 1 << 18,
             grammar_timeout: Duration::from_secs(1),
             bad_words_max: 128,

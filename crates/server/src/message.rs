@@ -77,6 +77,8 @@ impl MessageOptions {
 pub struct CollectedMessage {
     /// Its parts; neighbours are of different kinds.
     pub parts: Vec<MessagePart>,
+    /// Calls begun so far, those that turned out to be broken among them.
+    pub num_calls: u32,
 }
 
 /// One part of a message.
@@ -88,6 +90,9 @@ pub enum MessagePart {
     Text(String),
     /// A tool call.
     Call {
+        /// Its number among the calls that were begun, also those that broke: a stream has shown them, so that the ids of
+        /// later calls do not change.
+        number: u32,
         /// The tool.
         name: String,
         /// A JSON object as text.
@@ -104,7 +109,8 @@ impl CollectedMessage {
             (MessageEvent::Reasoning(text), _) => self.parts.push(MessagePart::Reasoning(text)),
             (MessageEvent::Text(text), _) => self.parts.push(MessagePart::Text(text)),
             (MessageEvent::CallBegin { name }, _) => {
-                self.parts.push(MessagePart::Call { name, arguments: String::new() });
+                self.parts.push(MessagePart::Call { number: self.num_calls, name, arguments: String::new() });
+                self.num_calls += 1;
             }
             (MessageEvent::CallArguments(more), Some(MessagePart::Call { arguments, .. })) => arguments.push_str(&more),
             (MessageEvent::CallBroken { raw }, _) => {
@@ -134,10 +140,10 @@ impl CollectedMessage {
         Some(text).filter(|text| !text.is_empty())
     }
 
-    /// Names and arguments of all calls.
-    pub fn calls(&self) -> impl Iterator<Item = (&str, &str)> {
+    /// Numbers, names and arguments of all calls.
+    pub fn calls(&self) -> impl Iterator<Item = (u32, &str, &str)> {
         self.parts.iter().filter_map(|part| match part {
-            MessagePart::Call { name, arguments } => Some((name.as_str(), arguments.as_str())),
+            MessagePart::Call { number, name, arguments } => Some((*number, name.as_str(), arguments.as_str())),
             _ => None,
         })
     }
@@ -184,6 +190,8 @@ mod tests {
             message.add(event);
         }
         assert_eq!(message.parts, [MessagePart::Text("a <tool_call>{\"x\" b".to_owned())]);
+        message.add(MessageEvent::CallBegin { name: "g".to_owned() });
+        assert_eq!(message.calls().collect::<Vec<_>>(), [(1, "g", "")]);
     }
 
     #[test]

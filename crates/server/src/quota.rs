@@ -14,11 +14,11 @@ use crate::error::{ApiError, ErrorKind};
 /// The limits of every key; `None` is no limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Quota {
-    /// Generating requests per minute.
+    /// Requests per minute: those that generate, and those that only count or turn tokens into text.
     pub requests_per_minute: Option<u32>,
     /// Tokens of prompts and answers per minute.
     pub tokens_per_minute: Option<u32>,
-    /// Generating requests that are open at the same time.
+    /// Such requests that are open at the same time.
     pub open_requests: Option<u32>,
 }
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 use axum::response::Response;
 
 use crate::answer::{AnswerHead, CollectedChoice, Format, collect};
+use crate::auth::Caller;
 use crate::beam_search;
 use crate::engine_metrics::Refused;
 use crate::error::{ApiError, ErrorKind};
@@ -14,6 +15,7 @@ use crate::generation::{Generation, timed_out};
 use crate::grammars;
 use crate::limits::Limits;
 use crate::openai::Usage;
+use crate::processors::Purpose;
 use crate::state::{AppState, Model, ServerConfig};
 use crate::telemetry::{OpenRequest, RequestContext};
 use crate::validate::{Draft, StreamOptions, ValidatedRequest};
@@ -113,12 +115,8 @@ async fn begin<F>(
     kind: &'static str,
     read: impl Future<Output = Result<(F, Draft), ApiError>>,
 ) -> Result<(F, Started), ApiError> {
-    let Some(timeout) = state.config().limits.request_timeout else {
-        return begin_untimed(state, open, kind, read).await;
-    };
-    let deadline = open.context().arrived + timeout;
-    let begun = tokio::time::timeout_at(deadline.into(), begin_untimed(state, open, kind, read)).await;
-    begun.unwrap_or_else(|_| Err(timed_out(timeout)))
+    let arrived = open.context().arrived;
+    within_timeout(state, arrived, begin_untimed(state, open, kind, read)).await
 }
 
 async fn begin_untimed<F>(
@@ -145,7 +143,7 @@ async fn begin_untimed<F>(
     open.log_accepted(kind, &model_name, &request);
     let arrived = open.context().arrived;
     let mut generation = match request.beams() {
-        Some(beams) => beam_search::search(&model, &request, beams, arrived).await?,
+        Some(beams) => beam_search::search(&model, &request, beams, arrived, &charge).await?,
         None => Generation::start(&model, &request, arrived).await?,
     };
     generation.set_timeout(state.config().limits.request_timeout);
@@ -156,16 +154,42 @@ async fn begin_untimed<F>(
 
 async fn validate(state: &AppState, model: Arc<Model>, draft: Draft) -> Result<ValidatedRequest, ApiError> {
     let limits = state.config().limits.clone();
-    off_thread(state, move || ValidatedRequest::new(draft, &model, &limits)).await
+    state.processors().run(Purpose::Generation, move || ValidatedRequest::new(draft, &model, &limits)).await
 }
 
-/// Runs what computes for long (templates, tokenizers) away from the threads that do I/O, on as many threads as there
-/// are processors. A panic ends this request only.
-pub async fn off_thread<T: Send + 'static>(
+/// The answer of endpoints that compute and do not generate. They are charged as a request of the caller's, count as
+/// open, and have as long as a request has.
+pub async fn compute_request<B: Send + 'static, T: Send + 'static>(
     state: &AppState,
-    work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+    arrived: Instant,
+    caller: Caller,
+    read: impl Future<Output = Result<B, ApiError>>,
+    work: impl FnOnce(&AppState, B) -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    let failed = |_| Err(ApiError::new(ErrorKind::Internal, "internal error"));
-    let _turn = state.processors().acquire().await;
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(failed)
+    let computed = async {
+        // Refused before its body is read, so that a slow sender cannot hold up a drain.
+        state.refuse_while_draining()?;
+        let body = read.await?;
+        let open = state.admit()?;
+        let charge = state.accounts().admit(caller, Instant::now())?;
+        let of_work = state.clone();
+        let work = move || {
+            // Open for as long as it computes, also when the client has left.
+            let _open = (open, charge);
+            work(&of_work, body)
+        };
+        state.processors().run(Purpose::Counting, work).await
+    };
+    within_timeout(state, arrived, computed).await
+}
+
+/// Ends what takes longer than a request may.
+async fn within_timeout<T>(
+    state: &AppState,
+    arrived: Instant,
+    work: impl Future<Output = Result<T, ApiError>>,
+) -> Result<T, ApiError> {
+    let Some(timeout) = state.config().limits.request_timeout else { return work.await };
+    let ended = tokio::time::timeout_at((arrived + timeout).into(), work).await;
+    ended.unwrap_or_else(|_| Err(timed_out(timeout)))
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use firebrick_engine::{Pooling, TokenId};
 use firebrick_text::{ChatTemplate, Dialect, Tokenizer};
 use serde_json::{Map, Value};
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use crate::auth::ApiKeys;
 use crate::engine_handle::EngineHandle;
@@ -21,6 +21,7 @@ use crate::open_requests::OpenRequests;
 use crate::otlp::{TraceConfig, Tracer};
 use crate::page_files::PageFiles;
 use crate::planted_fault::PlantedFault;
+use crate::processors::Processors;
 use crate::quota::{Accounts, Quota};
 use crate::request_id::IdSource;
 use crate::responses::{ResponseStore, StoreLimits};
@@ -228,7 +229,7 @@ struct Inner {
     open_requests: OpenRequests,
     responses: ResponseStore,
     ids: IdSource,
-    processors: Semaphore,
+    processors: Processors,
     fault: PlantedFault,
 }
 
@@ -255,7 +256,7 @@ impl AppState {
             open_requests: OpenRequests::default(),
             responses,
             ids: IdSource::new(),
-            processors: Semaphore::new(std::thread::available_parallelism().map_or(1, usize::from)),
+            processors: Processors::new(),
             fault: PlantedFault::from_environment(),
         }))
     }
@@ -372,8 +373,8 @@ impl AppState {
         &self.0.open_requests
     }
 
-    /// One permit per processor, for work that computes.
-    pub(crate) fn processors(&self) -> &Semaphore {
+    /// Threads for work that computes.
+    pub(crate) fn processors(&self) -> &Processors {
         &self.0.processors
     }
 

@@ -39,7 +39,7 @@ pub struct RequestContext {
 #[derive(Clone)]
 pub struct Streamed;
 
-/// The outermost layer: gives every request an id, logs it, and turns a panic of its handler into a 500.
+/// The layer around all routes: gives every request an id, logs it, and turns a panic of its handler into a 500.
 pub async fn trace(State(state): State<AppState>, mut request: Request, next: Next) -> Response {
     let parent = state.tracer().and_then(|_| TraceParent::read(request.headers()));
     let context = RequestContext { id: state.ids().next().into(), arrived: Instant::now(), parent };

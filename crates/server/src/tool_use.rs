@@ -173,21 +173,55 @@ impl ToolUse {
             ToolChoice::None | ToolChoice::Auto => None,
             ToolChoice::Named(name) => self.tools.iter().find(|tool| tool.name == *name).map(OfferedTool::schema),
             ToolChoice::Required => {
-                let call = |tool: &OfferedTool| {
+                let call = |(number, tool): (usize, &OfferedTool)| {
+                    let mut parameters = tool.schema();
+                    move_references(&mut parameters, &format!("#/items/anyOf/{number}/properties/parameters"));
                     json!({
                         "type": "object",
-                        "properties": {"name": {"type": "string", "enum": [tool.name]}, "parameters": tool.schema()},
+                        "properties": {"name": {"type": "string", "enum": [tool.name]}, "parameters": parameters},
                         "required": ["name", "parameters"],
                         "additionalProperties": false,
                     })
                 };
-                let calls: Vec<Value> = self.tools.iter().map(call).collect();
+                let calls: Vec<Value> = self.tools.iter().enumerate().map(call).collect();
                 let mut schema = json!({"type": "array", "minItems": 1, "items": {"anyOf": calls}});
                 if !self.parallel {
                     schema["maxItems"] = json!(1);
                 }
                 Some(schema)
             }
+        }
+    }
+}
+
+/// Makes the references of a schema mean the same when it stands at `place` within another one, `#/…` being a pointer
+/// from the root. JSON is not nested deeper than the parser allows.
+fn move_references(schema: &mut Value, place: &str) {
+    let fields = match schema {
+        Value::Array(schemas) => return schemas.iter_mut().for_each(|schema| move_references(schema, place)),
+        Value::Object(fields) => fields,
+        _ => return,
+    };
+    for (name, value) in fields {
+        match (name.as_str(), value) {
+            ("$ref", Value::String(reference)) => {
+                if let Some(pointer) =
+                    reference.strip_prefix('#').filter(|rest| rest.is_empty() || rest.starts_with('/'))
+                {
+                    // A pointer that ends with a slash means the root too.
+                    *reference = format!("{place}{}", if pointer == "/" { "" } else { pointer });
+                }
+            }
+            // What stands there is no schema.
+            ("const" | "enum" | "default" | "examples", _) => {}
+            // The names there are the client's: a property may be called `$ref`.
+            (
+                "properties" | "patternProperties" | "$defs" | "definitions" | "dependentSchemas",
+                Value::Object(named),
+            ) => {
+                named.values_mut().for_each(|schema| move_references(schema, place));
+            }
+            (_, value) => move_references(value, place),
         }
     }
 }
@@ -279,6 +313,37 @@ mod tests {
         let one = ToolUse::new(vec![tool("f")], Some(ToolChoice::Required), false, &Limits::default());
         assert_eq!(one.expect("valid").schema().expect("forced")["maxItems"], json!(1));
         assert_eq!(of(&["f"], json!("auto")).expect("valid").schema(), None);
+    }
+
+    #[test]
+    fn references_of_a_tool_stay_within_its_own_schema() {
+        let parameters = json!({
+            "properties": {
+                "$ref": {"$ref": "#/$defs/x"}, "self": {"$ref": "#"}, "root": {"$ref": "#/"},
+                "other": {"anyOf": [{"$ref": "#/properties/self"}, {"$ref": "https://example.org/x"}]},
+                "data": {"const": {"$ref": "#"}, "default": {"$ref": "#"}},
+            },
+            "$defs": {"x": {"items": {"$ref": "#/$defs/x"}}},
+        });
+        let with_references = OfferedTool { parameters: parameters.as_object().cloned(), ..tool("g") };
+        let tools = vec![tool("f"), with_references];
+        let tools = ToolUse::new(tools, Some(ToolChoice::Required), true, &Limits::default()).expect("valid");
+        let schema = tools.schema().expect("forced");
+        let place = "/items/anyOf/1/properties/parameters";
+        let moved = schema.pointer(place).expect("the schema");
+        let reference = |pointer: &str| moved.pointer(pointer).and_then(Value::as_str).expect("a reference");
+        for (at, meant) in [
+            ("/properties/$ref/$ref", "/$defs/x"),
+            ("/properties/self/$ref", ""),
+            ("/properties/root/$ref", ""),
+            ("/properties/other/anyOf/0/$ref", "/properties/self"),
+            ("/$defs/x/items/$ref", "/$defs/x"),
+        ] {
+            assert_eq!(reference(at), format!("#{place}{meant}"));
+            assert!(schema.pointer(&reference(at)[1..]).is_some());
+        }
+        assert_eq!(reference("/properties/other/anyOf/1/$ref"), "https://example.org/x");
+        assert_eq!(moved["properties"]["data"], parameters["properties"]["data"]);
     }
 
     #[test]

@@ -59,6 +59,8 @@ pub struct TextOptions {
     pub stops: Vec<String>,
     /// Keep them in the text.
     pub include_stop: bool,
+    /// So many tokens are generated before a stop string ends the text.
+    pub min_tokens: u32,
     /// Leave special tokens out.
     pub skip_special_tokens: bool,
     /// The text continues the prompt as one text, or is a message of its own.
@@ -97,7 +99,7 @@ impl ValidatedRequest {
         };
         let n = whole("n", sampling.n, 1, 1..=i64::from(limits.choices_max))? as u32;
         let stream = stream_options(&sampling)?;
-        let beams = BeamSearch::asked(&sampling, n, logprobs, model, limits)?;
+        let beams = BeamSearch::asked(&sampling, n, logprobs, model)?;
         let best = if beams.is_some() { None } else { best_of(&sampling, n, logprobs.is_some(), limits)? };
         // As many are generated as compete.
         let (n, logprobs) = match &best {
@@ -105,7 +107,8 @@ impl ValidatedRequest {
             Some(best) => (best.candidates, logprobs.or(Some(0))),
         };
         source.check(n, limits)?;
-        let text = text_options(&sampling, &source, limits)?;
+        let min_tokens = whole("min_tokens", sampling.min_tokens, 0, 0..=u32::MAX.into())? as u32;
+        let text = TextOptions { min_tokens, ..text_options(&sampling, &source, limits)? };
         let priority = priority(sampling.priority, model)?;
         let cache_salt = caller.cache_salt(cache_salt(sampling.cache_salt.as_deref(), limits)?);
         let common = sampling_params(&sampling, logprobs, model, limits)?;
@@ -115,7 +118,6 @@ impl ValidatedRequest {
             let message = "allowed_token_ids together with structured output is not supported";
             return Err(ApiError::parameter("allowed_token_ids", message));
         }
-        let min_tokens = whole("min_tokens", sampling.min_tokens, 0, 0..=u32::MAX.into())? as u32;
         let mut prompts = source.into_prompts(model, echo)?;
         if let Some(kept) = kept_prompt_tokens(&sampling, model)? {
             prompts.iter_mut().for_each(|prompt| prompt.keep_last(kept, echo, &model.tokenizer));
@@ -416,6 +418,7 @@ fn text_options(fields: &SamplingFields, source: &Source, limits: &Limits) -> Re
     Ok(TextOptions {
         stops: stops.to_vec(),
         include_stop: fields.include_stop_str_in_output.unwrap_or(false),
+        min_tokens: 0,
         skip_special_tokens: fields.skip_special_tokens.unwrap_or(true),
         continues_prompt: source.continues_prompt(),
         tokens_as_ids: fields.return_tokens_as_token_ids.unwrap_or(false),

@@ -61,6 +61,15 @@ impl StopMatcher {
         output
     }
 
+    /// Adds a piece of text in which no stop string may end yet. One that begins in it may end in a later piece.
+    pub fn pass(&mut self, text: &str) -> String {
+        match &mut self.search {
+            _ if self.matched => String::new(),
+            Some(search) => search.pass(text),
+            None => text.to_owned(),
+        }
+    }
+
     /// The stream ended without a stop string: what was held back is text after all.
     pub fn finish(&mut self) -> String {
         match &mut self.search {
@@ -111,11 +120,22 @@ impl Search {
                 return self.found(&text[..=index], include_stop);
             }
         }
+        StopOutput { text: self.release(text), matched: None }
+    }
+
+    fn pass(&mut self, text: &str) -> String {
+        let follow = |state, byte| self.automaton.next_state(Anchored::No, state, byte);
+        self.state = text.bytes().fold(self.state, follow);
+        self.release(text)
+    }
+
+    /// What is certain once `text` has come, which the automaton has seen.
+    fn release(&mut self, text: &str) -> String {
         self.held.push_str(text);
         // What the automaton remembers is the beginning of a stop string, so it begins at a character.
         let keep = self.depths.get(&self.state).copied().unwrap_or(0);
         let rest = self.held.split_off(self.held.len() - keep);
-        StopOutput { text: std::mem::replace(&mut self.held, rest), matched: None }
+        std::mem::replace(&mut self.held, rest)
     }
 
     /// `text` ends where the stop string ends.

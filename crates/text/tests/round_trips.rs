@@ -175,6 +175,15 @@ fn stop_strings_are_found_as_the_naive_search_finds_them() {
 }
 
 #[test]
+fn a_stop_string_does_not_end_in_text_that_is_passed() {
+    let mut matcher = StopMatcher::new(&["abc".to_owned(), "b".to_owned()], false);
+    assert_eq!(matcher.pass("xabcxab"), "xabcx");
+    let output = matcher.push("cd");
+    assert_eq!((output.text.as_str(), output.matched), ("", Some(0)), "it ends in what is pushed");
+    assert_eq!(matcher.pass("e"), "");
+}
+
+#[test]
 fn only_a_possible_beginning_of_a_stop_string_is_held_back() {
     let mut matcher = StopMatcher::new(&["</s>".to_owned(), "User:".to_owned()], false);
     assert_eq!(matcher.push("Hello <").text, "Hello ");

@@ -72,7 +72,8 @@ pub struct OperationsArgs {
     #[arg(long, value_name = "REQUESTS", help_heading = "Limits")]
     pub max_concurrent_requests_per_key: Option<u32>,
 
-    /// Generating requests per minute for each API key, all callers sharing one where there are no keys; more get 429
+    /// Requests that generate, tokenize or detokenize per minute for each API key, all callers sharing one where there are
+    /// no keys; more get 429
     #[arg(long, value_name = "REQUESTS", help_heading = "Limits")]
     pub rate_limit_requests: Option<u32>,
 

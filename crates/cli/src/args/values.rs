@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use firebrick_server::LOGPROBS_MAX;
 use firebrick_text::Dialect;
 
 /// `--max-model-len`.
@@ -56,6 +57,12 @@ pub fn quantity_u32(text: &str) -> Result<u32, String> {
     u32::try_from(quantity(text)?).map_err(|_| format!("`{text}` is too large"))
 }
 
+/// `--max-logprobs`: no more than the engine takes.
+pub fn logprobs(text: &str) -> Result<u32, String> {
+    let count = text.parse().ok().filter(|count| *count <= LOGPROBS_MAX);
+    count.ok_or_else(|| format!("`{text}` is not a number from 0 to {LOGPROBS_MAX}"))
+}
+
 /// Bytes: `24GiB`, `24GB`, `24g` and `24G` all mean 24 x 2^30, as memory is sold; a plain number is bytes.
 pub fn size_in_bytes(text: &str) -> Result<u64, String> {
     let wrong = || format!("`{text}` is not a size such as 24GiB, 512MiB or 1073741824");
@@ -106,6 +113,12 @@ mod tests {
         for wrong in ["", "k", "4.5", "0.0001k", "-3", "1e3x", "NaNk", "99999999999999999999k"] {
             assert!(quantity(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn no_more_log_probabilities_are_promised_than_the_engine_takes() {
+        assert_eq!((logprobs("0"), logprobs("20")), (Ok(0), Ok(20)));
+        assert!(logprobs("21").is_err_and(|error| error.contains("0 to 20")) && logprobs("-1").is_err());
     }
 
     #[test]

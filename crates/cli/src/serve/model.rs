@@ -99,7 +99,9 @@ impl Plan {
         let dialect = dialect.with_tool_parser(&self.tool_call_parser);
         let dialect = dialect.and_then(|dialect| dialect.with_reasoning_parser(&self.reasoning_parser));
         let dialect = dialect.map_err(|error| Failure::Usage(error.to_string()))?;
-        let threads = EngineThreadOptions { gathering: self.gathering, ..EngineThreadOptions::default() };
+        let options = EngineThreadOptions::default();
+        let inbox_max = options.inbox_max.max(engine.config().max_waiting as usize);
+        let threads = EngineThreadOptions { gathering: self.gathering, inbox_max, ..options };
         let engine = match recording {
             Some(file) => spawn_engine_recorded(engine, threads, file),
             None => spawn_engine_with(engine, threads),

@@ -34,7 +34,7 @@ impl<'a> AnthropicErrorBody<'a> {
         let name = match error.kind {
             ErrorKind::BadRequest | ErrorKind::MethodNotAllowed | ErrorKind::NotImplemented => "invalid_request_error",
             ErrorKind::NotFound => "not_found_error",
-            ErrorKind::TooLarge => "request_too_large",
+            ErrorKind::TooLarge | ErrorKind::PathTooLong | ErrorKind::HeadTooLarge => "request_too_large",
             ErrorKind::RateLimited { .. } => "rate_limit_error",
             ErrorKind::Timeout | ErrorKind::DeadlineExceeded => "timeout_error",
             ErrorKind::Unavailable => "overloaded_error",

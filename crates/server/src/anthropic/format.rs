@@ -14,7 +14,7 @@ pub fn message_object(head: &AnswerHead, choices: Vec<CollectedChoice>, usage: &
     let choice = choices.into_iter().next().unwrap_or_default();
     let parts = &choice.message.parts;
     let has_calls = parts.iter().any(|part| matches!(part, MessagePart::Call { .. }));
-    let content = (0..).zip(parts).map(|(index, part)| block(head, index, part)).collect();
+    let content = parts.iter().map(|part| block(head, part)).collect();
     object(head, content, &Ending::new(choice.finish.as_ref(), has_calls), usage)
 }
 
@@ -53,8 +53,8 @@ impl Ending {
 }
 
 /// One block of content, complete.
-fn block(head: &AnswerHead, index: u32, part: &MessagePart) -> Value {
-    let mut block = empty_block(head, index, part);
+fn block(head: &AnswerHead, part: &MessagePart) -> Value {
+    let mut block = empty_block(head, part);
     match part {
         MessagePart::Reasoning(text) => block["thinking"] = json!(text),
         MessagePart::Text(text) => block["text"] = json!(text),
@@ -66,12 +66,12 @@ fn block(head: &AnswerHead, index: u32, part: &MessagePart) -> Value {
 }
 
 /// One block of content before anything was said.
-pub fn empty_block(head: &AnswerHead, index: u32, part: &MessagePart) -> Value {
+pub fn empty_block(head: &AnswerHead, part: &MessagePart) -> Value {
     match part {
         MessagePart::Reasoning(_) => json!({"type": "thinking", "thinking": "", "signature": ""}),
         MessagePart::Text(_) => json!({"type": "text", "text": ""}),
-        MessagePart::Call { name, .. } => {
-            json!({"type": "tool_use", "id": head.call_ids.id(CALL_PREFIX, 0, index), "name": name, "input": {}})
+        MessagePart::Call { number, name, .. } => {
+            json!({"type": "tool_use", "id": head.call_ids.id(CALL_PREFIX, 0, *number), "name": name, "input": {}})
         }
     }
 }

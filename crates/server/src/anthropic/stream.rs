@@ -17,7 +17,8 @@ pub struct MessagesWriter {
     /// Number of the block that is open, or of the next one.
     index: u32,
     open: Option<MessagePart>,
-    has_calls: bool,
+    /// Calls begun so far.
+    num_calls: u32,
     finish: Option<Finish>,
 }
 
@@ -42,8 +43,9 @@ impl MessagesWriter {
                 }
                 MessageEvent::CallBegin { name } => {
                     self.close(frame);
-                    self.has_calls = true;
-                    self.open(frame, MessagePart::Call { name, arguments: String::new() });
+                    let number = self.num_calls;
+                    self.num_calls += 1;
+                    self.open(frame, MessagePart::Call { number, name, arguments: String::new() });
                 }
                 MessageEvent::CallArguments(text) => {
                     self.grow(frame, json!({"type": "input_json_delta", "partial_json": text}));
@@ -58,7 +60,7 @@ impl MessagesWriter {
     /// The message is complete.
     pub fn end(&mut self, frame: &mut EventFrame) {
         self.close(frame);
-        let Ending { stop_reason, stop_sequence } = Ending::new(self.finish.as_ref(), self.has_calls);
+        let Ending { stop_reason, stop_sequence } = Ending::new(self.finish.as_ref(), self.num_calls > 0);
         let delta = json!({"stop_reason": stop_reason, "stop_sequence": stop_sequence});
         let usage = usage_value(&frame.generation.usage());
         frame.named_event("message_delta", &json!({"type": "message_delta", "delta": delta, "usage": usage}));
@@ -76,7 +78,7 @@ impl MessagesWriter {
             return;
         }
         self.close(frame);
-        let block = empty_block(frame.head, self.index, &part);
+        let block = empty_block(frame.head, &part);
         let event = json!({"type": "content_block_start", "index": self.index, "content_block": block});
         frame.named_event("content_block_start", &event);
         self.open = Some(part);

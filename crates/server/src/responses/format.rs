@@ -8,7 +8,7 @@ use crate::answer::{AnswerHead, CollectedChoice};
 use crate::auth::Caller;
 use crate::chat_messages::past_call;
 use crate::choice::Finish;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorKind};
 use crate::message::{CallIds, CollectedMessage, MessagePart};
 use crate::openai::Usage;
 use crate::state::AppState;
@@ -96,27 +96,28 @@ impl ResponseFormat {
         messages.push(self.said(head, message));
         let response = StoredResponse { object, messages, running: None };
         if self.background {
-            state.responses().update(*caller, &head.id, response);
+            state.responses().finish(*caller, &head.id, response);
         } else {
             state.responses().put(*caller, &head.id, response);
         }
     }
 
-    /// Keeps a response that is about to be generated behind.
-    pub fn begin(&self, head: &AnswerHead, object: Value, running: AbortHandle) {
-        let Some(Keep { state, caller, messages }) = &self.keep else { return };
+    /// Keeps a response that is about to be generated behind; 503 when there is no room for it.
+    pub fn begin(&self, head: &AnswerHead, object: Value, running: AbortHandle) -> Result<(), ApiError> {
+        let Some(Keep { state, caller, messages }) = &self.keep else { return Ok(()) };
         let response = StoredResponse { object, messages: messages.clone(), running: Some(running) };
-        state.responses().put(*caller, &head.id, response);
+        if state.responses().put(*caller, &head.id, response) {
+            return Ok(());
+        }
+        let message = "there is no room to keep another background response: those that are being generated fill it";
+        Err(ApiError::new(ErrorKind::Unavailable, message))
     }
 
     fn said(&self, head: &AnswerHead, message: &CollectedMessage) -> Message {
-        let call = |(index, part): (usize, &MessagePart)| match part {
-            MessagePart::Call { name, arguments } => {
-                Some(past_call(&call_id(head, index as u32), name, Value::String(arguments.clone())))
-            }
-            _ => None,
+        let call = |(number, name, arguments): (u32, &str, &str)| {
+            past_call(&call_id(head, number), name, Value::String(arguments.to_owned()))
         };
-        let calls: Vec<Value> = message.parts.iter().enumerate().filter_map(call).collect();
+        let calls: Vec<Value> = message.calls().map(call).collect();
         Message {
             role: "assistant".to_owned(),
             content: Some(MessageContent::Text(message.text())),
@@ -154,16 +155,16 @@ impl ResponseFormat {
                     "role": "assistant", "content": content,
                 })
             }
-            MessagePart::Call { name, arguments } => json!({
+            MessagePart::Call { number, name, arguments } => json!({
                 "id": id, "type": "function_call", "status": status,
-                "call_id": call_id(head, index), "name": name, "arguments": arguments,
+                "call_id": call_id(head, *number), "name": name, "arguments": arguments,
             }),
         }
     }
 }
 
-fn call_id(head: &AnswerHead, index: u32) -> String {
-    head.call_ids.id(CALL_PREFIX, 0, index)
+fn call_id(head: &AnswerHead, number: u32) -> String {
+    head.call_ids.id(CALL_PREFIX, 0, number)
 }
 
 /// A part of a message.

@@ -11,7 +11,7 @@ use tokio::task::AbortHandle;
 
 use crate::auth::Caller;
 
-/// How much is kept.
+/// How much is kept of each API key's responses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoreLimits {
     /// Responses.
@@ -34,16 +34,16 @@ pub struct StoredResponse {
 /// All kept responses.
 pub struct ResponseStore {
     limits: StoreLimits,
-    kept: Mutex<Kept>,
+    /// By the number of the key.
+    kept: Mutex<HashMap<usize, Kept>>,
 }
 
-type Key = (usize, String);
-
+/// The responses of one key.
 #[derive(Default)]
 struct Kept {
-    responses: HashMap<Key, (StoredResponse, usize)>,
+    responses: HashMap<String, (StoredResponse, usize)>,
     /// Oldest first.
-    order: VecDeque<Key>,
+    order: VecDeque<String>,
     bytes: usize,
 }
 
@@ -53,51 +53,80 @@ impl ResponseStore {
         Self { limits, kept: Mutex::default() }
     }
 
-    /// Keeps a response, or replaces it under the same id.
-    pub fn put(&self, caller: Caller, id: &str, response: StoredResponse) {
-        let key = (caller.number(), id.to_owned());
-        let size = size_of(&response);
-        let mut kept = self.lock();
-        kept.remove(&key);
-        if size > self.limits.bytes_max {
-            return;
-        }
-        kept.bytes += size;
-        kept.order.push_back(key.clone());
-        kept.responses.insert(key, (response, size));
-        while kept.bytes > self.limits.bytes_max || kept.responses.len() > self.limits.responses_max {
-            let Some(oldest) = kept.order.front().cloned() else { return };
-            kept.remove(&oldest);
-        }
+    /// Keeps a response. The oldest ones make room, but none that is still being generated; `false` when there is no room
+    /// for it all the same.
+    pub fn put(&self, caller: Caller, id: &str, response: StoredResponse) -> bool {
+        self.lock().entry(caller.number()).or_default().put(id, response, self.limits)
     }
 
-    /// Replaces a response that is still kept; one that was deleted stays deleted.
-    pub fn update(&self, caller: Caller, id: &str, response: StoredResponse) {
-        if self.get(caller, id).is_some() {
-            self.put(caller, id, response);
+    /// Replaces a response that was being generated. One that was deleted stays deleted, and one that was cancelled
+    /// stays so.
+    pub fn finish(&self, caller: Caller, id: &str, response: StoredResponse) {
+        let mut all = self.lock();
+        let Some(kept) = all.get_mut(&caller.number()) else { return };
+        if kept.responses.get(id).is_some_and(|(response, _)| response.running.is_some()) {
+            kept.put(id, response, self.limits);
         }
     }
 
     /// A kept response.
     pub fn get(&self, caller: Caller, id: &str) -> Option<StoredResponse> {
-        self.lock().responses.get(&(caller.number(), id.to_owned())).map(|(response, _)| response.clone())
+        self.lock().get(&caller.number())?.responses.get(id).map(|(response, _)| response.clone())
     }
 
-    /// Forgets a response; `false` if there is none.
+    /// Ends the generation behind a response, if there is one, and says so in it. Returns the response as it is then.
+    pub fn cancel(&self, caller: Caller, id: &str) -> Option<StoredResponse> {
+        let mut all = self.lock();
+        let (response, _) = all.get_mut(&caller.number())?.responses.get_mut(id)?;
+        if let Some(running) = response.running.take() {
+            running.abort();
+            response.object["status"] = Value::from("cancelled");
+        }
+        Some(response.clone())
+    }
+
+    /// Forgets a response, and ends the generation behind it; `false` if there is none.
     pub fn delete(&self, caller: Caller, id: &str) -> bool {
-        self.lock().remove(&(caller.number(), id.to_owned())).is_some()
+        let removed = self.lock().get_mut(&caller.number()).and_then(|kept| kept.remove(id));
+        if let Some(running) = removed.as_ref().and_then(|response| response.running.as_ref()) {
+            running.abort();
+        }
+        removed.is_some()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Kept> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<usize, Kept>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Kept {
-    fn remove(&mut self, key: &Key) -> Option<StoredResponse> {
-        let (response, size) = self.responses.remove(key)?;
+    fn put(&mut self, id: &str, response: StoredResponse, limits: StoreLimits) -> bool {
+        let size = size_of(&response);
+        self.remove(id);
+        if size > limits.bytes_max {
+            return false;
+        }
+        self.bytes += size;
+        self.order.push_back(id.to_owned());
+        self.responses.insert(id.to_owned(), (response, size));
+        while self.bytes > limits.bytes_max || self.responses.len() > limits.responses_max {
+            // With nothing else to leave out, the new one is.
+            let oldest = self.oldest_complete().unwrap_or_else(|| id.to_owned());
+            self.remove(&oldest);
+        }
+        self.responses.contains_key(id)
+    }
+
+    fn oldest_complete(&self) -> Option<String> {
+        let is_complete =
+            |id: &&String| self.responses.get(*id).is_some_and(|(response, _)| response.running.is_none());
+        self.order.iter().find(is_complete).cloned()
+    }
+
+    fn remove(&mut self, id: &str) -> Option<StoredResponse> {
+        let (response, size) = self.responses.remove(id)?;
         self.bytes -= size;
-        self.order.retain(|known| known != key);
+        self.order.retain(|known| known != id);
         Some(response)
     }
 }
@@ -126,10 +155,23 @@ mod tests {
         ResponseStore::new(StoreLimits { responses_max, bytes_max })
     }
 
+    /// A response with a task behind it that never ends by itself.
+    fn running() -> (StoredResponse, tokio::task::JoinHandle<()>) {
+        let task = tokio::spawn(std::future::pending());
+        (
+            StoredResponse {
+                running: Some(task.abort_handle()),
+                object: serde_json::json!({"status": "in_progress"}),
+                ..response(1)
+            },
+            task,
+        )
+    }
+
     #[test]
     fn the_oldest_makes_room() {
         let (store, caller) = (store(2, 1 << 20), Caller::numbered(0));
-        ["a", "b", "c"].iter().for_each(|id| store.put(caller, id, response(1)));
+        ["a", "b", "c"].iter().for_each(|id| assert!(store.put(caller, id, response(1))));
         assert!(
             store.get(caller, "a").is_none() && store.get(caller, "b").is_some() && store.get(caller, "c").is_some()
         );
@@ -140,28 +182,62 @@ mod tests {
         let (store, caller) = (store(100, 10_000), Caller::numbered(0));
         for number in 0..50 {
             store.put(caller, &number.to_string(), response(3000));
-            assert!(store.lock().bytes <= 10_000);
+            assert!(store.lock()[&0].bytes <= 10_000);
         }
-        store.put(caller, "huge", response(20_000));
-        assert!(store.get(caller, "huge").is_none());
+        assert!(!store.put(caller, "huge", response(20_000)) && store.get(caller, "huge").is_none());
         let deleted = (0..50).filter(|number| store.delete(caller, &number.to_string())).count();
         assert_eq!(deleted, 3);
         let kept = store.lock();
-        assert_eq!((kept.bytes, kept.order.len()), (0, 0));
+        assert_eq!((kept[&0].bytes, kept[&0].order.len()), (0, 0));
     }
 
     #[test]
-    fn callers_see_only_their_own() {
-        let store = store(10, 1 << 20);
+    fn callers_see_only_their_own_and_displace_nobody_elses() {
+        let store = store(2, 1 << 20);
         store.put(Caller::numbered(1), "a", response(1));
         assert!(store.get(Caller::numbered(2), "a").is_none());
+        for id in ["b", "c", "d"] {
+            assert!(store.put(Caller::numbered(2), id, response(1)));
+        }
         assert!(!store.delete(Caller::numbered(2), "a") && store.delete(Caller::numbered(1), "a"));
     }
 
-    #[test]
-    fn a_deleted_response_stays_deleted() {
+    #[tokio::test]
+    async fn what_is_being_generated_makes_no_room() {
+        let (store, caller) = (store(2, 1 << 20), Caller::numbered(0));
+        let (first, _first_task) = running();
+        assert!(store.put(caller, "first", first));
+        for id in ["a", "b"] {
+            assert!(store.put(caller, id, response(1)));
+        }
+        let kept = ["first", "a", "b"].map(|id| store.get(caller, id).is_some());
+        assert_eq!(kept, [true, false, true]);
+        let (second, _second_task) = running();
+        assert!(store.put(caller, "second", second), "b makes room");
+        let (third, _third_task) = running();
+        assert!(!store.put(caller, "third", third) && !store.put(caller, "c", response(1)));
+        store.finish(caller, "first", response(1));
+        assert!(store.put(caller, "d", response(1)) && store.get(caller, "first").is_none());
+    }
+
+    #[tokio::test]
+    async fn whichever_of_an_end_and_a_cancellation_comes_first_stays() {
         let (store, caller) = (store(10, 1 << 20), Caller::numbered(0));
-        store.update(caller, "a", response(1));
-        assert!(store.get(caller, "a").is_none());
+        store.finish(caller, "a", response(1));
+        assert!(store.get(caller, "a").is_none(), "it was deleted");
+        let (cancelled, task) = running();
+        store.put(caller, "a", cancelled);
+        assert_eq!(store.cancel(caller, "a").expect("kept").object["status"], "cancelled");
+        store.finish(caller, "a", response(1));
+        assert_eq!(store.get(caller, "a").expect("kept").object["status"], "cancelled");
+        assert!(task.await.expect_err("aborted").is_cancelled());
+        let (finished, _task) = running();
+        store.put(caller, "b", finished);
+        store.finish(caller, "b", response(1));
+        assert_eq!(store.cancel(caller, "b").expect("kept").object, "x");
+        let (deleted, task) = running();
+        store.put(caller, "c", deleted);
+        assert!(store.delete(caller, "c"));
+        assert!(task.await.expect_err("aborted").is_cancelled());
     }
 }

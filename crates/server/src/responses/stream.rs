@@ -93,7 +93,9 @@ impl ResponseWriter {
                 self.grow(&text);
             }
             MessageEvent::CallBegin { name } => {
-                self.open(frame, MessagePart::Call { name, arguments: String::new() }, None);
+                // The message has counted it already.
+                let number = self.message.num_calls - 1;
+                self.open(frame, MessagePart::Call { number, name, arguments: String::new() }, None);
             }
             MessageEvent::CallArguments(text) => {
                 self.item_event(frame, "response.function_call_arguments.delta", json!({"delta": text}));
@@ -141,7 +143,7 @@ impl ResponseWriter {
                 let fields = json!({"content_index": 0, "part": reasoning_part(&text)});
                 self.item_event(frame, "response.content_part.done", fields);
             }
-            MessagePart::Call { name, arguments } => {
+            MessagePart::Call { name, arguments, .. } => {
                 let fields = json!({"name": name, "arguments": arguments});
                 self.item_event(frame, "response.function_call_arguments.done", fields);
             }

@@ -30,6 +30,7 @@ use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 use crate::anthropic::{CountTokensRequest, MessagesRequest};
 use crate::auth::{require_admin_key, require_key};
 use crate::error::{ApiError, ErrorKind};
+use crate::head_limits::limit_head;
 use crate::openai::{ChatRequest, CompletionRequest};
 use crate::openapi::{Described, Operation, acts, removes, shows, takes};
 use crate::responses::ResponsesRequest;
@@ -180,7 +181,9 @@ fn finish(router: Router<AppState>, state: AppState) -> Router {
     if let Some(cors) = &state.config().cors {
         router = router.layer(cors_layer(cors));
     }
-    router.layer(from_fn_with_state(state.clone(), log_request)).with_state(state)
+    let router = router.layer(from_fn_with_state(state.clone(), log_request));
+    // The outermost: what is too long is not even logged.
+    router.layer(from_fn_with_state(state.clone(), limit_head)).with_state(state)
 }
 
 async fn not_found() -> ApiError {

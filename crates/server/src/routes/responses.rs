@@ -29,7 +29,8 @@ pub async fn retrieve(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
-    Ok(json_response(StatusCode::OK, &kept(&state, caller, &id)?.object))
+    let response = state.responses().get(caller, &id).ok_or_else(|| not_found(&id))?;
+    Ok(json_response(StatusCode::OK, &response.object))
 }
 
 /// Forgets a kept response; one that is still being generated is ended.
@@ -38,11 +39,9 @@ pub async fn delete(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
-    let response = kept(&state, caller, &id)?;
-    if let Some(running) = response.running {
-        running.abort();
+    if !state.responses().delete(caller, &id) {
+        return Err(not_found(&id));
     }
-    state.responses().delete(caller, &id);
     Ok(json_response(StatusCode::OK, &json!({"id": id, "object": "response", "deleted": true})))
 }
 
@@ -52,24 +51,17 @@ pub async fn cancel(
     Extension(caller): Extension<Caller>,
     Path(id): Path<String>,
 ) -> Result<Response, ApiError> {
-    let StoredResponse { mut object, messages, running } = kept(&state, caller, &id)?;
+    // Others are never running, so that this changes nothing of them.
+    let StoredResponse { object, .. } = state.responses().cancel(caller, &id).ok_or_else(|| not_found(&id))?;
     if object["background"] != json!(true) {
         let message = "only background responses can be cancelled; close the connection to end another";
         return Err(ApiError::parameter("response_id", message));
     }
-    if let Some(running) = running {
-        running.abort();
-        object["status"] = json!("cancelled");
-        let cancelled = StoredResponse { object: object.clone(), messages, running: None };
-        state.responses().update(caller, &id, cancelled);
-    }
     Ok(json_response(StatusCode::OK, &object))
 }
 
-fn kept(state: &AppState, caller: Caller, id: &str) -> Result<StoredResponse, ApiError> {
-    state.responses().get(caller, id).ok_or_else(|| {
-        let id: String = id.chars().take(100).collect();
-        let message = format!("Response with id {id:?} not found.");
-        ApiError { kind: ErrorKind::NotFound, message, param: Some("response_id".to_owned()) }
-    })
+fn not_found(id: &str) -> ApiError {
+    let id: String = id.chars().take(100).collect();
+    let message = format!("Response with id {id:?} not found.");
+    ApiError { kind: ErrorKind::NotFound, message, param: Some("response_id".to_owned()) }
 }

@@ -1,19 +1,17 @@
 //! `/tokenize` and `/detokenize`.
 
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::Response;
 use firebrick_engine::TokenId;
 use serde::{Deserialize, Serialize};
 
-use crate::body::{json_response, read_json};
+use crate::body::json_response;
 use crate::chat_messages::messages_of;
 use crate::error::ApiError;
+use crate::incoming::Incoming;
 use crate::limits::Limits;
 use crate::openai::{ChatMessage, Prompt, Tool};
 use crate::prompt::{Conversation, Source};
-use crate::serve_request::off_thread;
 use crate::state::AppState;
 use crate::tool_use::{ToolUse, offered_tools};
 use crate::validate::at_most;
@@ -42,22 +40,20 @@ struct TokenizeResponse {
 }
 
 /// Text or messages to tokens.
-pub async fn tokenize(State(state): State<AppState>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
-    let limits = &state.config().limits;
-    let request: TokenizeRequest = read_json(&headers, body, limits).await?;
-    let model = state.model_named(request.model.as_deref())?;
-    let with_texts = request.return_token_strs.unwrap_or(false);
-    let source = source(request, limits)?;
-    source.check(1, limits)?;
-    let body = off_thread(&state, move || {
+pub async fn tokenize(incoming: Incoming) -> Result<Response, ApiError> {
+    let work = |state: &AppState, request: TokenizeRequest| {
+        let limits = &state.config().limits;
+        let model = state.model_named(request.model.as_deref())?;
+        let with_texts = request.return_token_strs.unwrap_or(false);
+        let source = source(request, limits)?;
+        source.check(1, limits)?;
         let prompts = source.into_prompts(&model, false)?;
         let tokens = prompts.into_iter().next().map(|prompt| prompt.tokens).unwrap_or_default();
         let text = |&token: &TokenId| model.tokenizer.token_text(token).unwrap_or_default();
         let token_strs = with_texts.then(|| tokens.iter().map(text).collect());
         Ok(TokenizeResponse { count: tokens.len(), max_model_len: model.max_model_len, tokens, token_strs })
-    })
-    .await?;
-    Ok(json_response(StatusCode::OK, &body))
+    };
+    Ok(json_response(StatusCode::OK, &incoming.compute(work).await?))
 }
 
 fn source(request: TokenizeRequest, limits: &Limits) -> Result<Source, ApiError> {
@@ -93,15 +89,16 @@ struct DetokenizeResponse {
 }
 
 /// Tokens to text.
-pub async fn detokenize(State(state): State<AppState>, headers: HeaderMap, body: Body) -> Result<Response, ApiError> {
-    let request: DetokenizeRequest = read_json(&headers, body, &state.config().limits).await?;
-    let model = state.model_named(request.model.as_deref())?;
-    at_most("tokens", "tokens", request.tokens.len(), model.max_model_len as usize)?;
-    let vocab_size = model.engine.config().vocab_size;
-    if let Some(token) = request.tokens.iter().find(|&&token| token >= vocab_size) {
-        let message = format!("token {token} is outside the vocabulary of {vocab_size}");
-        return Err(ApiError::parameter("tokens", message));
-    }
-    let body = DetokenizeResponse { prompt: model.tokenizer.decode(&request.tokens, false) };
-    Ok(json_response(StatusCode::OK, &body))
+pub async fn detokenize(incoming: Incoming) -> Result<Response, ApiError> {
+    let work = |state: &AppState, request: DetokenizeRequest| {
+        let model = state.model_named(request.model.as_deref())?;
+        at_most("tokens", "tokens", request.tokens.len(), model.max_model_len as usize)?;
+        let vocab_size = model.engine.config().vocab_size;
+        if let Some(token) = request.tokens.iter().find(|&&token| token >= vocab_size) {
+            let message = format!("token {token} is outside the vocabulary of {vocab_size}");
+            return Err(ApiError::parameter("tokens", message));
+        }
+        Ok(DetokenizeResponse { prompt: model.tokenizer.decode(&request.tokens, false) })
+    };
+    Ok(json_response(StatusCode::OK, &incoming.compute(work).await?))
 }

@@ -30,6 +30,17 @@ async fn the_likeliest_texts_are_shown_best_first() {
 }
 
 #[tokio::test]
+async fn the_limit_of_log_probabilities_is_none_of_beams() {
+    let mut setup = setup();
+    setup.config.limits.logprobs_max = 1;
+    let server = Server::start(setup).await;
+    let body = completion(json!({"use_beam_search": true, "n": 10, "max_tokens": 2}));
+    let reply = server.post("/v1/completions", &body).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    assert_eq!(server.post("/v1/completions", &completion(json!({"logprobs": 2}))).await.status, 400);
+}
+
+#[tokio::test]
 async fn several_prompts_are_searched_with_their_choices_in_order() {
     let server = Server::start(setup()).await;
     let body = json!({"prompt": ["x", "y"], "use_beam_search": true, "n": 2, "max_tokens": 1, "echo": true});

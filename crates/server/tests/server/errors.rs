@@ -169,6 +169,23 @@ async fn a_request_larger_than_the_pool_is_refused() {
 }
 
 #[tokio::test]
+async fn paths_and_headers_that_are_too_long_are_refused() {
+    let server = Server::start(Setup::default()).await;
+    for bytes in [5_000, 20_000, 40_000] {
+        let reply = server.get(&format!("/v1/models/{}", "x".repeat(bytes))).await;
+        assert_eq!(reply.status, 414, "a path of {bytes} bytes: {}", reply.text());
+        let (name, value) = ("X-Long", "x".repeat(bytes + 4_000));
+        let reply = server.send("GET", "/health", &[(name, &value)], b"").await;
+        assert_eq!(reply.status, 431, "a header of {bytes} bytes: {}", reply.text());
+    }
+    let value = "x".repeat(6_000);
+    let headers = [("X-One", value.as_str()), ("X-Two", &value), ("X-Three", &value)];
+    assert_eq!(server.send("GET", "/health", &headers[..2], b"").await.status, 200);
+    let reply = server.send("GET", "/health", &headers, b"").await;
+    assert_eq!((reply.status, reply.json()["error"]["type"].clone()), (431, json!("RequestHeadTooLargeError")));
+}
+
+#[tokio::test]
 async fn header_floods_are_refused() {
     let server = Server::start(Setup::default()).await;
     let many = (0..100).map(|number| format!("X-{number}: a\r\n")).collect::<String>();

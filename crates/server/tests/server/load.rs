@@ -170,6 +170,28 @@ async fn a_full_inbox_is_a_503_at_once() {
     server.wait_all_free(Duration::from_secs(5)).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_prompts_of_a_request_take_one_place_on_their_way_to_the_engine() {
+    let options = EngineThreadOptions { inbox_max: 4, ..EngineThreadOptions::default() };
+    let setup = Setup { script: says("ab"), step_ms: 100, max_waiting: 2000, options, ..Setup::default() };
+    let server = Server::start(setup).await;
+    // The engine is in a step when the others come.
+    let mut busy = server.open_post("/v1/completions", &completion(json!({}))).await;
+    server.wait_running(1).await;
+    let body = json!({"prompt": vec!["x"; 600], "max_tokens": 1});
+    let replies = futures::future::join_all((0..3).map(|_| server.post("/v1/completions", &body))).await;
+    for reply in replies {
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        assert_eq!(reply.json()["choices"].as_array().map(Vec::len), Some(600));
+    }
+    // More than may wait are refused as a whole, and nothing of them stays.
+    let body = json!({"prompt": vec!["x"; 1000], "max_tokens": 1});
+    let replies = futures::future::join_all((0..5).map(|_| server.post("/v1/completions", &body))).await;
+    assert!(replies.iter().any(|reply| reply.status == 503), "more than 2,000 cannot wait");
+    busy.read_to_end(&mut Vec::new()).await.expect("an answer");
+    server.wait_all_free(Duration::from_secs(20)).await;
+}
+
 #[tokio::test]
 async fn preemption_changes_no_answer() {
     let script = firebrick_engine::Script::Hash { vocab_size: 128 };

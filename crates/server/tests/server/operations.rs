@@ -51,6 +51,49 @@ async fn tokens_of_prompts_and_answers_are_charged_to_their_key() {
 }
 
 #[tokio::test]
+async fn answers_are_charged_while_they_grow() {
+    let config = with_quota(Quota { tokens_per_minute: Some(100), ..Quota::default() });
+    let server = Server::start(Setup { config, script: repeats(b'x'), step_ms: 1, ..Setup::default() }).await;
+    let long = completion(json!({"max_tokens": 4000, "stream": true})).to_string();
+    let headers = [("Content-Type", "application/json"), ("Authorization", "Bearer one")];
+    let mut open = server.open("POST", "/v1/completions", &headers, long.as_bytes()).await;
+    let mut received = 0;
+    while received < 60_000 {
+        received += open.read(&mut vec![0; 1 << 14]).await.expect("the stream goes on");
+    }
+    assert_eq!(complete_as(&server, "one", &completion(json!({"max_tokens": 1}))).await.status, 429);
+    assert_eq!(complete_as(&server, "two", &completion(json!({"max_tokens": 1}))).await.status, 200);
+    drop(open);
+    server.wait_all_free(Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn a_search_whose_client_leaves_is_paid_for() {
+    let quota = Quota { tokens_per_minute: Some(30), ..Quota::default() };
+    let config = ServerConfig { quota, log_requests: false, ..ServerConfig::default() };
+    let setup = Setup { config, script: repeats(b'x'), step_ms: 2, prefix_caching: true, ..Setup::default() };
+    let server = Server::start(setup).await;
+    let search = completion(json!({"max_tokens": 2000, "use_beam_search": true, "n": 4}));
+    let open = server.open_post("/v1/completions", &search).await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while server.metric("vllm:generation_tokens_total").await < 60.0 {
+        assert!(Instant::now() < deadline, "the search goes on");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    drop(open);
+    server.wait_all_free(Duration::from_secs(5)).await;
+    assert_eq!(server.post("/v1/completions", &completion(json!({"max_tokens": 1}))).await.status, 429);
+}
+
+#[tokio::test]
+async fn a_client_s_longest_salt_fits_beside_its_key_s() {
+    let server = Server::start(Setup { config: with_quota(Quota::default()), ..Setup::default() }).await;
+    let salted = |bytes| completion(json!({"cache_salt": "s".repeat(bytes)}));
+    assert_eq!(complete_as(&server, "two", &salted(256)).await.status, 200);
+    assert_eq!(complete_as(&server, "two", &salted(257)).await.status, 400);
+}
+
+#[tokio::test]
 async fn a_key_and_the_server_have_a_limit_of_open_requests() {
     let quota = Quota { open_requests: Some(1), ..Quota::default() };
     let limits = Limits { requests_max: 2, ..Limits::default() };
@@ -243,4 +286,35 @@ async fn preemptions_and_numbers_that_are_not_finite_are_counted_per_request() {
     let broken = Server::start(Setup { script: repeats(b'x'), not_finite_one_in: Some(3), ..Setup::default() }).await;
     assert_eq!(broken.post("/v1/completions", &completion(json!({"max_tokens": 100}))).await.status, 500);
     assert_eq!(broken.metric("vllm:corrupted_requests_total").await, 1.0);
+}
+
+#[tokio::test]
+async fn counting_tokens_is_charged_as_a_request_and_refused_while_the_server_is_paused() {
+    let config = with_quota(Quota { requests_per_minute: Some(1), ..Quota::default() });
+    let server = Server::start(Setup { config, ..Setup::default() }).await;
+    let bodies = [
+        ("/tokenize", json!({"prompt": "ab"})),
+        ("/detokenize", json!({"tokens": [97]})),
+        ("/v1/messages/count_tokens", json!({"model": "tiny", "messages": [{"role": "user", "content": "Hi"}]})),
+    ];
+    let ask = |key: &'static str, number: usize| {
+        let (server, (path, body)) = (&server, &bodies[number]);
+        async move {
+            let headers = [("Content-Type", "application/json"), ("Authorization", key)];
+            server.send("POST", path, &headers, body.to_string().as_bytes()).await
+        }
+    };
+    assert_eq!(ask("Bearer one", 0).await.status, 200);
+    for number in 0..bodies.len() {
+        let refused = ask("Bearer one", number).await;
+        assert_eq!(refused.status, 429, "{}", refused.text());
+        assert!(refused.header("retry-after").is_some());
+    }
+    server.state.set_paused(true);
+    for number in 0..bodies.len() {
+        assert_eq!(ask("Bearer two", number).await.status, 503);
+    }
+    server.state.set_paused(false);
+    assert_eq!(ask("Bearer two", 2).await.status, 200);
+    server.wait_all_free(Duration::from_secs(5)).await;
 }

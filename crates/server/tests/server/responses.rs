@@ -228,6 +228,42 @@ async fn a_schema_or_a_forced_call_is_followed() {
 }
 
 #[tokio::test]
+async fn a_forced_call_follows_the_references_of_its_tool() {
+    let script = firebrick_engine::Script::Hash { vocab_size: 259 };
+    let server = Server::start(Setup { script, ..Setup::default() }).await;
+    let tool = |definitions: &str| {
+        let day = json!({"type": "object", "properties": {"day": {"enum": [1, 2]}}, "required": ["day"], "additionalProperties": false});
+        let schema = json!({
+            "type": "object", "properties": {"from": {"$ref": format!("#/{definitions}/day")}, "to": {"$ref": "#/properties/from"}},
+            "required": ["from", "to"], "additionalProperties": false, definitions: {"day": day},
+        });
+        json!({"type": "function", "name": definitions, "parameters": schema})
+    };
+    let tools = json!([tool("definitions"), tool("$defs")].map(|mut tool| {
+        tool["name"] = json!(tool["name"].as_str().expect("a name").replace('$', "_"));
+        tool
+    }));
+    let extra = json!({"tools": tools, "tool_choice": "required", "temperature": 1, "max_output_tokens": 2000, "parallel_tool_calls": false});
+    let body = ask(&server, extra).await.json();
+    let arguments = body["output"][0]["arguments"].as_str().unwrap_or_else(|| panic!("{body}"));
+    let arguments: Value = serde_json::from_str(arguments).expect("JSON");
+    let is_day = |value: &Value| *value == json!({"day": 1}) || *value == json!({"day": 2});
+    assert!(is_day(&arguments["from"]) && is_day(&arguments["to"]), "{arguments}");
+    // A tool whose arguments hold its arguments again, and not the list of calls.
+    let schema = json!({"type": "object", "properties": {"deeper": {"anyOf": [{"type": "null"}, {"$ref": "#"}]}}, "required": ["deeper"], "additionalProperties": false});
+    let tools = json!([{"type": "function", "name": "nest", "parameters": schema}]);
+    for seed in 0..4 {
+        let extra = json!({"tools": tools, "tool_choice": "required", "temperature": 1, "seed": seed, "max_output_tokens": 2000, "parallel_tool_calls": false});
+        let body = ask(&server, extra).await.json();
+        let arguments = body["output"][0]["arguments"].as_str().unwrap_or_else(|| panic!("{body}"));
+        let mut inner: Value = serde_json::from_str(arguments).expect("JSON");
+        while !inner.is_null() {
+            inner = inner.get("deeper").unwrap_or_else(|| panic!("{arguments}")).clone();
+        }
+    }
+}
+
+#[tokio::test]
 async fn unsupported_parameters_are_refused_by_name() {
     let server = server("Hello").await;
     for (extra, param) in [

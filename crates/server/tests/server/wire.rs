@@ -158,6 +158,40 @@ async fn stop_strings_end_the_text_and_are_named() {
 }
 
 #[tokio::test]
+async fn stop_strings_end_nothing_before_min_tokens() {
+    let server = Server::start(Setup { script: says("one two one two"), ..Setup::default() }).await;
+    let text = |extra: Value| {
+        let server = &server;
+        async move {
+            let body = server.post("/v1/chat/completions", &chat(extra)).await.json();
+            let choice = &body["choices"][0];
+            (choice["message"]["content"].as_str().expect("a text").to_owned(), choice["stop_reason"].clone())
+        }
+    };
+    for (min_tokens, shown) in [(0, "one "), (6, "one "), (7, "one two one ")] {
+        let stopped = text(json!({"stop": "two", "min_tokens": min_tokens})).await;
+        assert_eq!(stopped, (shown.to_owned(), json!("two")), "min_tokens {min_tokens}");
+    }
+    let ended = text(json!({"stop": "two", "min_tokens": 15})).await;
+    assert_eq!(ended, ("one two one two".to_owned(), Value::Null));
+}
+
+#[tokio::test]
+async fn a_stop_token_that_is_shown_stands_after_what_was_held_back() {
+    let server = Server::start(Setup { script: says("see tw"), ..Setup::default() }).await;
+    for stream in [false, true] {
+        let extra =
+            json!({"stop": "two", "include_stop_str_in_output": true, "skip_special_tokens": false, "stream": stream});
+        let reply = server.post("/v1/chat/completions", &chat(extra)).await;
+        let text = match stream {
+            true => reply.streamed_text(),
+            false => reply.json()["choices"][0]["message"]["content"].as_str().expect("a text").to_owned(),
+        };
+        assert_eq!(text, "see tw<|end|>");
+    }
+}
+
+#[tokio::test]
 async fn a_stop_string_of_one_choice_does_not_end_another() {
     let server = Server::start(Setup { script: says("abc"), ..Setup::default() }).await;
     let body = server.post("/v1/chat/completions", &chat(json!({"stop": "b", "n": 3}))).await.json();
