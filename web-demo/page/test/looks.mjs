@@ -78,6 +78,7 @@ function weakContrasts() {
 async function measureOnce(page) {
   await page.getByRole("button", { name: "Pause" }).click();
   await page.evaluate(() => globalThis.firebrick.chats.forEach((chat) => chat.stop()));
+  await page.waitForFunction(() => globalThis.firebrick.engine.numOpen === 0);
   await page.locator(".step button").first().click();
   await page.waitForFunction(() => ["holds", "fails"].includes(document.querySelector(".step").dataset.state));
 }
