@@ -74,9 +74,10 @@ function weakContrasts() {
   return [...new Set(weak)].slice(0, 12);
 }
 
-/** A step of the lesson with what it measured. */
+/** A step of the lesson with what it measured, on an idle engine at full speed. */
 async function measureOnce(page) {
   await page.getByRole("button", { name: "Pause" }).click();
+  await page.locator("#slow").selectOption("0");
   await page.evaluate(() => globalThis.firebrick.chats.forEach((chat) => chat.stop()));
   await page.waitForFunction(() => globalThis.firebrick.engine.numOpen === 0);
   await page.locator(".step button").first().click();

@@ -1,7 +1,6 @@
 //! Quantised weights as their files have them ([`Packing`]), widened in registers: the sums are those of 32-bit floats, bit for bit.
 
 use std::borrow::Cow;
-use std::marker::PhantomData;
 
 use burn_flex::FlexTensor;
 use bytemuck::TransparentWrapper;
@@ -13,63 +12,61 @@ use super::{dims2, floats, indices, tensor2};
 use crate::launch::{SimdTask, with_simd};
 use crate::{Codes, Packing, Scales};
 
-/// A group of [`Packing::GROUP`] numbers: the words of its scales, then those of its codes.
-#[derive(Clone, Copy)]
+/// A group of [`Packing::GROUP`] numbers.
+#[derive(Clone, Copy, TransparentWrapper)]
 #[repr(transparent)]
-struct Group<S, const WORDS: usize>([u32; WORDS], PhantomData<S>);
+struct Group<W>(W);
 
-// SAFETY: the representation is that of the words, beside which there is only a field without size.
-unsafe impl<S, const WORDS: usize> TransparentWrapper<[u32; WORDS]> for Group<S, WORDS> {}
-
-/// What the words of scales say.
-trait Scaling: Copy + Send + Sync {
-    const WORDS: usize;
-    /// The scale and what is added, of the first sixteen numbers and of the others.
-    fn scales<L: Lanes>(words: &[u32]) -> [[L; 2]; 2];
+/// The words of a group: those of its scales, then those of its codes.
+trait Words: Copy + Send + Sync {
+    /// The scale and what is added, of the first sixteen numbers and of the others; and the codes.
+    fn scales_and_codes<L: Lanes>(&self) -> ([[L; 2]; 2], &[u32]);
 }
 
-/// [`Scales::Halves`].
-#[derive(Clone, Copy)]
-struct Halves;
-/// [`Scales::Singles`].
-#[derive(Clone, Copy)]
-struct Singles;
-/// [`Scales::TwoRuns`].
-#[derive(Clone, Copy)]
-struct TwoRuns;
+/// With [`Scales::Halves`].
+#[derive(Clone, Copy, TransparentWrapper)]
+#[repr(transparent)]
+struct Halves<const WORDS: usize>([u32; WORDS]);
 
-impl Scaling for Halves {
-    const WORDS: usize = 1;
+/// With [`Scales::Singles`].
+#[derive(Clone, Copy, TransparentWrapper)]
+#[repr(transparent)]
+struct Singles<const WORDS: usize>([u32; WORDS]);
+
+/// With [`Scales::TwoRuns`].
+#[derive(Clone, Copy, TransparentWrapper)]
+#[repr(transparent)]
+struct TwoRuns<const WORDS: usize>([u32; WORDS]);
+
+impl<const WORDS: usize> Words for Halves<WORDS> {
     #[inline(always)]
-    fn scales<L: Lanes>(words: &[u32]) -> [[L; 2]; 2] {
-        let both = L::splat_halves(words[0]);
-        [both, both]
+    fn scales_and_codes<L: Lanes>(&self) -> ([[L; 2]; 2], &[u32]) {
+        let both = L::splat_halves(self.0[0]);
+        ([both, both], &self.0[1..])
     }
 }
 
-impl Scaling for Singles {
-    const WORDS: usize = 2;
+impl<const WORDS: usize> Words for Singles<WORDS> {
     #[inline(always)]
-    fn scales<L: Lanes>(words: &[u32]) -> [[L; 2]; 2] {
-        let both = [L::splat(f32::from_bits(words[0])), L::splat(f32::from_bits(words[1]))];
-        [both, both]
+    fn scales_and_codes<L: Lanes>(&self) -> ([[L; 2]; 2], &[u32]) {
+        let both = [L::splat(f32::from_bits(self.0[0])), L::splat(f32::from_bits(self.0[1]))];
+        ([both, both], &self.0[2..])
     }
 }
 
-impl Scaling for TwoRuns {
-    const WORDS: usize = 2;
+impl<const WORDS: usize> Words for TwoRuns<WORDS> {
     #[inline(always)]
-    fn scales<L: Lanes>(words: &[u32]) -> [[L; 2]; 2] {
-        [[L::splat(f32::from_bits(words[0])), L::zero()], [L::splat(f32::from_bits(words[1])), L::zero()]]
+    fn scales_and_codes<L: Lanes>(&self) -> ([[L; 2]; 2], &[u32]) {
+        let run = |word: usize| [L::splat(f32::from_bits(self.0[word])), L::zero()];
+        ([run(0), run(1)], &self.0[2..])
     }
 }
 
-impl<S: Scaling, const WORDS: usize> Group<S, WORDS> {
+impl<W: Words> Group<W> {
     /// The numbers. A scale's product with a code is exact, so that fusing the addition changes nothing.
     #[inline(always)]
     fn widen<L: Lanes>(&self) -> [L; 2] {
-        let (scales, codes) = self.0.split_at(S::WORDS);
-        let [[scale, offset], [later_scale, later_offset]] = S::scales::<L>(scales);
+        let ([[scale, offset], [later_scale, later_offset]], codes) = self.0.scales_and_codes::<L>();
         let [first, later] = if codes.len() == 4 {
             [L::widen_nibbles([codes[0], codes[1]]), L::widen_nibbles([codes[2], codes[3]])]
         } else {
@@ -80,7 +77,7 @@ impl<S: Scaling, const WORDS: usize> Group<S, WORDS> {
     }
 }
 
-impl<S: Scaling, const WORDS: usize> Unit for Group<S, WORDS> {
+impl<W: Words> Unit for Group<W> {
     const NUMBERS: usize = Packing::GROUP;
 
     #[inline(always)]
@@ -128,21 +125,21 @@ impl<S: Scaling, const WORDS: usize> Unit for Group<S, WORDS> {
 macro_rules! for_groups {
     ($words:expr, $packing:expr, $function:ident($($argument:expr),*)) => {
         match ($packing.codes, $packing.scales) {
-            (Codes::FourBits, Scales::Halves) => $function(groups::<Halves, 5>($words), $($argument),*),
-            (Codes::FourBits, Scales::Singles) => $function(groups::<Singles, 6>($words), $($argument),*),
-            (Codes::FourBits, Scales::TwoRuns) => $function(groups::<TwoRuns, 6>($words), $($argument),*),
-            (Codes::Bytes, Scales::Halves) => $function(groups::<Halves, 9>($words), $($argument),*),
-            (Codes::Bytes, Scales::Singles) => $function(groups::<Singles, 10>($words), $($argument),*),
-            (Codes::Bytes, Scales::TwoRuns) => $function(groups::<TwoRuns, 10>($words), $($argument),*),
+            (Codes::FourBits, Scales::Halves) => $function(groups::<Halves<5>, 5>($words), $($argument),*),
+            (Codes::FourBits, Scales::Singles) => $function(groups::<Singles<6>, 6>($words), $($argument),*),
+            (Codes::FourBits, Scales::TwoRuns) => $function(groups::<TwoRuns<6>, 6>($words), $($argument),*),
+            (Codes::Bytes, Scales::Halves) => $function(groups::<Halves<9>, 9>($words), $($argument),*),
+            (Codes::Bytes, Scales::Singles) => $function(groups::<Singles<10>, 10>($words), $($argument),*),
+            (Codes::Bytes, Scales::TwoRuns) => $function(groups::<TwoRuns<10>, 10>($words), $($argument),*),
         }
     };
 }
 
-fn groups<S, const WORDS: usize>(words: &FlexTensor) -> &[Group<S, WORDS>] {
+fn groups<W: TransparentWrapper<[u32; WORDS]>, const WORDS: usize>(words: &FlexTensor) -> &[Group<W>] {
     let words: &[u32] = bytemuck::cast_slice(indices(words));
     let (groups, rest) = words.as_chunks::<WORDS>();
     assert!(rest.is_empty(), "packed rows are whole groups");
-    Group::wrap_slice(groups)
+    Group::wrap_slice(W::wrap_slice(groups))
 }
 
 pub(super) fn linear_packed(

@@ -7,12 +7,13 @@ use super::tree::{File, Tree};
 const TABLE: &str = "crates/ops/src/backend.rs";
 
 /// Operations that share the files of another one: variants of it, or it put together with what comes before and after it.
-const VARIANTS: [(&str, &str); 7] = [
+const VARIANTS: [(&str, &str); 8] = [
     ("add_rms_norm", "rms_norm"),
     ("gated_activation", "activation"),
     ("linear_packed", "linear"),
     ("gather_packed_rows", "gather_rows"),
     ("project", "linear"),
+    ("project_packed", "linear"),
     ("project_onto", "linear"),
     ("self_attention", "paged_attention"),
 ];

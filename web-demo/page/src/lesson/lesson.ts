@@ -96,7 +96,7 @@ export class Lesson {
   /** A step that is being measured says when it waits for the user. */
   private showPause(): void {
     const running = this.element.querySelector('[data-state="running"] .result');
-    if (running) running.textContent = this.engine.motion.paused ? "The engine is paused: press Run above, then measure again." : "measuring …";
+    if (running) running.textContent = this.engine.motion.paused ? "The engine is paused: press Pause once more, then measure again." : "measuring …";
   }
 }
 
