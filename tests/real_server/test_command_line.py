@@ -64,6 +64,24 @@ class Clients(unittest.TestCase):
         self.assertEqual(code, 1)
         self.assertIn("is the server running?", err)
 
+    def test_a_comparison_of_nothing_does_not_pass_its_check(self):
+        with tempfile.TemporaryDirectory() as folder:
+            model = tiny_model.write(pathlib.Path(folder) / "tiny")
+            self.assertEqual(run_to_end("compare", model, "--backends", "cpu")[0], 0)
+            code, output = run_to_end("compare", model, "--backends", "cpu", "--check")
+        self.assertEqual(code, 1, output)
+        self.assertIn("nothing was compared", output)
+
+    def test_learn_runs_its_ten_steps_on_a_model(self):
+        with tempfile.TemporaryDirectory() as folder:
+            model = tiny_model.write(pathlib.Path(folder) / "tiny")
+            _, output = run_to_end("learn", model, "--device", "cpu", "--num-gpu-blocks-override", "256")
+        steps = output.split("Step ")[1:]
+        self.assertEqual([step.split(" ")[0] for step in steps], [str(number) for number in range(1, 11)])
+        # Of a model this small the clock tells nothing: batching and streaming, which ask it, may fail.
+        for number, step in enumerate(steps, 1):
+            self.assertRegex(step, r"\[(OK|NO)\]" if number in [5, 8] else r"\[OK\]")
+
     def test_learn_tests_a_server(self):
         with Server() as server:
             url = f"http://127.0.0.1:{server.port}"

@@ -56,7 +56,7 @@ pub struct CompareArgs {
     #[arg(long, default_value = "auto", value_parser = dtype, help_heading = "Comparison")]
     pub dtype: DtypeArg,
 
-    /// End with exit code 1 if any generated token differs
+    /// End with exit code 1 if any generated token differs, or nothing was compared
     #[arg(long, help_heading = "Results")]
     pub check: bool,
 
@@ -110,6 +110,10 @@ pub fn compare(args: CompareArgs) -> Result<(), Failure> {
     };
     let report = Report::new(checkpoint.config().architecture.name(), prompt.len(), &truth, &runs);
     print(&if args.json { format!("{:#}\n", report.to_json()) } else { report.to_string() });
+    if args.check && report.is_empty() {
+        let remedy = "name two with --backends, or another reference with --reference";
+        return Err(Failure::Run(format!("--check: nothing was compared, since there is one backend alone; {remedy}")));
+    }
     if args.check && report.diverges() {
         return Err(Failure::Run(format!("not all backends generate the tokens of {}", truth.0)));
     }

@@ -119,6 +119,8 @@ export interface StepReport {
   engine: EngineSnapshot;
   /** Shapes of steps that are replayed from a recording by now; only of an engine in this tab. */
   num_graphs?: number;
+  /** The engine's invariants were proved after this step, as was asked for. */
+  audited?: boolean;
 }
 
 export interface BlockToken {
@@ -152,6 +154,8 @@ export type ToWorker =
   | { type: "abort"; request: number }
   | { type: "pause"; paused: boolean }
   | { type: "single-step" }
+  /** Proves the engine's invariants after every step from now on; one that does not hold ends the worker. */
+  | { type: "audit" }
   | { type: "delay"; milliseconds: number }
   | { type: "block"; ticket: number; block: number }
   | { type: "lose-device" };

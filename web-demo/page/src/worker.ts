@@ -11,6 +11,7 @@ let device: GPUDevice | null = null;
 let adapterName = "";
 let paused = false;
 let stepsAllowed = 0;
+let audits = false;
 /** Requests that were aborted since the last step, whose end the next step will tell. */
 let aborted: number[] = [];
 let delay = 0;
@@ -164,6 +165,8 @@ async function run(engine: Tab): Promise<void> {
     const started = performance.now();
     const report: StepReport = JSON.parse(await engine.step());
     const now = performance.now();
+    if (audits) engine.audit();
+    report.audited = audits;
     send({ type: "step", report, seconds: (now - started) / 1000, at: now });
     if (delay > 0) await new Promise((resolve) => setTimeout(resolve, delay));
     else await nextTask();
@@ -206,6 +209,9 @@ function handle(message: ToWorker): void {
       break;
     case "single-step":
       stepsAllowed += 1;
+      break;
+    case "audit":
+      audits = true;
       break;
     case "delay":
       delay = message.milliseconds;

@@ -45,6 +45,11 @@ impl Report {
         Self { model, prompt_tokens, truth: truth.clone(), backends }
     }
 
+    /// Whether nothing was compared.
+    pub fn is_empty(&self) -> bool {
+        self.backends.is_empty()
+    }
+
     /// Whether any backend generates another token.
     pub fn diverges(&self) -> bool {
         self.backends.iter().any(|backend| backend.diverges_at.is_some())

@@ -118,8 +118,10 @@ fn paging(classroom: &mut Classroom) -> Result<Finding, Failure> {
     lines.push(format!("blocks in use afterwards: {after}"));
 
     let (whole, paged) = (comparison::contiguous(), comparison::occupy(block_size as u32));
-    lines
-        .push(format!("the same twelve requests in memory for {} tokens, by the same scheduler:", comparison::slots()));
+    lines.push(format!(
+        "the same twelve requests in memory for {} tokens, by the same scheduler, counted without the model:",
+        comparison::slots()
+    ));
     for (name, found) in [("contiguous", whole), ("paged", paged)] {
         lines.push(format!(
             "  {name:<10} {:>2} at once, {:>3} steps, {:>4} of {:>4} taken slots unused",
