@@ -17,7 +17,9 @@ enum { SHARED_BYTES_WITHOUT_ASKING = 48 << 10, SHARED_BYTES_MAX = 227 << 10, MEM
 
 typedef uint64_t Address;
 
-#define RUNTIME_BYTES ((size_t)512 << 20) // a context and code
+#define RUNTIME_BYTES (((size_t)263 << 20) + stack_bytes * 132 * 2048) // a context, and the stacks of all threads of an H200
+
+static size_t stack_bytes = 1024;
 
 static int is_capturing;
 static size_t nodes;          // of the graph that is being recorded
@@ -68,6 +70,10 @@ int cuDevicePrimaryCtxRetain(void **context, int device) { return *context = new
 int cuDevicePrimaryCtxRelease_v2(int device) { return SUCCESS; }
 int cuCtxSetCurrent(void *context) { return SUCCESS; }
 int cuCtxGetCurrent(void **context) { return *context = (void *)1, SUCCESS; }
+int cuCtxSetLimit(int limit, size_t value) {
+    if (limit == 0) stack_bytes = value;
+    return SUCCESS;
+}
 int cuCtxSynchronize(void) { return SUCCESS; }
 int cuCtxGetStreamPriorityRange(int *least, int *greatest) { return *least = 0, *greatest = -5, SUCCESS; }
 

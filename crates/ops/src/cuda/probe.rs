@@ -8,7 +8,7 @@ use cubecl::cuda::CudaDevice;
 use cubecl_common::device::Device as _;
 use cubecl_common::device_handle::DeviceHandle;
 use cudarc::driver::result as driver;
-use cudarc::driver::sys::CUdevice_attribute;
+use cudarc::driver::sys::{CUdevice_attribute, CUlimit};
 
 use super::gpu::{Gpu, limit_capability};
 use super::launch::CudaServer;
@@ -18,12 +18,24 @@ use crate::device::DeviceError;
 /// The oldest GPU that the kernels are written for.
 const CAPABILITY_MIN: u32 = 70;
 
+/// Of a thread's stack: more than any kernel here has.
+const STACK_BYTES: usize = 64;
+
 /// The first CUDA device, or what is missing.
 pub(crate) fn open() -> Result<Device, DeviceError> {
     find().map_err(|reason| DeviceError::Unavailable { backend: "cuda", reason })?;
     check_software().map_err(unusable)?;
+    keep_stacks_small();
     IS_OPEN.store(true, Ordering::Relaxed);
     Ok(Device::cuda(0))
+}
+
+/// The driver keeps stacks for all threads that a GPU can run, by default 1,024 bytes each: 264 MiB of an H200, which keys and
+/// values had better have. Where a kernel needs more than this, the driver makes room when the kernel first runs.
+fn keep_stacks_small() {
+    let device = DeviceHandle::<CudaServer>::new(CudaDevice::new(0).to_id());
+    // Refused, memory is lost and nothing else.
+    let _ = device.submit_blocking(|_| driver::ctx::set_limit(CUlimit::CU_LIMIT_STACK_SIZE, STACK_BYTES));
 }
 
 fn unusable(reason: String) -> DeviceError {
