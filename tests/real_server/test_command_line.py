@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import pty
 import subprocess
 import tempfile
 import unittest
@@ -11,12 +12,19 @@ import tiny_model
 from server import BINARY, Server, completion, run_to_end
 
 
-def talk(*arguments, typed="", environment=None):
-    """(exit code, standard output, standard error) of a command at which somebody types."""
+def talk(*arguments, typed="", environment=None, terminal=False):
+    """(exit code, standard output, standard error) of a command with this input: from a pipe, or typed at a terminal."""
+    theirs, ours = pty.openpty() if terminal else os.pipe()[::-1]
+    os.write(theirs, typed.encode())
+    if not terminal:
+        os.close(theirs)
     done = subprocess.run(
-        [os.path.abspath(BINARY), *arguments], input=typed.encode(), capture_output=True, timeout=60,
+        [os.path.abspath(BINARY), *arguments], stdin=ours, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60,
         env={**os.environ, "NO_COLOR": "1", **(environment or {})},
     )  # fmt: skip
+    os.close(ours)
+    if terminal:
+        os.close(theirs)
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
@@ -39,9 +47,13 @@ class Clients(unittest.TestCase):
         with Server("--api-key", "secret") as server:
             usual = ["--url", f"http://127.0.0.1:{server.port}", "--max-tokens", "16", "--temperature", "0"]
             key = {"OPENAI_API_KEY": "secret"}
-            code, out, err = talk("chat", *usual, typed="Hi\nHi\n/reset\nHi\n/nothing\n/exit\n", environment=key)
+            lines = "Hi\nHi\n/reset\nHi\n/nothing\n/exit\n"
+            code, out, err = talk("chat", *usual, typed=lines, environment=key, terminal=True)
             self.assertEqual((code, err), (0, ""))
+            self.assertIn("/help lists the commands", out)
             first, second, reset, third, unknown = out.split(">>> ")[1:6]
+            code, piped, err = talk("chat", *usual, typed=lines, environment=key)
+            self.assertEqual((code, err, piped), (0, "", out[out.index(">>> "):].replace(">>> ", "")))
             self.assertEqual(first, third)
             self.assertNotEqual(first, second)
             self.assertIn("forgotten", reset)
@@ -63,6 +75,10 @@ class Clients(unittest.TestCase):
         code, _, err = talk("chat", "--url", "http://127.0.0.1:9", "-q", "Hi")
         self.assertEqual(code, 1)
         self.assertIn("is the server running?", err)
+
+    def test_empty_variables_are_as_good_as_none(self):
+        with Server(environment={"METRICS_PORT": "", "VLLM_API_KEY": "", "FIREBRICK_DEVICE": ""}) as server:
+            self.assertEqual(server.get("/health")[0], 200)
 
     def test_a_comparison_of_nothing_does_not_pass_its_check(self):
         with tempfile.TemporaryDirectory() as folder:

@@ -18,6 +18,7 @@ class Signals(unittest.TestCase):
             streams = [server.open_stream(max_tokens=1500) for _ in range(10)]
             begun = [read_some(stream, b"200 OK") for stream in streams]
             server.stop()
+            server.stop()  # as `timeout` does, which signals the process and its group
             wait_for(lambda: server.get("/ready")[0] == 503, "not ready", 2)
             status, headers, _ = server.post("/v1/completions", completion())
             self.assertEqual((status, "retry-after" in headers), (503, True))
@@ -46,6 +47,7 @@ class Signals(unittest.TestCase):
             read_some(stream, b"data: ")
             server.stop()
             wait_for(lambda: "have 30 s to finish" in server.log(), "a drain", 5)
+            time.sleep(0.1)
             begun = time.monotonic()
             server.stop(signal.SIGINT)
             server.wait_end()

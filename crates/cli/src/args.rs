@@ -9,9 +9,11 @@ mod served;
 mod spelling;
 mod values;
 
-use std::ffi::OsString;
+use std::env;
+use std::ffi::{OsStr, OsString};
 
-use clap::{Parser, Subcommand};
+use clap::builder::Resettable;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use model::{
     DeviceArg, DeviceArgs, DtypeArg, ModelArgs, SchedulingArgs, cuda_arch, dtype, kernels_beside_program,
@@ -85,20 +87,35 @@ pub enum Command {
 pub fn read(args: Vec<OsString>) -> Result<(Command, Vec<String>), Failure> {
     let spelled = spelling::normalise(args);
     let (args, notices) = vllm_flags::take_out(spelled)?;
-    let cli = Cli::try_parse_from(args).unwrap_or_else(|error| error.exit());
+    let cli = parse(args).unwrap_or_else(|error| error.exit());
     Ok((cli.command, notices))
+}
+
+fn parse(args: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let mut command = without_empty_variables(Cli::command());
+    let mut matches = command.try_get_matches_from_mut(args)?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+}
+
+/// An environment variable that is empty, as compose files write those that are not set, says nothing.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_empty = |name: &OsStr| env::var_os(name).is_some_and(|value| value.is_empty());
+    let command = command.mut_args(|arg| match arg.get_env() {
+        Some(name) if is_empty(name) => arg.env(Resettable::Reset),
+        _ => arg,
+    });
+    command.mut_subcommands(without_empty_variables)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
     use firebrick::KvCacheDtype;
 
     pub(super) fn parse(line: &str) -> Result<Command, String> {
         let args = line.split_whitespace().map(OsString::from).collect();
         let (args, _) = vllm_flags::take_out(spelling::normalise(args)).map_err(|failure| failure.to_string())?;
-        Cli::try_parse_from(args).map(|cli| cli.command).map_err(|error| error.to_string())
+        super::parse(args).map(|cli| cli.command).map_err(|error| error.to_string())
     }
 
     fn serve(line: &str) -> ServeArgs {
@@ -127,6 +144,21 @@ mod tests {
             assert!(!serve(&format!("firebrick serve m {off}")).scheduling.enable_prefix_caching, "{off}");
         }
         assert!(serve("firebrick serve --enable-prefix-caching m").scheduling.enable_prefix_caching);
+    }
+
+    #[test]
+    fn switches_that_are_off_can_be_turned_off() {
+        for flag in ["--no-enforce-eager", "--no_enforce_eager", "--enforce-eager=false", "--no-deterministic"] {
+            let args = serve(&format!("firebrick serve m {flag}"));
+            assert!(!args.scheduling.enforce_eager && !args.scheduling.deterministic, "{flag}");
+        }
+        assert!(serve("firebrick serve m --enforce-eager").scheduling.enforce_eager);
+    }
+
+    #[test]
+    fn as_many_logprobs_as_possible_are_minus_one() {
+        assert_eq!(serve("firebrick serve m --max-logprobs -1").max_logprobs, 20);
+        assert!(parse("firebrick serve m --max-logprobs -2").is_err());
     }
 
     #[test]

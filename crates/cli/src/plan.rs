@@ -107,8 +107,16 @@ pub fn plan(args: PlanArgs) -> Result<(), Failure> {
         print(&format!("{:#}\n", to_json(&plan, packed_bytes, &remedies)));
     } else {
         print(&plan.to_string());
-        if args.runs_on()? == DeviceArg::Cpu {
-            print("  On the CPU, serve takes at most 4 GiB of KV cache unless --kv-cache-memory-bytes says more.\n");
+        let most = match args.runs_on()? {
+            DeviceArg::Cpu => Some("On the CPU, serve takes at most 4 GiB"),
+            DeviceArg::Wgpu => Some("Through wgpu, serve takes at most 1 GiB"),
+            _ => None,
+        };
+        if let Some(most) = most {
+            print(&format!("  {most} of KV cache unless --kv-cache-memory-bytes says more.\n"));
+        }
+        if args.tensor_parallel_size > 1 {
+            print("  serve does not share a model among devices yet: this is what a server that does would need.\n");
         }
         if let Some(bytes) = packed_bytes.filter(|_| plan.options.packed_weight_bytes.is_none()) {
             let dense = size(plan.weight_bytes * plan.options.num_devices as u64);

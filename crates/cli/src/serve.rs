@@ -143,6 +143,9 @@ impl Watch {
     }
 }
 
+/// Signals so close to the first mean the same: `timeout` sends one to the process, and one to its group.
+const SAME_SIGNAL: Duration = Duration::from_millis(50);
+
 /// Lets the open requests finish; another signal ends the process at once.
 async fn drain_or_end(state: &AppState, signal: &str, seconds: u64, signals: &mut Signals) {
     let open = state.num_active();
@@ -153,7 +156,7 @@ async fn drain_or_end(state: &AppState, signal: &str, seconds: u64, signals: &mu
                 tracing::warn!("some requests were cut off after {seconds} s; --drain-timeout allows more");
             }
         }
-        signal = signals.next() => {
+        signal = signals.next_but(SAME_SIGNAL) => {
             tracing::warn!("{signal} again: ending now");
             std::process::exit(0);
         }

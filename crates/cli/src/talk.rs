@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::interrupt::Interrupt;
 use crate::output::print;
 use crate::server_client::ServerClient;
-use crate::typed::{Input, read_input};
+use crate::typed::{Input, invite, read_input};
 
 const CHAT_EXAMPLES: &str = "\
 Examples:
@@ -75,7 +75,7 @@ pub fn chat(args: ChatArgs) -> Result<(), Failure> {
         let messages = [first, vec![json!({"role": "user", "content": message})]].concat();
         return finish_line(&ask(&messages, &mut print_text)?);
     }
-    print(&format!("{} serves {model}\n/help lists the commands, Ctrl-D ends.\n", client.base_url()));
+    invite(&format!("{} serves {model}\n/help lists the commands, Ctrl-D ends.\n", client.base_url()));
     let mut messages = first.clone();
     converse(|text, interrupt| {
         let Some(text) = text else {
@@ -107,7 +107,7 @@ pub fn complete(args: CompleteArgs) -> Result<(), Failure> {
     if let Some(prompt) = &args.quick {
         return finish_line(&ask(prompt, &mut print_text)?);
     }
-    print(&format!("{} serves {model}\n/help lists the commands, Ctrl-D ends.\n", client.base_url()));
+    invite(&format!("{} serves {model}\n/help lists the commands, Ctrl-D ends.\n", client.base_url()));
     converse(|text, interrupt| match text {
         Some(text) => ask(&text, &mut |piece| print_all(piece) && !interrupt.came()).map(drop),
         None => Ok(()),
@@ -208,6 +208,6 @@ fn converse(mut say: impl FnMut(Option<String>, &Arc<Interrupt>) -> Result<(), F
             },
         }
     }
-    print("\n");
+    invite("\n");
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! What a person types in a conversation: lines, texts of several lines between triple quotes, and commands.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, IsTerminal};
 
 use crate::failure::Failure;
 use crate::output::print;
@@ -20,10 +20,17 @@ pub enum Input {
     End,
 }
 
+/// Says something to whoever types; where the input is a pipe or a file, nobody does, and the output has the answers alone.
+pub fn invite(text: &str) {
+    if io::stdin().is_terminal() {
+        print(text);
+    }
+}
+
 /// Waits for what is typed next.
 pub fn read_input() -> Result<Input, Failure> {
     const QUOTES: &str = "\"\"\"";
-    print(">>> ");
+    invite(">>> ");
     let Some(line) = read_line()? else { return Ok(Input::End) };
     if let Some(command) = line.strip_prefix('/') {
         let (name, argument) = command.split_once(char::is_whitespace).unwrap_or((command, ""));
@@ -32,7 +39,7 @@ pub fn read_input() -> Result<Input, Failure> {
     let Some(first) = line.strip_prefix(QUOTES) else { return Ok(Input::Say(line)) };
     let mut text = first.to_owned();
     while !text.ends_with(QUOTES) {
-        print("... ");
+        invite("... ");
         let Some(line) = read_line()? else { break };
         text.push('\n');
         text.push_str(&line);

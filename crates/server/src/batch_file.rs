@@ -85,7 +85,7 @@ impl BatchFile {
     pub async fn answer(&self, number: u64, line: &[u8]) -> BatchAnswer {
         let asked: Asked = match parse_json(line) {
             Ok(asked) => asked,
-            Err(error) => return self.refuse(number, &error.message),
+            Err(error) => return self.refuse_of(custom_id_of(line).as_deref(), number, &error.message),
         };
         let (reply, error) = match request_of(&asked) {
             Ok((uri, body)) => {
@@ -103,8 +103,12 @@ impl BatchFile {
 
     /// The answer to a line that cannot be read.
     pub fn refuse(&self, number: u64, reason: &str) -> BatchAnswer {
+        self.refuse_of(None, number, reason)
+    }
+
+    fn refuse_of(&self, custom_id: Option<&str>, number: u64, reason: &str) -> BatchAnswer {
         let error = LineError { code: "invalid_line".to_owned(), message: format!("line {number}: {reason}") };
-        self.write(None, None, Some(error))
+        self.write(custom_id, None, Some(error))
     }
 
     fn write(&self, custom_id: Option<&str>, response: Option<Reply>, error: Option<LineError>) -> BatchAnswer {
@@ -128,6 +132,12 @@ impl BatchFile {
             tokio::time::sleep(RETRY_PAUSE).await;
         }
     }
+}
+
+/// What a line that is no request calls itself, if it is JSON at all.
+fn custom_id_of(line: &[u8]) -> Option<String> {
+    let line: Value = serde_json::from_slice(line).ok()?;
+    line.get("custom_id")?.as_str().map(str::to_owned)
 }
 
 /// Where a line's request goes, and its body.

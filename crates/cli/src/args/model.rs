@@ -160,7 +160,7 @@ pub struct DeviceArgs {
     #[arg(long, value_name = "SHARE", default_value = "0.9", value_parser = share)]
     pub gpu_memory_utilization: f32,
 
-    /// Memory of the KV cache, such as 8GiB [default: what is left; on the CPU at most 4GiB]
+    /// Memory of the KV cache, such as 8GiB [default: what is left; at most 4GiB on the CPU, 1GiB through wgpu]
     #[arg(long, value_name = "SIZE", value_parser = size_in_bytes)]
     pub kv_cache_memory_bytes: Option<u64>,
 

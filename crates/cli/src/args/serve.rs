@@ -119,8 +119,9 @@ pub struct ServeArgs {
     #[arg(long, value_name = "TOKENS", value_parser = quantity, help_heading = "Limits")]
     pub max_num_queued_tokens: Option<usize>,
 
-    /// Log-probabilities per token that a request may ask for, 20 at most
-    #[arg(long, value_name = "COUNT", default_value = "20", value_parser = logprobs, help_heading = "Limits")]
+    /// Log-probabilities per token that a request may ask for, 20 (or -1) at most
+    #[arg(long, value_name = "COUNT", default_value = "20", value_parser = logprobs, allow_hyphen_values = true)]
+    #[arg(help_heading = "Limits")]
     pub max_logprobs: u32,
 
     /// Seconds that running requests may take to finish after Ctrl-C or SIGTERM

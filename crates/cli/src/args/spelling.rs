@@ -3,7 +3,9 @@
 use std::ffi::OsString;
 
 /// Switches that `--no-NAME` turns off.
-const SWITCHES: [&str; 8] = [
+const SWITCHES: [&str; 10] = [
+    "enforce-eager",
+    "deterministic",
     "enable-prefix-caching",
     "enable-chunked-prefill",
     "enable-log-requests",

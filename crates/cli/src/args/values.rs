@@ -57,8 +57,11 @@ pub fn quantity_u32(text: &str) -> Result<u32, String> {
     u32::try_from(quantity(text)?).map_err(|_| format!("`{text}` is too large"))
 }
 
-/// `--max-logprobs`: no more than the engine takes.
+/// `--max-logprobs`: no more than the engine takes; -1 is as many.
 pub fn logprobs(text: &str) -> Result<u32, String> {
+    if text == "-1" {
+        return Ok(LOGPROBS_MAX);
+    }
     let count = text.parse().ok().filter(|count| *count <= LOGPROBS_MAX);
     count.ok_or_else(|| format!("`{text}` is not a number from 0 to {LOGPROBS_MAX}"))
 }
@@ -118,7 +121,8 @@ mod tests {
     #[test]
     fn no_more_log_probabilities_are_promised_than_the_engine_takes() {
         assert_eq!((logprobs("0"), logprobs("20")), (Ok(0), Ok(20)));
-        assert!(logprobs("21").is_err_and(|error| error.contains("0 to 20")) && logprobs("-1").is_err());
+        assert!(logprobs("21").is_err_and(|error| error.contains("0 to 20")) && logprobs("-2").is_err());
+        assert_eq!(logprobs("-1"), Ok(20));
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Ctrl-C and SIGTERM.
 
 use std::io;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// Signals that ask the program to end, from the moment it is made; before that they end it.
 pub struct Signals {
@@ -22,6 +25,13 @@ impl Signals {
     #[cfg(not(unix))]
     pub fn new() -> io::Result<Self> {
         Ok(Self {})
+    }
+
+    /// Waits for one that does not come within this time; returns its name.
+    pub async fn next_but(&mut self, time: Duration) -> &'static str {
+        let end = Instant::now() + time;
+        while tokio::time::timeout_at(end, self.next()).await.is_ok() {}
+        self.next().await
     }
 
     /// Waits for one; returns its name.

@@ -46,7 +46,7 @@ async fn a_bad_line_is_answered_with_its_number_or_with_the_servers_error() {
     for (bad, id, part) in [
         ("{".to_owned(), Value::Null, "line 7: the body is not valid JSON"),
         ("[]".to_owned(), Value::Null, "line 7: "),
-        (r#"{"custom_id": "x", "method": "POST", "url": "/v1/completions"}"#.to_owned(), Value::Null, "`body`"),
+        (r#"{"custom_id": "x", "method": "POST", "url": "/v1/completions"}"#.to_owned(), json!("x"), "`body`"),
         (line("x", "/v1/completions", prompt.clone()).replace("POST", "GET"), json!("x"), "line 7: method"),
         (line("x", "http://169.254.169.254/", prompt.clone()), json!("x"), "line 7: url"),
         (line("x", "v1/completions", prompt.clone()), json!("x"), "line 7: url"),
