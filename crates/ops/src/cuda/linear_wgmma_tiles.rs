@@ -29,7 +29,7 @@ const OUTPUTS: usize = 128;
 const STAGES: usize = 6;
 const THREADS: usize = 384;
 /// Of an H200, for which was measured how work is divided.
-const MULTIPROCESSORS: usize = 132;
+pub(super) const MULTIPROCESSORS: usize = 132;
 /// Blocks of a cluster, where rows are enough for them.
 const CLUSTERS: [usize; 2] = [1, 2];
 /// Rows that go through all outputs together, so that the second-level cache holds them.
