@@ -49,6 +49,7 @@ mod prompt_report;
 mod quota;
 mod recording;
 mod request_id;
+mod request_json;
 mod request_timing;
 mod request_trace;
 mod responses;

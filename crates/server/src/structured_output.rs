@@ -1,10 +1,12 @@
 //! What a client's request for structured output means: exactly one grammar, or none.
 
 use firebrick_text::{GrammarSource, StructuralTag, Structure, Whitespace};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
 use crate::openai::{ResponseFormat, SamplingFields, StructureFields, StructuredOutputFields};
+use crate::request_json::RequestJson;
 
 /// A grammar and the name of the field that asked for it.
 pub struct AskedGrammar {
@@ -155,8 +157,8 @@ fn schema_of(field: &'static str, schema: Value) -> Result<Value, ApiError> {
 
 fn structural_tag_of(field: &'static str, tag: Value) -> Result<GrammarSource, ApiError> {
     let parsed = match tag {
-        Value::String(text) => serde_json::from_str::<ResponseFormat>(&text),
-        tag => serde_json::from_value::<ResponseFormat>(tag),
+        Value::String(text) => ResponseFormat::deserialize(RequestJson(&mut serde_json::Deserializer::from_str(&text))),
+        tag => ResponseFormat::deserialize(RequestJson(tag)),
     };
     structural_tag(
         field,
