@@ -137,6 +137,23 @@ async fn null_is_absent_for_known_and_unknown_fields() {
 }
 
 #[tokio::test]
+async fn errors_show_numbers_as_people_write_them() {
+    let server = Server::start(Setup::default()).await;
+    for (field, value, expected) in [
+        ("top_p", "1.1", "top_p is 1.1, it must be between 1.1754943508222875e-38 and 1"),
+        ("top_p", "0", "top_p is 0, it must be between 1.1754943508222875e-38 and 1"),
+        ("min_p", "1.899999976158142", "min_p is 1.899999976158142, it must be between 0 and 1"),
+        ("min_p", "-1e-7", "min_p is -1e-7, it must be between 0 and 1"),
+        ("temperature", "1e300", "temperature is 1e300, it must be between 0 and 100"),
+        ("repetition_penalty", "0.009", "repetition_penalty is 0.009, it must be between 0.01 and 100"),
+    ] {
+        let body = format!("{{\"prompt\":\"a\",\"{field}\":{value}}}");
+        let reply = server.send("POST", "/v1/completions", &[("Content-Type", "application/json")], body.as_bytes());
+        assert_eq!(reply.await.error(), (expected.to_owned(), Some(field.to_owned())));
+    }
+}
+
+#[tokio::test]
 async fn unknown_paths_and_methods_have_openai_shape() {
     let server = Server::start(Setup::default()).await;
     for path in ["/", "/v1", "/v1/nothing", "/v1/chat/completions/", "/../etc/passwd", "/v1/models/..%2f..%2fetc"] {
