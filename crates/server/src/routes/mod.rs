@@ -19,7 +19,7 @@ mod tokenize;
 mod trace;
 mod version;
 
-pub(crate) use chat_completions::set_reasoning_effort;
+pub(crate) use chat_completions::{set_reasoning_effort, set_verbosity};
 
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, Method};

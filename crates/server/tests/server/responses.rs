@@ -270,13 +270,14 @@ async fn unsupported_parameters_are_refused_by_name() {
         (json!({"input": null}), "input"),
         (json!({"input": [{"type": "item_reference", "id": "x"}]}), "input[0].type"),
         (json!({"tools": [{"type": "web_search"}]}), "tools[0].type"),
-        (json!({"truncation": "auto"}), "truncation"),
+        (json!({"truncation": "always"}), "truncation"),
+        (json!({"include": ["message.output_text.logprobs"]}), "include"),
         (json!({"include": ["file_search_call.results"]}), "include"),
         (json!({"top_logprobs": 2}), "top_logprobs"),
         (json!({"max_tool_calls": 2}), "max_tool_calls"),
         (json!({"background": true, "stream": true}), "background"),
         (json!({"background": true, "store": false}), "background"),
-        (json!({"text": {"verbosity": "low"}}), "text"),
+        (json!({"text": {"verbosity": "endless"}}), "text"),
         (json!({"text": {"format": {"type": "json_schema"}}}), "text"),
         (json!({"reasoning": {"effort": "immense"}}), "reasoning_effort"),
         (json!({"conversation": "conv_1"}), "conversation"),
@@ -286,6 +287,39 @@ async fn unsupported_parameters_are_refused_by_name() {
         let reply = ask(&server, extra.clone()).await;
         assert_eq!((reply.status, reply.error().1.as_deref()), (400, Some(param)), "{extra}: {}", reply.text());
     }
+}
+
+#[tokio::test]
+async fn requests_of_coding_agents_are_taken_as_they_come() {
+    let server = server("Hello").await;
+    let tool = json!({"type": "function", "name": "shell", "description": "Run.", "strict": false,
+                      "parameters": {"type": "object", "properties": {"command": {"type": "string"}}}});
+    let text = |kind: &str, text: &str| json!([{"type": kind, "text": text}]);
+    let input = json!([
+        {"type": "message", "role": "developer", "content": text("input_text", "Ask first.")},
+        {"type": "message", "role": "user", "content": text("input_text", "List files.")},
+        {"type": "reasoning", "id": "rs_1", "summary": [], "content": null, "encrypted_content": "gAAA"},
+        {"type": "message", "role": "assistant", "phase": "commentary", "status": "completed", "id": "msg_1",
+         "content": [{"type": "output_text", "text": "I look.", "annotations": [], "logprobs": []}]},
+        {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "shell", "arguments": "{}", "status": "completed"},
+        {"type": "function_call_output", "call_id": "call_1", "output": "a.txt"},
+        {"type": "function_call_output", "call_id": "call_1", "output": text("input_text", "b.txt")},
+    ]);
+    let extra = json!({
+        "instructions": "Be brief.", "input": input, "tools": [tool], "tool_choice": "auto",
+        "parallel_tool_calls": true, "reasoning": {"effort": "medium", "summary": "auto"}, "store": false,
+        "stream": true, "include": ["reasoning.encrypted_content"], "prompt_cache_key": "key",
+        "text": {"verbosity": "low"}, "truncation": "auto", "safety_identifier": "x", "service_tier": "auto",
+        "metadata": {"a": "b"}, "client_metadata": {"c": "d"}, "max_tool_calls": null, "prompt": null,
+        "previous_response_id": null, "conversation": null, "background": false, "top_logprobs": 0,
+    });
+    let reply = ask(&server, extra).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let events = reply.named_events();
+    let response = &events.last().expect("events")["response"];
+    assert_eq!((&response["status"], &response["text"]["verbosity"]), (&json!("completed"), &json!("low")));
+    // What is echoed is what was done.
+    assert_eq!((&response["truncation"], &response["service_tier"]), (&json!("disabled"), &json!("default")));
 }
 
 #[tokio::test]
