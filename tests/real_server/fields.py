@@ -209,8 +209,9 @@ FIELDS = {
                 {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA, name: value}}},
                 response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}},
             )
-            for name, value in (("name", "b"), ("description", "c"), ("strict", True))
+            for name, value in (("name", "b"), ("description", "c"))
         },
+        "strict": Shown("a_strict_schema_allows_no_properties_that_it_does_not_name"),
     },
     "StructureFields": {name: Shown("every_kind_of_constraint_is_followed") for name in ("begin", "schema", "end")},
     "StructuredOutputFields": {

@@ -13,6 +13,7 @@ mod body;
 mod chat_format;
 mod chat_messages;
 mod choice;
+mod closed_schema;
 mod completion_format;
 mod engine_handle;
 mod engine_metrics;

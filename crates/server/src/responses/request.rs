@@ -180,7 +180,8 @@ pub struct TextFormat {
     pub name: Option<String>,
     /// Informational.
     pub description: Option<String>,
-    /// Informational: a schema is always followed to the letter.
+    /// Objects have no properties but those that the schema names, unless it says otherwise. A schema is followed to the
+    /// letter in any case.
     pub strict: Option<bool>,
 }
 
