@@ -434,6 +434,10 @@ FIELDS = {
         "priority": SHARED["priority"],
         "user": Informational("somebody"),
     },
+    "InvocationRequest": {
+        name: Shown("an_invocation_goes_to_the_endpoint_that_its_body_is_for")
+        for name in ("messages", "prompt", "input", "query", "text_1")
+    },
     "GenerateRequest": {
         "prompt": Changes("Twice"),
         "max_tokens": Changes(3),

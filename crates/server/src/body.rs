@@ -18,9 +18,14 @@ use crate::request_json::RequestJson;
 
 /// Reads and parses a JSON body.
 pub async fn read_json<T: DeserializeOwned>(headers: &HeaderMap, body: Body, limits: &Limits) -> Result<T, ApiError> {
+    parse_json(&read_bytes(headers, body, limits).await?)
+}
+
+/// Reads a body that says that it is JSON.
+pub async fn read_bytes(headers: &HeaderMap, body: Body, limits: &Limits) -> Result<Bytes, ApiError> {
     require_json(headers)?;
     let read = tokio::time::timeout(limits.body_timeout, read_body(headers, body, limits));
-    parse_json(&read.await.unwrap_or_else(|_| Err(too_late()))?)
+    read.await.unwrap_or_else(|_| Err(too_late()))
 }
 
 /// A JSON response with its content type.
