@@ -147,6 +147,25 @@ async fn forced_tools_follow_their_schema() {
 }
 
 #[tokio::test]
+async fn a_forced_use_that_is_cut_off_stays_one() {
+    let script = firebrick_engine::Script::Hash { vocab_size: 259 };
+    let server = Server::start(Setup { script, ..Setup::default() }).await;
+    let schema = json!({"type": "object", "properties": {"city": {"enum": ["Reykjavik"]}}, "required": ["city"]});
+    let extra = json!({"tools": [{"name": "weather", "input_schema": schema}], "max_tokens": 12,
+                       "tool_choice": {"type": "tool", "name": "weather"}});
+    let body = ask(&server, extra.clone()).await.json();
+    assert_eq!((&body["stop_reason"], &body["content"][0]["type"]), (&json!("max_tokens"), &json!("tool_use")));
+    // An input is an object; a part of one cannot be shown whole.
+    assert_eq!((&body["content"][0]["input"], body["content"].as_array().map(Vec::len)), (&json!({}), Some(1)));
+    let mut stream = extra;
+    stream["stream"] = json!(true);
+    let events = ask(&server, stream).await.named_events();
+    let partial: String = events.iter().filter_map(|event| event["delta"]["partial_json"].as_str()).collect();
+    assert!(partial.starts_with('{') && !partial.contains('}'), "{partial}");
+    assert!(events.iter().all(|event| event["delta"]["type"] != "text_delta"), "{events:?}");
+}
+
+#[tokio::test]
 async fn tokens_are_counted() {
     let server = server("Hello").await;
     let body = json!({"model": "tiny", "system": "Be brief.", "messages": [{"role": "user", "content": "Hi"}]});

@@ -146,6 +146,35 @@ async fn a_response_that_is_too_long_is_incomplete() {
 }
 
 #[tokio::test]
+async fn a_forced_call_that_is_cut_off_is_an_incomplete_item() {
+    let script = firebrick_engine::Script::Hash { vocab_size: 259 };
+    let server = Server::start(Setup { script, ..Setup::default() }).await;
+    let tools = json!([{"type": "function", "name": "weather", "parameters": {
+        "type": "object", "properties": {"city": {"enum": ["Reykjavik"]}}, "required": ["city"]}}]);
+    let named = json!({"type": "function", "name": "weather"});
+    let extra = json!({"tools": tools, "tool_choice": named, "max_output_tokens": 12, "seed": 5});
+    let body = ask(&server, extra.clone()).await.json();
+    let item = &body["output"][0];
+    assert_eq!(
+        (&body["status"], &item["type"], &item["status"]),
+        (&json!("incomplete"), &json!("function_call"), &json!("incomplete"))
+    );
+    let arguments = item["arguments"].as_str().expect("text");
+    assert!(arguments.starts_with('{') && !arguments.contains('}'), "{arguments}");
+    let mut stream = extra;
+    stream["stream"] = json!(true);
+    let events = ask(&server, stream).await.named_events();
+    let last = &events.last().expect("events");
+    assert_eq!(
+        (&last["type"], &last["response"]["output"][0]["arguments"]),
+        (&json!("response.incomplete"), &json!(arguments))
+    );
+    assert_eq!(last["response"]["output"][0]["status"], "incomplete");
+    let continued = json!({"input": "Go on.", "previous_response_id": id_of(&body), "max_output_tokens": 5});
+    assert_eq!(ask(&server, continued).await.status, 200);
+}
+
+#[tokio::test]
 async fn responses_are_kept_continued_and_deleted() {
     let server = server("Hello").await;
     let first = ask(&server, json!({"instructions": "Be brief."})).await.json();
