@@ -144,7 +144,7 @@ FIELDS = {
         "audio": Refused({"voice": "alloy"}),
         "web_search_options": Refused({}),
         "moderation": Refused({"model": "any"}),
-        "verbosity": Refused("low"),
+        "verbosity": Changes("low"),
         "prediction": Informational({"type": "content", "content": "Hello"}),
         "echo": Refused(True),
     },
@@ -209,8 +209,9 @@ FIELDS = {
                 {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA, name: value}}},
                 response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": SCHEMA}},
             )
-            for name, value in (("name", "b"), ("description", "c"), ("strict", True))
+            for name, value in (("name", "b"), ("description", "c"))
         },
+        "strict": Shown("a_strict_schema_allows_no_properties_that_it_does_not_name"),
     },
     "StructureFields": {name: Shown("every_kind_of_constraint_is_followed") for name in ("begin", "schema", "end")},
     "StructuredOutputFields": {
@@ -258,8 +259,8 @@ FIELDS = {
         "parallel_tool_calls": Changes(False, tools=[FLAT], tool_choice="required", max_output_tokens=200),
         "reasoning": Changes({"effort": "high"}),
         "text": Changes({"format": {"type": "json_object"}}),
-        "truncation": Refused("auto"),
-        "include": Refused(["file_search_call.results"]),
+        "truncation": Informational("auto"),
+        "include": Informational(["reasoning.encrypted_content"]),
         "top_logprobs": Refused(2),
         "max_tool_calls": Refused(2),
         "conversation": Refused("conv_1"),
@@ -270,6 +271,7 @@ FIELDS = {
         "user": Changes("somebody"),
         "safety_identifier": Changes("somebody"),
         "prompt_cache_key": Changes("key"),
+        "client_metadata": Informational({"a": "b"}),
         "service_tier": Informational("auto"),
         "prompt_cache_retention": Informational("24h"),
         "prompt_cache_options": Informational({"mode": "auto"}),
@@ -297,7 +299,7 @@ FIELDS = {
     },
     "TextFields": {
         "format": Differ({}, {"text": {"format": {"type": "json_object"}}}),
-        "verbosity": Refused({"text": {"verbosity": "low"}}, param="text"),
+        "verbosity": Differ({"text": {"verbosity": "high"}}, {"text": {"verbosity": "low"}}),
     },
     "TextFormat": {name: Shown("a_schema_or_a_forced_call_is_followed") for name in ("type", "schema")}
     | {name: Shown("a_response_has_the_shape_of_the_api") for name in ("name", "description", "strict")},
@@ -316,14 +318,22 @@ FIELDS = {
         "thinking": Changes({"type": "enabled", "budget_tokens": 1024}),
         "mcp_servers": Refused([{"url": "x"}]),
         "container": Refused("one"),
-        "context_management": Refused({"edits": [1]}),
+        "context_management": Refused({"edits": [{"type": "clear_tool_uses_20250919"}]}),
         "output_config": Changes({"effort": "high"}),
         "output_format": Changes({"type": "json_schema", "schema": SCHEMA}),
         "chat_template_kwargs": Changes({"mood": "glad"}),
         "cache_salt": SHARED["cache_salt"],
         "metadata": Informational({"user_id": "somebody"}),
         "service_tier": Informational("auto"),
+        "speed": Informational("standard"),
         "cache_control": Informational({"type": "ephemeral"}),
+    },
+    "ContextManagement": {
+        "edits": Refused({"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}, param="context_management"),
+    },
+    "ContextEdit": {
+        "type": Refused({"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}, param="clear_tool_uses_20250919"),
+        "keep": Informational({"context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}}),
     },
     "CountTokensRequest": {
         "model": SHARED["model"],
@@ -332,6 +342,9 @@ FIELDS = {
         "tools": Changes([ANTHROPIC]),
         "tool_choice": Changes({"type": "none"}, tools=[ANTHROPIC]),
         "thinking": Changes({"type": "enabled", "budget_tokens": 1024}),
+        "mcp_servers": Refused([{"url": "x"}]),
+        "context_management": Refused({"edits": [{"type": "clear_tool_uses_20250919"}]}),
+        "output_config": Changes({"effort": "high"}),
         "cache_control": Informational({"type": "ephemeral"}),
     },
     "Turn": {
@@ -349,6 +362,8 @@ FIELDS = {
             for name, value in (("name", "g"), ("description", "Other."), ("input_schema", {"type": "object"}))
         },
         "strict": Informational({"tools": [{**ANTHROPIC, "strict": True}]}, tools=[ANTHROPIC]),
+        "defer_loading": Refused({"tools": [{**ANTHROPIC, "defer_loading": True}]}, param="tools[0].defer_loading"),
+        "eager_input_streaming": Informational({"tools": [{**ANTHROPIC, "eager_input_streaming": True}]}, tools=[ANTHROPIC]),
         "cache_control": Informational({"tools": [{**ANTHROPIC, "cache_control": {"type": "ephemeral"}}]}, tools=[ANTHROPIC]),
     },
     "AnthropicToolChoice": {
@@ -418,6 +433,10 @@ FIELDS = {
         "truncate_prompt_tokens": Changes(2),
         "priority": SHARED["priority"],
         "user": Informational("somebody"),
+    },
+    "InvocationRequest": {
+        name: Shown("an_invocation_goes_to_the_endpoint_that_its_body_is_for")
+        for name in ("messages", "prompt", "input", "query", "text_1")
     },
     "GenerateRequest": {
         "prompt": Changes("Twice"),

@@ -14,7 +14,7 @@ from server import REPOSITORY, Server
 TEMPLATE = (
     "{% for tool in tools or [] %}[tool {{ tool | tojson }}]{% endfor %}"
     "{% for document in documents or [] %}[document {{ document | tojson }}]{% endfor %}"
-    "{{ mood }}{{ reasoning_effort }}{% if enable_thinking is defined %}{{ enable_thinking }}{% endif %}"
+    "{{ mood }}{{ reasoning_effort }}{{ verbosity }}{% if enable_thinking is defined %}{{ enable_thinking }}{% endif %}"
     "{% for message in messages %}[{{ message.role }} {{ message.name }} {{ message.tool_call_id }}] "
     "{{ message.reasoning_content or '' }}{{ message.content or '' }}{{ (message.tool_calls or []) | tojson }}\n{% endfor %}"
     "{% if add_generation_prompt %}[assistant] {% endif %}"
@@ -29,7 +29,7 @@ ENDPOINTS = {
     **dict.fromkeys(("ResponsesRequest", "InputItem", "ResponseStreamOptions", "FlatTool", "ReasoningFields"), RESPONSES),
     **dict.fromkeys(("TextFields", "TextFormat"), RESPONSES),
     **dict.fromkeys(("MessagesRequest", "Turn", "Block", "AnthropicTool", "AnthropicToolChoice", "Thinking"), MESSAGES),
-    **dict.fromkeys(("OutputConfig", "OutputFormat"), MESSAGES),
+    **dict.fromkeys(("OutputConfig", "OutputFormat", "ContextManagement", "ContextEdit"), MESSAGES),
     "CountTokensRequest": ("/v1/messages/count_tokens", {"messages": [fields.USER]}),
     "TokenizeRequest": ("/tokenize", {"prompt": "Once"}),
     "DetokenizeRequest": ("/detokenize", {"tokens": [fields.A]}),

@@ -17,7 +17,7 @@ use crate::generation::{Generation, refused};
 use crate::openai::SamplingFields;
 use crate::quota::Charge;
 use crate::state::Model;
-use crate::validate::{ValidatedRequest, whole};
+use crate::validate::{ValidatedRequest, shown, whole};
 
 /// How a request searches.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -58,7 +58,7 @@ impl BeamSearch {
         let width = whole(name, fields.best_of.or(Some(n.into())), 1, n.into()..=width_max)? as u32;
         let length_penalty = fields.length_penalty.unwrap_or(1.0);
         if !(-10.0..=10.0).contains(&length_penalty) {
-            let message = format!("length_penalty is {length_penalty}, it must be between -10 and 10");
+            let message = format!("length_penalty is {}, it must be between -10 and 10", shown(length_penalty));
             return Err(ApiError::parameter("length_penalty", message));
         }
         Ok(Some(Self { width, length_penalty, ignore_eos: fields.ignore_eos.unwrap_or(false) }))

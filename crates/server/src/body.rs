@@ -14,12 +14,18 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{ApiError, ErrorKind};
 use crate::limits::Limits;
+use crate::request_json::RequestJson;
 
 /// Reads and parses a JSON body.
 pub async fn read_json<T: DeserializeOwned>(headers: &HeaderMap, body: Body, limits: &Limits) -> Result<T, ApiError> {
+    parse_json(&read_bytes(headers, body, limits).await?)
+}
+
+/// Reads a body that says that it is JSON.
+pub async fn read_bytes(headers: &HeaderMap, body: Body, limits: &Limits) -> Result<Bytes, ApiError> {
     require_json(headers)?;
     let read = tokio::time::timeout(limits.body_timeout, read_body(headers, body, limits));
-    parse_json(&read.await.unwrap_or_else(|_| Err(too_late()))?)
+    read.await.unwrap_or_else(|_| Err(too_late()))
 }
 
 /// A JSON response with its content type.
@@ -85,10 +91,10 @@ fn too_large(max: usize) -> ApiError {
     ApiError::new(ErrorKind::TooLarge, format!("the request body is larger than {max} bytes"))
 }
 
-/// Parses JSON into `T`; what follows the value must be white space.
+/// Parses JSON into `T` by the rules of [`RequestJson`]; what follows the value must be white space.
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let value = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+    let value = serde_path_to_error::deserialize(RequestJson(&mut deserializer)).map_err(|error| {
         let path = error.path().to_string();
         parse_error(error.inner(), &path)
     })?;

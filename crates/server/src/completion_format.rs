@@ -26,9 +26,8 @@ impl TextOffsets {
         let mut logprobs = CompletionLogprobs::default();
         for token in tokens {
             logprobs.text_offset.push(*offset);
-            let top = token.top.iter().map(|token| (token.text.clone(), token.logprob));
             logprobs.token_logprobs.push(Some(token.chosen.logprob));
-            logprobs.top_logprobs.push(Some(TopLogprobs(top.collect())));
+            logprobs.top_logprobs.push(Some(TopLogprobs::new(&token.top, &token.chosen)));
             logprobs.tokens.push(token.chosen.text.clone());
             *offset += token.chosen.text.chars().count();
         }

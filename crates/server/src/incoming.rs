@@ -1,6 +1,6 @@
 //! A request for a model as it comes in: what the handlers of all front doors take, and how they go on.
 
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use crate::answer::Format;
 use crate::auth::Caller;
-use crate::body::read_json;
+use crate::body::{read_bytes, read_json};
 use crate::error::{ApiError, ErrorKind};
 use crate::serve_request::{Answered, collect_request, compute_request, serve_request};
 use crate::state::AppState;
@@ -40,6 +40,12 @@ impl FromRequest<AppState> for Incoming {
 }
 
 impl Incoming {
+    /// The body, and the request with it, for those who must see a body to know whom it is for.
+    pub async fn read_ahead(self) -> Result<(Bytes, Self), ApiError> {
+        let bytes = read_bytes(&self.headers, self.body, &self.state.config().limits).await?;
+        Ok((bytes.clone(), Self { body: Body::from(bytes), ..self }))
+    }
+
     /// Answers what `draft` makes of the body, in the format that it says.
     pub async fn serve<B: DeserializeOwned>(
         self,

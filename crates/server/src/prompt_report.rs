@@ -98,11 +98,11 @@ impl PromptReport {
             top_logprobs: vec![None],
         };
         for PromptToken { actual, top } in &prompt.tokens {
-            let top = top.iter().take(count).map(|top| (top.shown.text.clone(), top.shown.logprob)).collect();
+            let top = top.iter().take(count).map(|top| &top.shown);
             logprobs.text_offset.push(offset);
             logprobs.token_logprobs.push(Some(actual.shown.logprob));
             logprobs.tokens.push(actual.shown.text.clone());
-            logprobs.top_logprobs.push(Some(TopLogprobs(top)));
+            logprobs.top_logprobs.push(Some(TopLogprobs::new(top, &actual.shown)));
             offset += actual.shown.text.chars().count();
         }
         Some(logprobs)

@@ -1,10 +1,13 @@
 //! What a client's request for structured output means: exactly one grammar, or none.
 
 use firebrick_text::{GrammarSource, StructuralTag, Structure, Whitespace};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::closed_schema::close_objects;
 use crate::error::ApiError;
-use crate::openai::{ResponseFormat, SamplingFields, StructureFields, StructuredOutputFields};
+use crate::openai::{JsonSchemaFormat, ResponseFormat, SamplingFields, StructureFields, StructuredOutputFields};
+use crate::request_json::RequestJson;
 
 /// A grammar and the name of the field that asked for it.
 pub struct AskedGrammar {
@@ -48,9 +51,13 @@ fn response_format(fields: &mut SamplingFields) -> Result<Option<AskedGrammar>, 
         "text" => return Ok(None),
         "json_object" => json_source(format.schema.unwrap_or_else(any_object), None),
         "json_schema" => {
-            let schema = format.json_schema.and_then(|json_schema| json_schema.schema);
+            let JsonSchemaFormat { schema, strict, .. } = format.json_schema.unwrap_or_default();
             let missing = || ApiError::parameter(FIELD, "response_format.json_schema.schema is missing");
-            json_source(schema.ok_or_else(missing)?, None)
+            let mut schema = schema.ok_or_else(missing)?;
+            if strict == Some(true) {
+                close_objects(&mut schema);
+            }
+            json_source(schema, None)
         }
         "structural_tag" => structural_tag(FIELD, format)?,
         other => {
@@ -155,8 +162,8 @@ fn schema_of(field: &'static str, schema: Value) -> Result<Value, ApiError> {
 
 fn structural_tag_of(field: &'static str, tag: Value) -> Result<GrammarSource, ApiError> {
     let parsed = match tag {
-        Value::String(text) => serde_json::from_str::<ResponseFormat>(&text),
-        tag => serde_json::from_value::<ResponseFormat>(tag),
+        Value::String(text) => ResponseFormat::deserialize(RequestJson(&mut serde_json::Deserializer::from_str(&text))),
+        tag => ResponseFormat::deserialize(RequestJson(tag)),
     };
     structural_tag(
         field,
@@ -177,20 +184,6 @@ fn structural_tag(field: &'static str, format: ResponseFormat) -> Result<Grammar
         structures: structures.into_iter().map(structure).collect(),
         triggers: format.triggers.ok_or_else(|| missing("triggers"))?,
     }))
-}
-
-/// Lets objects have no properties but those that the schema names. JSON is not nested deeper than the parser allows.
-fn close_objects(schema: &mut Value) {
-    match schema {
-        Value::Array(values) => values.iter_mut().for_each(close_objects),
-        Value::Object(map) => {
-            map.values_mut().for_each(close_objects);
-            if map.contains_key("properties") {
-                map.entry("additionalProperties").or_insert(Value::Bool(false));
-            }
-        }
-        _ => {}
-    }
 }
 
 #[cfg(test)]
@@ -220,7 +213,7 @@ mod tests {
         let schema = json!({"type": "object", "properties": {"a": {"type": "integer"}}});
         let expected = GrammarSource::Json { schema: schema.clone(), whitespace: None };
         for body in [
-            json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": true}}}),
+            json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": false}}}),
             json!({"response_format": {"type": "json_object", "schema": schema}}),
             json!({"structured_outputs": {"json": schema}}),
             json!({"structured_outputs": {"json": schema.to_string()}}),
@@ -228,6 +221,18 @@ mod tests {
             json!({"guided_json": schema.to_string()}),
         ] {
             assert_eq!(source(body), expected);
+        }
+    }
+
+    #[test]
+    fn a_strict_schema_allows_no_properties_that_it_does_not_name() {
+        let schema = json!({"type": "object", "properties": {"a": {"type": "object"}}});
+        let closed = json!({"type": "object", "properties": {"a": {"type": "object", "additionalProperties": false}},
+                            "additionalProperties": false});
+        for (strict, expected) in [(json!(true), &closed), (json!(false), &schema), (Value::Null, &schema)] {
+            let json_schema = json!({"name": "x", "schema": schema, "strict": strict});
+            let found = source(json!({"response_format": {"type": "json_schema", "json_schema": json_schema}}));
+            assert_eq!(found, json_source(expected.clone(), None));
         }
     }
 

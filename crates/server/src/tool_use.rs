@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use firebrick_text::{Dialect, GrammarSource, ToolReading};
+use firebrick_text::{Dialect, GrammarSource, ToolReading, for_each_schema};
 use serde_json::{Map, Value, json};
 
 use crate::error::ApiError;
@@ -195,35 +195,15 @@ impl ToolUse {
 }
 
 /// Makes the references of a schema mean the same when it stands at `place` within another one, `#/…` being a pointer
-/// from the root. JSON is not nested deeper than the parser allows.
+/// from the root.
 fn move_references(schema: &mut Value, place: &str) {
-    let fields = match schema {
-        Value::Array(schemas) => return schemas.iter_mut().for_each(|schema| move_references(schema, place)),
-        Value::Object(fields) => fields,
-        _ => return,
-    };
-    for (name, value) in fields {
-        match (name.as_str(), value) {
-            ("$ref", Value::String(reference)) => {
-                if let Some(pointer) =
-                    reference.strip_prefix('#').filter(|rest| rest.is_empty() || rest.starts_with('/'))
-                {
-                    // A pointer that ends with a slash means the root too.
-                    *reference = format!("{place}{}", if pointer == "/" { "" } else { pointer });
-                }
-            }
-            // What stands there is no schema.
-            ("const" | "enum" | "default" | "examples", _) => {}
-            // The names there are the client's: a property may be called `$ref`.
-            (
-                "properties" | "patternProperties" | "$defs" | "definitions" | "dependentSchemas",
-                Value::Object(named),
-            ) => {
-                named.values_mut().for_each(|schema| move_references(schema, place));
-            }
-            (_, value) => move_references(value, place),
+    for_each_schema(schema, &mut |fields| {
+        let Some(Value::String(reference)) = fields.get_mut("$ref") else { return };
+        if let Some(pointer) = reference.strip_prefix('#').filter(|rest| rest.is_empty() || rest.starts_with('/')) {
+            // A pointer that ends with a slash means the root too.
+            *reference = format!("{place}{}", if pointer == "/" { "" } else { pointer });
         }
-    }
+    });
 }
 
 /// `tool_choice` as chat completions and responses carry it.

@@ -514,8 +514,14 @@ fn real(name: &str, value: Option<f64>, default: f32, range: RangeInclusive<f64>
     if range.contains(&value) {
         return Ok(value as f32);
     }
-    let (start, end) = (range.start(), range.end());
+    let [value, start, end] = [value, *range.start(), *range.end()].map(shown);
     Err(ApiError::parameter(name, format!("{name} is {value}, it must be between {start} and {end}")))
+}
+
+/// A number as people write it: with an exponent where there would be many zeros.
+pub(crate) fn shown(number: f64) -> String {
+    let is_plain = number == 0.0 || (1e-5..1e16).contains(&number.abs());
+    if is_plain { number.to_string() } else { format!("{number:e}") }
 }
 
 /// A whole number in a range.

@@ -39,7 +39,7 @@ pub use error::{TemplateError, TokenizerError};
 pub use gguf::{GgufVocabulary, gguf_pre_tokenizers};
 pub use grammar::{
     COMPILE_STACK_BYTES, Grammar, GrammarCompiler, GrammarError, GrammarMatcher, GrammarSource, StructuralTag,
-    Structure, TOO_COMPLEX, Whitespace,
+    Structure, TOO_COMPLEX, Whitespace, for_each_schema,
 };
 pub use message_event::MessageEvent;
 pub use message_reader::MessageReader;

@@ -101,6 +101,43 @@ impl Setup {
 }
 
 #[test]
+fn classes_of_digits_and_words_are_ascii() {
+    let setup = Setup::new();
+    let of_pattern = |pattern: &str| setup.grammar(GrammarSource::Regex(pattern.to_owned()));
+    let of_schema = |pattern: &str| setup.json(json!({"type": "string", "pattern": pattern}));
+    // An Arabic-Indic digit and a letter with an accent.
+    for (pattern, text, expected) in [
+        (r"^\d+$", "12", true),
+        (r"^\d+$", "1\u{662}", false),
+        (r"^[\d.]+$", "1.2", true),
+        (r"^[\d.]+$", "1.\u{662}", false),
+        (r"^\D$", "\u{662}", true),
+        (r"^\D$", "1", false),
+        (r"^\w+$", "a_1", true),
+        (r"^\w+$", "é", false),
+        (r"^[^\w]$", "é", true),
+        (r"^\W$", "é", true),
+        (r"^[\W]$", "a", false),
+        (r"^a\sb$", "a b", true),
+    ] {
+        assert_eq!(setup.matches(&of_pattern(pattern), text), expected, "{pattern} {text}");
+        assert_eq!(setup.matches(&of_schema(pattern), &format!("\"{text}\"")), expected, "{pattern} {text} in JSON");
+    }
+    let named = setup.json(json!({"type": "object", "patternProperties": {"^\\w$": {"type": "null"}},
+                                  "additionalProperties": false}));
+    assert!(setup.matches(&named, "{\"e\": null}") && !setup.matches(&named, "{\"é\": null}"));
+    let structure = Structure {
+        begin: "<a>".to_owned(),
+        schema: json!({"pattern": "^\\w$", "type": "string"}),
+        end: String::new(),
+    };
+    let tag =
+        GrammarSource::StructuralTag(StructuralTag { structures: vec![structure], triggers: vec!["<a".to_owned()] });
+    let tag = setup.grammar(tag);
+    assert!(setup.matches(&tag, "<a>\"e\"") && !setup.matches(&tag, "<a>\"é\""));
+}
+
+#[test]
 fn random_texts_of_a_schema_parse_and_have_its_shape() {
     let setup = Setup::new();
     let grammar = setup.json(json!({

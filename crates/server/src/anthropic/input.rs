@@ -8,27 +8,20 @@ use crate::chat_messages::past_call;
 use crate::error::ApiError;
 use crate::limits::Limits;
 use crate::message::MessageDraft;
-use crate::openai::{JsonSchemaFormat, OneOrMany, ResponseFormat, SamplingFields, ToolFunction};
+use crate::openai::{JsonSchemaFormat, Loose, OneOrMany, ResponseFormat, SamplingFields, ToolFunction};
 use crate::prompt::{Conversation, Source};
 use crate::routes::set_reasoning_effort;
 use crate::tool_use::{OfferedTool, ToolChoice, ToolUse};
 use crate::validate::{Draft, at_most, refuse_unless_neutral};
 
 use super::request::{
-    AnthropicTool, AnthropicToolChoice, Block, Blocks, CountTokensRequest, MessagesRequest, OutputConfig, OutputFormat,
-    Thinking, Turn,
+    AnthropicTool, AnthropicToolChoice, Block, Blocks, ContextEdit, ContextManagement, CountTokensRequest,
+    MessagesRequest, OutputConfig, OutputFormat, Thinking, Turn,
 };
 
 /// A request for an answer.
 pub fn draft(caller: Caller, body: MessagesRequest, limits: &Limits) -> Result<Draft, ApiError> {
-    let refused = [
-        ("mcp_servers", body.mcp_servers),
-        ("container", body.container),
-        ("context_management", body.context_management),
-    ];
-    for (name, value) in refused {
-        refuse_unless_neutral(name, value)?;
-    }
+    refuse_unless_neutral("container", body.container)?;
     if body.max_tokens.is_none() {
         return Err(ApiError::parameter("max_tokens", "`max_tokens` is missing"));
     }
@@ -52,16 +45,14 @@ pub fn draft(caller: Caller, body: MessagesRequest, limits: &Limits) -> Result<D
         tools: body.tools,
         tool_choice: body.tool_choice,
         thinking: body.thinking,
+        effort,
+        mcp_servers: body.mcp_servers,
+        context_management: body.context_management,
     };
     let (mut conversation, message) = asked.into_conversation(limits)?;
     // What the request says about thinking in the usual way stands.
     for (name, value) in body.chat_template_kwargs.unwrap_or_default() {
         conversation.template_variables.entry(name).or_insert(value);
-    }
-    if let Some(effort) = effort {
-        // The highest effort has another name here.
-        let effort = if effort == "max" { "xhigh" } else { &effort };
-        set_reasoning_effort(effort, &mut conversation.template_variables)?;
     }
     Ok(Draft {
         caller,
@@ -93,6 +84,9 @@ pub fn count_draft(body: CountTokensRequest, limits: &Limits) -> Result<(Option<
         tools: body.tools,
         tool_choice: body.tool_choice,
         thinking: body.thinking,
+        effort: body.output_config.and_then(|config| config.effort),
+        mcp_servers: body.mcp_servers,
+        context_management: body.context_management,
     };
     let (conversation, _) = asked.into_conversation(limits)?;
     Ok((body.model, Source::Chat(conversation)))
@@ -105,10 +99,15 @@ struct Asked {
     tools: Option<Vec<AnthropicTool>>,
     tool_choice: Option<AnthropicToolChoice>,
     thinking: Option<Thinking>,
+    effort: Option<String>,
+    mcp_servers: Option<Loose>,
+    context_management: Option<ContextManagement>,
 }
 
 impl Asked {
     fn into_conversation(self, limits: &Limits) -> Result<(Conversation, MessageDraft), ApiError> {
+        refuse_unless_neutral("mcp_servers", self.mcp_servers)?;
+        refuse_edits(self.context_management)?;
         let tools = tool_use(self.tools.unwrap_or_default(), self.tool_choice, limits)?;
         let thinks = thinks(self.thinking)?;
         let turns = self.messages.ok_or_else(|| ApiError::parameter("messages", "`messages` is missing"))?;
@@ -124,6 +123,11 @@ impl Asked {
         let continues = messages.last().is_some_and(|last| last.role == "assistant" && last.tool_calls.is_none());
         let mut template_variables = Map::new();
         template_variables.insert("enable_thinking".to_owned(), Value::Bool(thinks));
+        if let Some(effort) = self.effort {
+            // The highest effort has another name here.
+            let effort = if effort == "max" { "xhigh" } else { &effort };
+            set_reasoning_effort(effort, &mut template_variables)?;
+        }
         let conversation = Conversation {
             messages,
             tools: tools.for_template(),
@@ -132,6 +136,20 @@ impl Asked {
             ..Conversation::default()
         };
         Ok((conversation, MessageDraft { tools, include_reasoning: thinks }))
+    }
+}
+
+/// Conversations are sent as they are; an edit that keeps everything changes nothing.
+fn refuse_edits(asked: Option<ContextManagement>) -> Result<(), ApiError> {
+    let edits = asked.and_then(|asked| asked.edits).unwrap_or_default();
+    let keeps_all = |edit: &ContextEdit| edit.keep.as_ref().and_then(Value::as_str) == Some("all");
+    match edits.iter().find(|edit| !keeps_all(edit)) {
+        None => Ok(()),
+        Some(edit) => {
+            let kind: String = edit.r#type.chars().take(60).collect();
+            let message = format!("context_management: {kind:?} is not supported, unless it keeps all");
+            Err(ApiError::parameter("context_management", message))
+        }
     }
 }
 
@@ -145,6 +163,10 @@ fn tool_use(
         if tool.r#type.as_deref().is_some_and(|kind| kind != "custom") {
             let field = format!("{path}.type");
             return Err(ApiError::parameter(field.clone(), format!("{field}: only custom tools are supported")));
+        }
+        if tool.defer_loading == Some(true) {
+            let field = format!("{path}.defer_loading");
+            return Err(ApiError::parameter(field.clone(), format!("{field}: there is no search for tools")));
         }
         let function = ToolFunction {
             name: tool.name,
@@ -227,6 +249,8 @@ fn add_assistant(messages: &mut Vec<Message>, blocks: Vec<Block>, path: &str) ->
         let at = format!("{path}.content[{index}]");
         match block.r#type.as_str() {
             "thinking" => thought.push(block.thinking.unwrap_or_default()),
+            // Nobody but the one who wrote it can read it.
+            "redacted_thinking" => {}
             "tool_use" => {
                 let (Some(id), Some(name)) = (block.id, block.name) else {
                     return Err(ApiError::parameter(at.clone(), format!("{at} needs an id and a name")));
@@ -326,6 +350,8 @@ mod tests {
             (json!({"tool_choice": {"type": "any"}}), "tool_choice"),
             (json!({"thinking": {"type": "maybe"}}), "thinking"),
             (json!({"mcp_servers": [{}]}), "mcp_servers"),
+            (json!({"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}), "context_management"),
+            (json!({"tools": [{"name": "f", "input_schema": {}, "defer_loading": true}]}), "tools[0].defer_loading"),
         ] {
             assert_eq!(with(extra.clone()).as_deref(), Some(param), "{extra}");
         }

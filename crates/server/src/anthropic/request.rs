@@ -41,8 +41,8 @@ pub struct MessagesRequest {
     pub mcp_servers: Option<Loose>,
     /// Refused unless empty.
     pub container: Option<Loose>,
-    /// Refused unless empty.
-    pub context_management: Option<Loose>,
+    /// Refused unless it keeps all that it names.
+    pub context_management: Option<ContextManagement>,
     /// The form of the text and how long to think.
     pub output_config: Option<OutputConfig>,
     /// The older place of `output_config.format`.
@@ -58,9 +58,30 @@ pub struct MessagesRequest {
     #[serde(rename = "service_tier")]
     #[schemars(with = "Option<Value>")]
     _service_tier: Option<IgnoredAny>,
+    #[serde(rename = "speed")]
+    #[schemars(with = "Option<Value>")]
+    _speed: Option<IgnoredAny>,
     #[serde(rename = "cache_control")]
     #[schemars(with = "Option<Value>")]
     _cache_control: Option<IgnoredAny>,
+}
+
+/// `context_management`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ContextManagement {
+    /// What is taken out of a conversation before it is answered.
+    pub edits: Option<Vec<ContextEdit>>,
+}
+
+/// One kind of edit.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub struct ContextEdit {
+    /// Such as `clear_thinking_20251015`.
+    pub r#type: String,
+    /// What stays: `all`, or something that has no meaning here.
+    pub keep: Option<Value>,
 }
 
 /// `output_config`.
@@ -99,6 +120,12 @@ pub struct CountTokensRequest {
     pub tool_choice: Option<AnthropicToolChoice>,
     /// Whether to think first.
     pub thinking: Option<Thinking>,
+    /// Refused unless empty.
+    pub mcp_servers: Option<Loose>,
+    /// Refused unless it keeps all that it names.
+    pub context_management: Option<ContextManagement>,
+    /// The form of the text and how long to think.
+    pub output_config: Option<OutputConfig>,
     #[serde(rename = "cache_control")]
     #[schemars(with = "Option<Value>")]
     _cache_control: Option<IgnoredAny>,
@@ -128,7 +155,7 @@ pub enum Blocks {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct Block {
-    /// `text`, `thinking`, `tool_use` or `tool_result`.
+    /// `text`, `thinking`, `redacted_thinking`, `tool_use` or `tool_result`.
     pub r#type: String,
     /// Of a text.
     pub text: Option<String>,
@@ -162,6 +189,12 @@ pub struct AnthropicTool {
     pub input_schema: Option<Value>,
     /// Whether input must follow the schema; it does whenever a use is forced.
     pub strict: Option<bool>,
+    /// Refused when true: there is no search for tools.
+    pub defer_loading: Option<bool>,
+    // Input is streamed as it is generated in any case.
+    #[serde(rename = "eager_input_streaming")]
+    #[schemars(with = "Option<Value>")]
+    _eager_input_streaming: Option<IgnoredAny>,
     #[serde(rename = "cache_control")]
     #[schemars(with = "Option<Value>")]
     _cache_control: Option<IgnoredAny>,

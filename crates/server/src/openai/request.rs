@@ -210,7 +210,7 @@ with_shared_fields! { request! {
         documents: Vec<serde_json::Map<String, Value>>,
         /// A guess at the answer, which could make it come sooner: informational.
         prediction: Loose,
-        /// Refused unless `medium`: how long answers are is the model's affair.
+        /// A variable for the chat template: `low`, `medium` or `high`.
         verbosity: String,
         /// Refused unless empty.
         audio: Loose,

@@ -4,6 +4,8 @@ use firebrick_engine::TokenId;
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 
+use crate::choice::TokenLogprob;
+
 use super::tools::{CallDelta, ReplyCall};
 
 /// A field that is absent, null or a value.
@@ -283,7 +285,7 @@ pub struct CompletionLogprobs {
     pub token_logprobs: Vec<Option<f32>>,
     /// Text of the chosen token.
     pub tokens: Vec<String>,
-    /// The most likely tokens; null where nothing is predicted.
+    /// The most likely tokens, and the chosen one where it is none of them; null where nothing is predicted.
     pub top_logprobs: Vec<Option<TopLogprobs>>,
 }
 
@@ -320,11 +322,20 @@ pub struct PromptLogprob {
 
 /// A map from token text to log-probability, in order of likelihood. Texts may repeat: different tokens can read alike.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct TopLogprobs(pub Vec<(String, f32)>);
+pub struct TopLogprobs(Vec<(String, f32)>);
+
+impl TopLogprobs {
+    /// The likeliest tokens of a place, best first, and the one that stands there, which may be less likely than all.
+    pub fn new<'a>(top: impl IntoIterator<Item = &'a TokenLogprob>, actual: &'a TokenLogprob) -> Self {
+        let entry = |token: &TokenLogprob| (token.text.clone(), token.logprob);
+        // Where the actual token is among the likeliest, its text is a repetition.
+        Self(top.into_iter().chain([actual]).map(entry).collect())
+    }
+}
 
 impl Serialize for TopLogprobs {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
+        let mut map = serializer.serialize_map(None)?;
         for (index, (text, logprob)) in self.0.iter().enumerate() {
             // The likelier of two tokens that read alike is kept, since keys must be unique.
             if self.0[..index].iter().all(|(earlier, _)| earlier != text) {

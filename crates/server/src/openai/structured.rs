@@ -33,7 +33,8 @@ pub struct JsonSchemaFormat {
     pub description: Option<String>,
     /// The schema.
     pub schema: Option<Value>,
-    /// Informational: a schema is always followed to the letter.
+    /// Objects have no properties but those that the schema names, unless it says otherwise. A schema is followed to the
+    /// letter in any case.
     pub strict: Option<bool>,
 }
 

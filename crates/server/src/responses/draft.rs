@@ -9,14 +9,14 @@ use crate::limits::Limits;
 use crate::message::{CallIds, MessageDraft};
 use crate::openai::{JsonSchemaFormat, ResponseFormat as ResponseFormatFields, SamplingFields, ToolFunction};
 use crate::prompt::{Conversation, Source};
-use crate::routes::set_reasoning_effort;
+use crate::routes::{set_reasoning_effort, set_verbosity};
 use crate::state::AppState;
 use crate::tool_use::{OfferedTool, ToolUse, tool_choice};
 use crate::validate::{Draft, refuse_unless_neutral};
 
 use super::format::{Keep, ResponseFormat};
 use super::input::messages_of;
-use super::request::{FlatTool, ResponsesRequest, TextFormat};
+use super::request::{FlatTool, ResponsesRequest, TextFields, TextFormat};
 
 /// The request, and what it says about the response.
 pub fn draft(
@@ -34,6 +34,9 @@ pub fn draft(
     let mut template_variables = body.chat_template_kwargs.take().unwrap_or_default();
     if let Some(effort) = body.reasoning.as_ref().and_then(|reasoning| reasoning.effort.as_deref()) {
         set_reasoning_effort(effort, &mut template_variables)?;
+    }
+    if let Some(verbosity) = body.text.as_ref().and_then(|text| text.verbosity.as_deref()) {
+        set_verbosity(verbosity, "text", &mut template_variables)?;
     }
     let background = body.background.unwrap_or(false);
     let keeps = body.store.unwrap_or(true);
@@ -123,7 +126,6 @@ fn offered_tools(tools: Vec<FlatTool>) -> Result<Vec<OfferedTool>, ApiError> {
 
 fn refuse_unsupported(body: &ResponsesRequest) -> Result<(), ApiError> {
     let empty = [
-        ("include", body.include),
         ("conversation", body.conversation),
         ("prompt", body.prompt),
         ("context_management", body.context_management),
@@ -140,7 +142,16 @@ fn refuse_unsupported(body: &ResponsesRequest) -> Result<(), ApiError> {
             "log-probabilities are not part of responses",
         ),
         ("max_tool_calls", body.max_tool_calls.is_some(), "it limits built-in tools, of which there are none"),
-        ("truncation", body.truncation.as_deref().is_some_and(|mode| mode != "disabled"), "only disabled is supported"),
+        (
+            "truncation",
+            body.truncation.as_deref().is_some_and(|mode| mode != "disabled" && mode != "auto"),
+            "must be auto or disabled",
+        ),
+        (
+            "include",
+            body.include.iter().flatten().any(|asked| asked != "reasoning.encrypted_content"),
+            "only reasoning.encrypted_content is supported",
+        ),
         (
             "stream_options",
             body.stream_options.as_ref().is_some_and(|options| options.include_obfuscation == Some(true)),
@@ -148,11 +159,6 @@ fn refuse_unsupported(body: &ResponsesRequest) -> Result<(), ApiError> {
         ),
         ("background", background && body.stream == Some(true), "a background response cannot be streamed"),
         ("background", background && body.store == Some(false), "a background response must be stored"),
-        (
-            "text",
-            body.text.as_ref().is_some_and(|text| text.verbosity.as_deref().is_some_and(|level| level != "medium")),
-            "verbosity is not supported; ask for it in the instructions",
-        ),
     ];
     for (name, is_asked, reason) in refused {
         if is_asked {
@@ -186,6 +192,15 @@ fn format_value(format: Option<&TextFormat>) -> Value {
     }
 }
 
+/// `text` as responses repeat it.
+fn text_value(text: Option<&TextFields>) -> Value {
+    let mut value = json!({"format": format_value(text.and_then(|text| text.format.as_ref()))});
+    if let Some(verbosity) = text.and_then(|text| text.verbosity.as_deref()) {
+        value["verbosity"] = json!(verbosity);
+    }
+    value
+}
+
 /// What the response repeats of its request.
 fn echo(body: &ResponsesRequest) -> Map<String, Value> {
     let tool = |tool: &FlatTool| {
@@ -203,7 +218,7 @@ fn echo(body: &ResponsesRequest) -> Map<String, Value> {
         "previous_response_id": body.previous_response_id, "prompt_cache_key": body.prompt_cache_key,
         "reasoning": {"effort": effort, "summary": null}, "safety_identifier": body.safety_identifier,
         "service_tier": "default", "store": body.store.unwrap_or(true),
-        "temperature": body.temperature.unwrap_or(1.0), "text": {"format": format_value(body.text.as_ref().and_then(|text| text.format.as_ref()))},
+        "temperature": body.temperature.unwrap_or(1.0), "text": text_value(body.text.as_ref()),
         "tool_choice": body.tool_choice.clone().unwrap_or_else(|| json!("auto")), "tools": tools,
         "top_logprobs": 0, "top_p": body.top_p.unwrap_or(1.0), "truncation": "disabled", "user": body.user,
     });

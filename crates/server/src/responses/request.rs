@@ -80,10 +80,10 @@ pub struct ResponsesRequest {
     pub reasoning: Option<ReasoningFields>,
     /// The form of the text.
     pub text: Option<TextFields>,
-    /// Only `disabled`: a conversation that is too long is refused.
+    /// `auto` or `disabled`, which are the same here: a conversation that is too long is refused.
     pub truncation: Option<String>,
-    /// Refused unless empty.
-    pub include: Option<Loose>,
+    /// Only `reasoning.encrypted_content`, which changes nothing: reasoning is readable wherever it stands.
+    pub include: Option<Vec<String>>,
     /// Refused unless 0.
     pub top_logprobs: Option<i64>,
     /// Refused: there are no built-in tools.
@@ -105,6 +105,9 @@ pub struct ResponsesRequest {
     /// Sent back with the response; the prefix cache needs no key.
     pub prompt_cache_key: Option<String>,
     // Informational: accepted and not used.
+    #[serde(rename = "client_metadata")]
+    #[schemars(with = "Option<Value>")]
+    _client_metadata: Option<IgnoredAny>,
     #[serde(rename = "service_tier")]
     #[schemars(with = "Option<Value>")]
     _service_tier: Option<IgnoredAny>,
@@ -161,7 +164,7 @@ pub struct ReasoningFields {
 pub struct TextFields {
     /// `{"type": "text"}`, or a JSON schema.
     pub format: Option<TextFormat>,
-    /// Refused unless `medium`.
+    /// A variable for the chat template: `low`, `medium` or `high`.
     pub verbosity: Option<String>,
 }
 
@@ -177,7 +180,8 @@ pub struct TextFormat {
     pub name: Option<String>,
     /// Informational.
     pub description: Option<String>,
-    /// Informational: a schema is always followed to the letter.
+    /// Objects have no properties but those that the schema names, unless it says otherwise. A schema is followed to the
+    /// letter in any case.
     pub strict: Option<bool>,
 }
 

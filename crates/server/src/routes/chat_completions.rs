@@ -45,6 +45,9 @@ fn draft(caller: Caller, mut body: ChatRequest, limits: &Limits) -> Result<Draft
     if let Some(effort) = body.reasoning_effort {
         set_reasoning_effort(&effort, &mut template_variables)?;
     }
+    if let Some(verbosity) = body.verbosity {
+        set_verbosity(&verbosity, "verbosity", &mut template_variables)?;
+    }
     let conversation = Conversation {
         messages: messages_of(messages, limits)?,
         tools: tools.for_template(),
@@ -79,6 +82,15 @@ pub fn set_reasoning_effort(effort: &str, variables: &mut Map<String, Value>) ->
     Ok(())
 }
 
+/// How much to say is the template's affair as well; few have a variable for it. `field` is what errors name.
+pub fn set_verbosity(verbosity: &str, field: &str, variables: &mut Map<String, Value>) -> Result<(), ApiError> {
+    if !["low", "medium", "high"].contains(&verbosity) {
+        return Err(ApiError::parameter(field, "verbosity must be low, medium or high"));
+    }
+    variables.entry("verbosity").or_insert_with(|| Value::from(verbosity));
+    Ok(())
+}
+
 fn refuse_unsupported(body: &ChatRequest) -> Result<(), ApiError> {
     let refused = [
         ("functions", body.functions),
@@ -94,9 +106,6 @@ fn refuse_unsupported(body: &ChatRequest) -> Result<(), ApiError> {
     // An empty object asks for a search with the usual options.
     if body.web_search_options.is_some() {
         return Err(ApiError::parameter("web_search_options", "web_search_options is not supported"));
-    }
-    if body.verbosity.as_deref().is_some_and(|verbosity| verbosity != "medium") {
-        return Err(ApiError::parameter("verbosity", "verbosity is not supported; ask for it in the messages"));
     }
     match &body.modalities {
         Some(OneOrMany(modalities)) if modalities.iter().any(|modality| modality != "text") => {

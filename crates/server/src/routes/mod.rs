@@ -7,6 +7,7 @@ mod docs;
 mod embeddings;
 mod generate;
 mod health;
+mod invocations;
 mod load;
 mod messages;
 mod metrics;
@@ -19,7 +20,7 @@ mod tokenize;
 mod trace;
 mod version;
 
-pub(crate) use chat_completions::set_reasoning_effort;
+pub(crate) use chat_completions::{set_reasoning_effort, set_verbosity};
 
 use axum::Router;
 use axum::http::{HeaderName, HeaderValue, Method};
@@ -87,6 +88,8 @@ fn table() -> Vec<Route> {
         route("/score", Key, post(scores::score), [takes::<scores::ScoreRequest>("The same as /v1/score.")]),
         route("/v1/rerank", Key, post(scores::rerank), [takes::<scores::RerankRequest>("Put documents in the order of their nearness to a query.")]),
         route("/rerank", Key, post(scores::rerank), [takes::<scores::RerankRequest>("The same as /v1/rerank.")]),
+        route("/v2/rerank", Key, post(scores::rerank), [takes::<scores::RerankRequest>("The same as /v1/rerank.")]),
+        route("/invocations", Key, post(invocations::invoke), [takes::<invocations::InvocationRequest>("Answer as the endpoint does that the body is for.").answers(STREAM)]),
         route("/generate", Key, post(generate::generate), [takes::<generate::GenerateRequest>("Continue a text, in a plain format.")]),
         route("/batch_generate", Key, post(generate::batch_generate), [takes::<generate::BatchRequest>("Continue several texts.")]),
         route("/model_info", Key, get(model_info::show), [shows("Say what is served.")]),

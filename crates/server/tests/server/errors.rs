@@ -95,6 +95,65 @@ async fn a_body_that_is_not_json_is_refused_by_its_type() {
 }
 
 #[tokio::test]
+async fn a_list_where_an_object_is_expected_is_refused() {
+    let server = Server::start(Setup::default()).await;
+    for (path, body) in [
+        ("/v1/chat/completions", json!([[{"role": "user", "content": "hi"}]])),
+        ("/v1/chat/completions", json!({"messages": [["user", "hi"]]})),
+        ("/v1/chat/completions", json!({"messages": [{"role": "user", "content": [["text", "hi"]]}]})),
+        ("/v1/chat/completions", chat(json!({"stream": true, "stream_options": [true]}))),
+        ("/v1/chat/completions", chat(json!({"tools": [["function"]]}))),
+        ("/v1/completions", json!(["Once"])),
+        ("/v1/completions", completion(json!({"response_format": ["json_object"]}))),
+        ("/v1/completions", completion(json!({"structured_outputs": {"structural_tag": ["structural_tag"]}}))),
+        ("/v1/responses", json!({"input": [["message", "user", "hi"]]})),
+        ("/v1/messages", json!({"max_tokens": 5, "messages": [["user", "hi"]]})),
+        ("/v1/embeddings", json!(["tiny", "hi"])),
+        ("/tokenize", json!(["tiny", "hi"])),
+        ("/generate", json!(["hi"])),
+    ] {
+        let reply = server.post(path, &body).await;
+        assert_eq!(reply.status, 400, "{path} {body}: {}", reply.text());
+        assert!(reply.text().contains("expected an object"), "{path} {body}: {}", reply.text());
+    }
+}
+
+#[tokio::test]
+async fn null_is_absent_for_known_and_unknown_fields() {
+    let server = Server::start(Setup::default()).await;
+    let nothing = json!({"vllm_xargs": null, "kv_transfer_params": null, "mm_processor_kwargs": null, "stop": null,
+                         "guided_json": null, "stream_options": null, "logit_bias": null, "temperature": null});
+    let mut message = chat(nothing.clone());
+    message["messages"][0]["unheard_of"] = Value::Null;
+    for (path, body) in [("/v1/chat/completions", message), ("/v1/completions", completion(nothing))] {
+        let reply = server.post(path, &body).await;
+        assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+        let mut body = body;
+        body["vllm_xargs"] = json!({});
+        assert_eq!(server.post(path, &body).await.error().1.as_deref(), Some("vllm_xargs"));
+    }
+    let body = json!({"max_tokens": 5, "messages": [{"role": "user", "content": "hi"}], "unheard_of": null});
+    assert_eq!(server.post("/v1/messages", &body).await.status, 200);
+}
+
+#[tokio::test]
+async fn errors_show_numbers_as_people_write_them() {
+    let server = Server::start(Setup::default()).await;
+    for (field, value, expected) in [
+        ("top_p", "1.1", "top_p is 1.1, it must be between 1.1754943508222875e-38 and 1"),
+        ("top_p", "0", "top_p is 0, it must be between 1.1754943508222875e-38 and 1"),
+        ("min_p", "1.899999976158142", "min_p is 1.899999976158142, it must be between 0 and 1"),
+        ("min_p", "-1e-7", "min_p is -1e-7, it must be between 0 and 1"),
+        ("temperature", "1e300", "temperature is 1e300, it must be between 0 and 100"),
+        ("repetition_penalty", "0.009", "repetition_penalty is 0.009, it must be between 0.01 and 100"),
+    ] {
+        let body = format!("{{\"prompt\":\"a\",\"{field}\":{value}}}");
+        let reply = server.send("POST", "/v1/completions", &[("Content-Type", "application/json")], body.as_bytes());
+        assert_eq!(reply.await.error(), (expected.to_owned(), Some(field.to_owned())));
+    }
+}
+
+#[tokio::test]
 async fn unknown_paths_and_methods_have_openai_shape() {
     let server = Server::start(Setup::default()).await;
     for path in ["/", "/v1", "/v1/nothing", "/v1/chat/completions/", "/../etc/passwd", "/v1/models/..%2f..%2fetc"] {

@@ -147,6 +147,25 @@ async fn forced_tools_follow_their_schema() {
 }
 
 #[tokio::test]
+async fn a_forced_use_that_is_cut_off_stays_one() {
+    let script = firebrick_engine::Script::Hash { vocab_size: 259 };
+    let server = Server::start(Setup { script, ..Setup::default() }).await;
+    let schema = json!({"type": "object", "properties": {"city": {"enum": ["Reykjavik"]}}, "required": ["city"]});
+    let extra = json!({"tools": [{"name": "weather", "input_schema": schema}], "max_tokens": 12,
+                       "tool_choice": {"type": "tool", "name": "weather"}});
+    let body = ask(&server, extra.clone()).await.json();
+    assert_eq!((&body["stop_reason"], &body["content"][0]["type"]), (&json!("max_tokens"), &json!("tool_use")));
+    // An input is an object; a part of one cannot be shown whole.
+    assert_eq!((&body["content"][0]["input"], body["content"].as_array().map(Vec::len)), (&json!({}), Some(1)));
+    let mut stream = extra;
+    stream["stream"] = json!(true);
+    let events = ask(&server, stream).await.named_events();
+    let partial: String = events.iter().filter_map(|event| event["delta"]["partial_json"].as_str()).collect();
+    assert!(partial.starts_with('{') && !partial.contains('}'), "{partial}");
+    assert!(events.iter().all(|event| event["delta"]["type"] != "text_delta"), "{events:?}");
+}
+
+#[tokio::test]
 async fn tokens_are_counted() {
     let server = server("Hello").await;
     let body = json!({"model": "tiny", "system": "Be brief.", "messages": [{"role": "user", "content": "Hi"}]});
@@ -199,4 +218,50 @@ async fn the_key_may_come_in_the_header_of_this_api() {
     assert_eq!(send("alpha").await.status, 200);
     let refused = send("beta").await;
     assert_eq!((refused.status, &refused.json()["error"]["type"]), (401, &json!("authentication_error")));
+}
+
+#[tokio::test]
+async fn requests_of_coding_agents_are_taken_as_they_come() {
+    let server = server("Hello").await;
+    let cached = json!({"type": "ephemeral", "ttl": "1h"});
+    let text = |text: &str| json!({"type": "text", "text": text, "cache_control": cached});
+    let tools = json!([
+        {"name": "run", "type": "custom", "description": "Run.", "input_schema": {"type": "object"},
+         "eager_input_streaming": true, "defer_loading": false, "cache_control": cached},
+        {"name": "read", "input_schema": {"type": "object"}},
+    ]);
+    let messages = json!([
+        {"role": "user", "content": [text("List files.")]},
+        {"role": "assistant", "content": [
+            {"type": "redacted_thinking", "data": "gAAA"}, {"type": "thinking", "thinking": "Hm.", "signature": "s"},
+            text("I look."), {"type": "tool_use", "id": "toolu_1", "name": "run", "input": {}, "cache_control": cached}]},
+        {"role": "user", "content": [
+            {"type": "tool_result", "tool_use_id": "toolu_1", "is_error": true, "content": [text("no shell")]},
+            text("Try again.")]},
+    ]);
+    let common = json!({
+        "system": [text("You help."), text("Be brief.")], "messages": messages, "tools": tools,
+        "tool_choice": {"type": "auto", "disable_parallel_tool_use": false}, "mcp_servers": [],
+        "thinking": {"type": "adaptive", "display": "summarized"}, "output_config": {"effort": "medium"},
+        "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+    });
+    let mut body = common.clone();
+    let answered = json!({"model": "tiny", "max_tokens": 200, "temperature": 1, "stop_sequences": ["STOP"],
+                          "metadata": {"user_id": "u"}, "service_tier": "auto", "speed": "standard", "stream": true});
+    body.as_object_mut().expect("an object").extend(answered.as_object().expect("an object").clone());
+    let headers = [
+        ("Content-Type", "application/json"),
+        ("anthropic-version", "2023-06-01"),
+        ("anthropic-beta", "claude-code-20250219,interleaved-thinking-2025-05-14,context-management-2025-06-27"),
+    ];
+    let send = async |path: &str, body: &Value| server.send("POST", path, &headers, body.to_string().as_bytes()).await;
+    let reply = send("/v1/messages?beta=true", &body).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let message = streamed(&reply);
+    assert_eq!((&message["content"][0]["text"], &message["stop_reason"]), (&json!("Hello"), &json!("end_turn")));
+    let counted = send("/v1/messages/count_tokens?beta=true", &common).await;
+    assert_eq!(counted.json()["input_tokens"], message["usage"]["input_tokens"], "{}", counted.text());
+    let mut effortless = common;
+    effortless["output_config"]["effort"] = json!("immense");
+    assert_eq!(send("/v1/messages/count_tokens", &effortless).await.status, 400);
 }

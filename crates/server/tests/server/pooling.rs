@@ -5,7 +5,7 @@
 use firebrick_server::Pooling;
 use serde_json::{Value, json};
 
-use crate::support::{Server, Setup};
+use crate::support::{Server, Setup, chat, completion};
 
 fn state(token: f64) -> Vec<f64> {
     (0..4).map(|power| (token / 100.0).powi(power)).collect()
@@ -131,4 +131,40 @@ async fn documents_are_put_in_the_order_of_their_nearness() {
     assert_eq!(body["usage"]["prompt_tokens"], 4);
     let all = server.post("/rerank", &json!({"query": "a", "documents": ["z", "b"]})).await.json();
     assert_eq!(all["results"].as_array().map(Vec::len), Some(2));
+}
+
+#[tokio::test]
+async fn reranking_has_three_paths() {
+    let server = Server::start(Setup::default()).await;
+    let body = json!({"query": "a", "documents": ["z", "a"]});
+    for path in ["/rerank", "/v1/rerank", "/v2/rerank"] {
+        let reply = server.post(path, &body).await;
+        assert_eq!(reply.json()["results"][0]["index"], 1, "{path}: {}", reply.text());
+    }
+}
+
+#[tokio::test]
+async fn an_invocation_goes_to_the_endpoint_that_its_body_is_for() {
+    let server = Server::start(Setup::default()).await;
+    for (body, place, expected) in [
+        (chat(json!({})), "/object", json!("chat.completion")),
+        (completion(json!({})), "/object", json!("text_completion")),
+        (json!({"input": "a"}), "/data/0/object", json!("embedding")),
+        (json!({"query": "a", "documents": ["z", "a"]}), "/results/0/index", json!(1)),
+        (json!({"text_1": "a", "text_2": "a"}), "/data/0/object", json!("score")),
+        (json!({"queries": "a", "documents": "a"}), "/data/0/object", json!("score")),
+        (json!({"messages": null, "prompt": "a"}), "/object", json!("text_completion")),
+    ] {
+        let reply = server.post("/invocations", &body).await;
+        assert_eq!(reply.json().pointer(place), Some(&expected), "{body}: {}", reply.text());
+    }
+    let streamed = server.post("/invocations", &chat(json!({"stream": true}))).await;
+    assert_eq!(streamed.streamed_text(), "Hello world");
+    let (message, _) = server.post("/invocations", &json!({"texts": ["a"]})).await.error();
+    assert!(message.contains("none of messages, prompt"), "{message}");
+    // What is wrong is said by the endpoint.
+    let reply = server.post("/invocations", &chat(json!({"logprobs": 3}))).await;
+    assert_eq!((reply.status, reply.error().1.as_deref()), (400, Some("logprobs")));
+    let reply = server.send("POST", "/invocations", &[("Content-Type", "text/plain")], b"{}").await;
+    assert_eq!(reply.status, 400);
 }

@@ -146,6 +146,35 @@ async fn a_response_that_is_too_long_is_incomplete() {
 }
 
 #[tokio::test]
+async fn a_forced_call_that_is_cut_off_is_an_incomplete_item() {
+    let script = firebrick_engine::Script::Hash { vocab_size: 259 };
+    let server = Server::start(Setup { script, ..Setup::default() }).await;
+    let tools = json!([{"type": "function", "name": "weather", "parameters": {
+        "type": "object", "properties": {"city": {"enum": ["Reykjavik"]}}, "required": ["city"]}}]);
+    let named = json!({"type": "function", "name": "weather"});
+    let extra = json!({"tools": tools, "tool_choice": named, "max_output_tokens": 12, "seed": 5});
+    let body = ask(&server, extra.clone()).await.json();
+    let item = &body["output"][0];
+    assert_eq!(
+        (&body["status"], &item["type"], &item["status"]),
+        (&json!("incomplete"), &json!("function_call"), &json!("incomplete"))
+    );
+    let arguments = item["arguments"].as_str().expect("text");
+    assert!(arguments.starts_with('{') && !arguments.contains('}'), "{arguments}");
+    let mut stream = extra;
+    stream["stream"] = json!(true);
+    let events = ask(&server, stream).await.named_events();
+    let last = &events.last().expect("events");
+    assert_eq!(
+        (&last["type"], &last["response"]["output"][0]["arguments"]),
+        (&json!("response.incomplete"), &json!(arguments))
+    );
+    assert_eq!(last["response"]["output"][0]["status"], "incomplete");
+    let continued = json!({"input": "Go on.", "previous_response_id": id_of(&body), "max_output_tokens": 5});
+    assert_eq!(ask(&server, continued).await.status, 200);
+}
+
+#[tokio::test]
 async fn responses_are_kept_continued_and_deleted() {
     let server = server("Hello").await;
     let first = ask(&server, json!({"instructions": "Be brief."})).await.json();
@@ -270,13 +299,14 @@ async fn unsupported_parameters_are_refused_by_name() {
         (json!({"input": null}), "input"),
         (json!({"input": [{"type": "item_reference", "id": "x"}]}), "input[0].type"),
         (json!({"tools": [{"type": "web_search"}]}), "tools[0].type"),
-        (json!({"truncation": "auto"}), "truncation"),
+        (json!({"truncation": "always"}), "truncation"),
+        (json!({"include": ["message.output_text.logprobs"]}), "include"),
         (json!({"include": ["file_search_call.results"]}), "include"),
         (json!({"top_logprobs": 2}), "top_logprobs"),
         (json!({"max_tool_calls": 2}), "max_tool_calls"),
         (json!({"background": true, "stream": true}), "background"),
         (json!({"background": true, "store": false}), "background"),
-        (json!({"text": {"verbosity": "low"}}), "text"),
+        (json!({"text": {"verbosity": "endless"}}), "text"),
         (json!({"text": {"format": {"type": "json_schema"}}}), "text"),
         (json!({"reasoning": {"effort": "immense"}}), "reasoning_effort"),
         (json!({"conversation": "conv_1"}), "conversation"),
@@ -286,6 +316,39 @@ async fn unsupported_parameters_are_refused_by_name() {
         let reply = ask(&server, extra.clone()).await;
         assert_eq!((reply.status, reply.error().1.as_deref()), (400, Some(param)), "{extra}: {}", reply.text());
     }
+}
+
+#[tokio::test]
+async fn requests_of_coding_agents_are_taken_as_they_come() {
+    let server = server("Hello").await;
+    let tool = json!({"type": "function", "name": "shell", "description": "Run.", "strict": false,
+                      "parameters": {"type": "object", "properties": {"command": {"type": "string"}}}});
+    let text = |kind: &str, text: &str| json!([{"type": kind, "text": text}]);
+    let input = json!([
+        {"type": "message", "role": "developer", "content": text("input_text", "Ask first.")},
+        {"type": "message", "role": "user", "content": text("input_text", "List files.")},
+        {"type": "reasoning", "id": "rs_1", "summary": [], "content": null, "encrypted_content": "gAAA"},
+        {"type": "message", "role": "assistant", "phase": "commentary", "status": "completed", "id": "msg_1",
+         "content": [{"type": "output_text", "text": "I look.", "annotations": [], "logprobs": []}]},
+        {"type": "function_call", "id": "fc_1", "call_id": "call_1", "name": "shell", "arguments": "{}", "status": "completed"},
+        {"type": "function_call_output", "call_id": "call_1", "output": "a.txt"},
+        {"type": "function_call_output", "call_id": "call_1", "output": text("input_text", "b.txt")},
+    ]);
+    let extra = json!({
+        "instructions": "Be brief.", "input": input, "tools": [tool], "tool_choice": "auto",
+        "parallel_tool_calls": true, "reasoning": {"effort": "medium", "summary": "auto"}, "store": false,
+        "stream": true, "include": ["reasoning.encrypted_content"], "prompt_cache_key": "key",
+        "text": {"verbosity": "low"}, "truncation": "auto", "safety_identifier": "x", "service_tier": "auto",
+        "metadata": {"a": "b"}, "client_metadata": {"c": "d"}, "max_tool_calls": null, "prompt": null,
+        "previous_response_id": null, "conversation": null, "background": false, "top_logprobs": 0,
+    });
+    let reply = ask(&server, extra).await;
+    assert_eq!(reply.status, 200, "{}", reply.text());
+    let events = reply.named_events();
+    let response = &events.last().expect("events")["response"];
+    assert_eq!((&response["status"], &response["text"]["verbosity"]), (&json!("completed"), &json!("low")));
+    // What is echoed is what was done.
+    assert_eq!((&response["truncation"], &response["service_tier"]), (&json!("disabled"), &json!("default")));
 }
 
 #[tokio::test]

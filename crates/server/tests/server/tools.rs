@@ -223,6 +223,34 @@ async fn a_named_tool_is_called() {
 }
 
 #[tokio::test]
+async fn a_forced_call_that_is_cut_off_has_a_part_of_its_arguments() {
+    let server = babbling().await;
+    let named = json!({"type": "function", "function": {"name": "news"}});
+    for (choice, max_tokens) in [(named.clone(), 9), (named, 1), (json!("required"), 60), (json!("required"), 8)] {
+        let extra = json!({"tools": choose(), "tool_choice": choice, "max_tokens": max_tokens, "seed": 5});
+        let whole = ask(&server, extra.clone()).await.json()["choices"][0].clone();
+        assert_eq!(whole["finish_reason"], "length", "{whole}");
+        let calls: Vec<[String; 2]> = whole["message"]["tool_calls"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|call| ["name", "arguments"].map(|key| call["function"][key].as_str().expect("text").to_owned()))
+            .collect();
+        // Eight tokens are too few for the list to reach a name.
+        assert_eq!(calls.is_empty(), max_tokens == 8, "{whole}");
+        assert_eq!(whole["message"]["content"].as_str().unwrap_or_default(), "", "{whole}");
+        assert!(calls.is_empty() || whole["message"]["content"].is_null(), "{whole}");
+        let mut stream = extra;
+        stream["stream"] = json!(true);
+        let streamed = streamed(&ask(&server, stream).await);
+        assert_eq!((streamed.text.as_str(), streamed.finish.as_str()), ("", "length"));
+        let parts: Vec<[String; 2]> =
+            streamed.calls.into_iter().map(|[_, name, arguments]| [name, arguments]).collect();
+        assert_eq!(parts, calls);
+    }
+}
+
+#[tokio::test]
 async fn an_answer_that_follows_a_schema_holds_no_reasoning() {
     let server = babbling().await;
     let extra =

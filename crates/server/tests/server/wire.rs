@@ -269,6 +269,27 @@ async fn completion_logprobs_are_parallel_lists() {
 }
 
 #[tokio::test]
+async fn the_token_of_a_place_is_among_its_top_logprobs() {
+    let server = Server::start(Setup { script: says("ab"), ..Setup::default() }).await;
+    for (stream, echo) in [(false, false), (true, false), (false, true)] {
+        // None of the likeliest is asked for, so that the token is none of them.
+        let asked = json!({"logprobs": 0, "stream": stream, "echo": echo});
+        let reply = server.post("/v1/completions", &completion(asked)).await;
+        let bodies = if stream { reply.events() } else { vec![reply.json()] };
+        let places: Vec<(Value, Value)> = bodies
+            .iter()
+            .map(|body| &body["choices"][0]["logprobs"])
+            .filter_map(|logprobs| Some((logprobs["tokens"].as_array()?, logprobs["top_logprobs"].as_array()?)))
+            .flat_map(|(tokens, tops)| tokens.iter().cloned().zip(tops.iter().cloned()))
+            .collect();
+        assert_eq!(places.len(), if echo { 7 } else { 3 });
+        for (token, top) in places.iter().skip(usize::from(echo)) {
+            assert_eq!(top, &json!({token.as_str().expect("text"): -0.5}));
+        }
+    }
+}
+
+#[tokio::test]
 async fn seeds_repeat_and_choices_differ() {
     let script = firebrick_engine::Script::Hash { vocab_size: 128 };
     let server = Server::start(Setup { script, ..Setup::default() }).await;

@@ -9,7 +9,7 @@ use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
 
 use super::cache::GrammarCache;
 use super::spelling::Spelling;
-use super::{GrammarError, GrammarSource, Whitespace, ebnf, lark_text, source_limits};
+use super::{GrammarError, GrammarSource, Whitespace, ascii_classes, ebnf, lark_text, source_limits};
 use crate::{TokenId, Tokenizer};
 
 /// White space between parts of JSON: a space, or a line end and its indentation. Unlimited white space would let a
@@ -115,7 +115,7 @@ fn grammar_of(source: &GrammarSource) -> Result<TopLevelGrammar, GrammarError> {
     Ok(match source {
         GrammarSource::Json { schema, whitespace } => {
             let mut schema = match schema {
-                serde_json::Value::Object(_) => schema.clone(),
+                serde_json::Value::Object(_) => ascii_classes::of_schema(schema),
                 any_or_none => serde_json::json!({ "allOf": [any_or_none] }),
             };
             if schema.get("x-guidance").is_some() {
@@ -125,7 +125,9 @@ fn grammar_of(source: &GrammarSource) -> Result<TopLevelGrammar, GrammarError> {
             json_options(whitespace.as_ref()).apply_to(&mut schema);
             TopLevelGrammar::from_json_schema(schema)
         }
-        GrammarSource::Regex(pattern) => TopLevelGrammar::from_regex(without_anchors(pattern)),
+        GrammarSource::Regex(pattern) => {
+            TopLevelGrammar::from_regex(&ascii_classes::of_pattern(without_anchors(pattern)))
+        }
         GrammarSource::Choice(choices) => TopLevelGrammar::from_lark(lark_text::of_choices(choices)),
         GrammarSource::Grammar(text) if ebnf::is_ebnf(text) => TopLevelGrammar::from_lark(ebnf::to_lark(text)?),
         GrammarSource::Grammar(text) => TopLevelGrammar::from_lark(text.clone()),
@@ -138,10 +140,11 @@ fn json_options(whitespace: Option<&Whitespace>) -> JsonCompileOptions {
         None => Some(JSON_WHITESPACE),
         Some(Whitespace::None) => None,
         Some(Whitespace::Pattern(pattern)) => Some(pattern.as_str()),
-    };
+    }
+    .map(ascii_classes::of_pattern);
     JsonCompileOptions {
         whitespace_flexible: pattern.is_some(),
-        whitespace_pattern: pattern.map(str::to_owned),
+        whitespace_pattern: pattern,
         ..JsonCompileOptions::default()
     }
 }

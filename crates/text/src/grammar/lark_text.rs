@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::json;
 
-use super::{GrammarError, StructuralTag};
+use super::{GrammarError, StructuralTag, ascii_classes};
 
 /// A literal; the notation has the escapes of JSON, and takes no control character as it is.
 pub(super) fn literal(text: &str) -> String {
@@ -38,7 +38,7 @@ pub(super) fn of_structural_tag(tag: &StructuralTag) -> Result<String, GrammarEr
                 let rest = if rest.is_empty() { String::new() } else { literal(rest) + " " };
                 let end =
                     if structure.end.is_empty() { String::new() } else { " ".to_owned() + &literal(&structure.end) };
-                format!("{rest}%json {}{end}", structure.schema)
+                format!("{rest}%json {}{end}", ascii_classes::of_schema(&structure.schema))
             })
             .collect();
         if bodies.is_empty() {

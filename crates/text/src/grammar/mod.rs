@@ -6,16 +6,19 @@
 //! fuel, and whatever fails is an error. Compiling still takes long enough to be done away from other work, on a thread
 //! with a deep stack ([`COMPILE_STACK_BYTES`]).
 
+mod ascii_classes;
 mod cache;
 mod compiler;
 mod ebnf;
 mod lark_text;
+mod schema_walk;
 mod source_limits;
 mod spelling;
 
 use serde_json::Value;
 
 pub use compiler::{Grammar, GrammarCompiler, GrammarMatcher};
+pub use schema_walk::for_each_schema;
 
 /// The stack that [`GrammarCompiler::compile`] needs for the deepest sources within the limits.
 pub const COMPILE_STACK_BYTES: usize = 64 << 20;
@@ -33,7 +36,7 @@ pub enum GrammarSource {
         /// What may stand between two parts; by default one space, or a line end with its indentation.
         whitespace: Option<Whitespace>,
     },
-    /// A text that a regular expression matches as a whole.
+    /// A text that a regular expression matches as a whole. `\d` and `\w` are ASCII, in patterns of schemas too.
     Regex(String),
     /// One of these texts.
     Choice(Vec<String>),

@@ -45,7 +45,14 @@ impl ArgumentsObject {
         CallStep::Done
     }
 
-    /// The text ends within the object.
+    /// The text ends within what can be nothing but arguments: the call keeps as much of them as there is.
+    pub fn cut(&mut self, sink: &mut EventSink) {
+        if self.scanner.is_fresh() {
+            sink.begin(std::mem::take(&mut self.name));
+        }
+    }
+
+    /// What was read is no object.
     pub fn fail(&mut self, sink: &mut EventSink) {
         let raw = std::mem::take(&mut self.raw);
         if self.scanner.is_fresh() { sink.text(&raw) } else { sink.broken(raw) }

@@ -57,7 +57,14 @@ impl CallList {
         CallStep::More
     }
 
-    /// The text ends within the list.
+    /// The text ends within a list that can be nothing else: what is there of a call is a call.
+    pub fn cut(&mut self, sink: &mut EventSink) {
+        if let ListPlace::Element(call) = &mut self.place {
+            call.cut(sink);
+        }
+    }
+
+    /// The text ends within what may be no list.
     pub fn fail(&mut self, sink: &mut EventSink) {
         match &mut self.place {
             ListPlace::Element(call) => call.fail(sink),

@@ -89,6 +89,15 @@ impl JsonCall {
         if self.begun { sink.broken(raw) } else { sink.text(&raw) }
     }
 
+    /// The text ends within what can be nothing but a call: it stays one as soon as its name is known, with as much of
+    /// its arguments as there is.
+    pub fn cut(&mut self, sink: &mut EventSink) {
+        if !self.begun && self.name.is_some() {
+            self.waiting.get_or_insert_default();
+            self.try_begin(sink);
+        }
+    }
+
     fn complete(&mut self, sink: &mut EventSink) -> CallStep {
         if !self.begun && self.rule == Arguments::Optional && self.waiting.is_none() {
             self.waiting = Some("{}".to_owned());

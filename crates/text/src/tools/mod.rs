@@ -100,9 +100,10 @@ impl ToolFormat {
 pub enum ToolReading {
     /// In the model's own format, between other text.
     Format(ToolFormat),
-    /// All of the text is a JSON list of calls, because it was constrained to be one.
+    /// All of the text is a JSON list of calls, because it was constrained to be one; where it ends early, the last call
+    /// is a part of one.
     List,
-    /// All of the text is the arguments of this tool.
+    /// All of the text is the arguments of this tool, or a part of them where it ends early.
     ArgumentsOf(String),
 }
 
@@ -175,8 +176,8 @@ impl ToolReader {
             Reader::Mistral(reader) => reader.finish(sink),
             Reader::DeepSeek(reader) => reader.finish(sink),
             Reader::Phi(reader) => reader.finish(sink),
-            Reader::List(list) => list.fail(sink),
-            Reader::Arguments(arguments) => arguments.fail(sink),
+            Reader::List(list) => list.cut(sink),
+            Reader::Arguments(arguments) => arguments.cut(sink),
             Reader::Rest => {}
         }
     }

@@ -181,6 +181,29 @@ fn constrained_texts_are_calls_from_their_first_character() {
 }
 
 #[test]
+fn constrained_texts_that_end_early_keep_the_part_of_a_call() {
+    let whole = "[{\"name\": \"f\", \"parameters\": {\"a\": 1}}, {\"name\": \"g\", \"parameters\": {}}]";
+    let list = |end: &str| {
+        let text = &whole[..whole.find(end).expect("a part of it") + end.len()];
+        let collected = read(&reader(&ToolReading::List), [text]);
+        assert_eq!(collected.text, "", "{text}");
+        collected.calls.into_iter().map(|(name, arguments)| format!("{name}{arguments}")).collect::<Vec<_>>()
+    };
+    let none: [&str; 0] = [];
+    assert_eq!(list("["), none);
+    assert_eq!(list("\"name\": \"f"), none);
+    assert_eq!(list("\"f\""), ["f"]);
+    assert_eq!(list("{\"a\":"), ["f{\"a\":"]);
+    assert_eq!(list("1}"), ["f{\"a\": 1}"]);
+    assert_eq!(list("}}, "), ["f{\"a\": 1}"]);
+    assert_eq!(list("\"g\""), ["f{\"a\": 1}", "g"]);
+    for arguments in ["", "{\"a\": \"x"] {
+        let named = read(&reader(&ToolReading::ArgumentsOf("f".to_owned())), [arguments]);
+        assert_eq!((calls(&named), named.text.as_str()), (vec![("f", arguments)], ""));
+    }
+}
+
+#[test]
 fn reasoning_comes_before_text_and_calls() {
     let text = "<think>\nI need <tool_call>.\n</think>\n\nWell\n<tool_call>{\"name\":\"f\"}</tool_call>";
     let collected = of(Hermes, text);
