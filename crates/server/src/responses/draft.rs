@@ -1,6 +1,6 @@
 //! A request of the Responses API to what every front door makes.
 
-use firebrick_text::Message;
+use firebrick_text::{Message, MessageContent};
 use serde_json::{Map, Value, json};
 
 use crate::auth::Caller;
@@ -41,9 +41,8 @@ pub fn draft(
     let background = body.background.unwrap_or(false);
     let keeps = body.store.unwrap_or(true);
     let keep = keeps.then(|| Keep { state: state.clone(), caller, messages: messages.clone() });
-    let system = body.instructions.take().map(|text| Message::new("system", text));
     let conversation = Conversation {
-        messages: system.into_iter().chain(messages).collect(),
+        messages: with_instructions(body.instructions.take(), messages),
         tools: tools.for_template(),
         template_variables,
         ..Conversation::default()
@@ -60,6 +59,20 @@ pub fn draft(
         default_max_tokens: None,
     };
     Ok((Box::new(ResponseFormat { echo, keep, background, item_ids: CallIds::new(false) }), draft))
+}
+
+/// Instructions and the system messages that the conversation begins with become one message: agents send both, and many
+/// templates take no system message but the first.
+fn with_instructions(instructions: Option<String>, mut messages: Vec<Message>) -> Vec<Message> {
+    let text_of = |message: &Message| match &message.content {
+        Some(MessageContent::Text(text)) if message.role == "system" => Some(text.clone()),
+        _ => None,
+    };
+    let leading: Vec<String> = messages.iter().map_while(text_of).collect();
+    messages.drain(..leading.len());
+    let told: Vec<String> = instructions.into_iter().chain(leading).collect();
+    let system = (!told.is_empty()).then(|| Message::new("system", told.join("\n\n")));
+    system.into_iter().chain(messages).collect()
 }
 
 /// The kept conversation that is continued, and what is new.
@@ -225,5 +238,31 @@ fn echo(body: &ResponsesRequest) -> Map<String, Value> {
     match fields {
         Value::Object(fields) => fields,
         _ => Map::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instructions_and_leading_system_messages_are_one() {
+        let said = |role: &str, text: &str| Message::new(role, text);
+        let roles_and_texts = |instructions: Option<&str>, messages: Vec<Message>| -> Vec<(String, String)> {
+            let messages = with_instructions(instructions.map(str::to_owned), messages);
+            let text = |content| match content {
+                Some(MessageContent::Text(text)) => text,
+                other => panic!("{other:?}"),
+            };
+            messages.into_iter().map(|message| (message.role, text(message.content))).collect()
+        };
+        let pairs = |pairs: &[(&str, &str)]| -> Vec<(String, String)> {
+            pairs.iter().map(|(role, text)| ((*role).to_owned(), (*text).to_owned())).collect()
+        };
+        let asked = vec![said("system", "b"), said("system", "c"), said("user", "d"), said("system", "e")];
+        let expected = pairs(&[("system", "a\n\nb\n\nc"), ("user", "d"), ("system", "e")]);
+        assert_eq!(roles_and_texts(Some("a"), asked), expected);
+        assert_eq!(roles_and_texts(None, vec![said("user", "d")]), pairs(&[("user", "d")]));
+        assert_eq!(roles_and_texts(Some("a"), vec![said("user", "d")]), pairs(&[("system", "a"), ("user", "d")]));
     }
 }
