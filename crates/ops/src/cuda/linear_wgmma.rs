@@ -39,20 +39,21 @@ const OUTPUTS: usize = 64;
 const CHUNK: usize = 64;
 const THREADS: usize = 192;
 const CONSUMERS: usize = 128;
-/// Rows of x that a block may take, with the stages of weights and of x that its shared memory then has room for, with 1, 2, 4
-/// and 8 blocks that share inputs. Of more rows there are tiles enough for two.
+/// Rows of x that a block takes, with the stages of weights and of x that its shared memory then has room for, with 1, 2, 4
+/// and 8 blocks that share inputs.
 type Tile = (usize, &'static [(usize, usize)]);
+/// Of more rows there are tiles enough for two.
 const TILES: [Tile; 3] = [(64, &[(8, 6), (7, 6), (7, 5), (6, 6)]), (96, &[(6, 5), (5, 5)]), (128, &[(6, 4), (4, 4)])];
-/// How many blocks share inputs: until a block has so few chunks and there are so many blocks, and as long as there are no more
-/// than so many, of which two of long inputs may be more. Of the rows of a tile those are taken for which
-/// [`Division::microseconds`] are fewest. Measured times are within 2 % of those of the best division in the mean.
-const BLOCKS_MAX_OF_LONG: usize = 256;
+/// How work is divided: inputs are shared until a block has so few chunks and there are so many blocks, and as long as there are
+/// no more than so many, or of pairs that share long inputs so many; and of the tiles those are taken that are predicted to take
+/// [least](Division::microseconds). Measured times are within 2 % of those of the best division in the mean.
+const CHUNKS_WANTED: usize = 7;
+const BLOCKS_WANTED: usize = 44;
 const BLOCKS_MAX: usize = 192;
 const CHUNKS_OF_LONG: usize = 28;
-/// Heads of which two blocks have parts are the exception: fewest rows for which there are so many tiles at most. Whole models say so.
+const BLOCKS_MAX_OF_LONG: usize = 256;
+/// Where two blocks have parts of a head, the tiles of fewest rows of which there are so many at most: whole models are faster so.
 const TILES_MAX_OF_PARTS: usize = 96;
-const BLOCKS_WANTED: usize = 44;
-const CHUNKS_WANTED: usize = 7;
 /// In order, blocks that share inputs have equal numbers of the pairs of sums that there are: rows of x that a block may take,
 /// and the stages with 1, 2 and 4 blocks. Measured best: 4 blocks share where so many are all, 2 up to so many tiles, more of
 /// them with long inputs, and with few rows of such always.
