@@ -2,30 +2,23 @@
 //! same.
 
 use firebrick_checkpoint::{Architecture, Checkpoint, Dtype, LayerKind, ModelConfig, TokenizerSource};
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Instant;
 
-/// A model where `scripts/fetch-models.sh` puts what it fetches; `None`, visibly, when it is not there and `FIREBRICK_TEST_MODELS`
-/// does not demand it.
+#[path = "../../../tests/support/fetched.rs"]
+mod fetched;
+
 fn fetched(name: &str) -> Option<Checkpoint> {
-    let found = open(name);
-    let demanded = std::env::var("FIREBRICK_TEST_MODELS").is_ok_and(|value| value == "required");
-    assert!(found.is_some() || !demanded, "{name} is missing; run scripts/fetch-models.sh");
-    found
+    fetched::fetched(name).map(|path| opened(&path))
 }
 
+/// What somebody may have converted.
 fn open(name: &str) -> Option<Checkpoint> {
-    let cache = std::env::var("FIREBRICK_MODELS").map(PathBuf::from).unwrap_or_else(|_| {
-        let home = std::env::var("HOME").unwrap_or_default();
-        let cache = std::env::var("XDG_CACHE_HOME").unwrap_or_else(|_| format!("{home}/.cache"));
-        PathBuf::from(cache).join("firebrick/models")
-    });
-    let path = cache.join(name);
-    if !path.exists() {
-        eprintln!("NOT TESTED: {} is not there", path.display());
-        return None;
-    }
-    Some(Checkpoint::open(&path).expect("a real model opens"))
+    fetched::path_of(name).map(|path| opened(&path))
+}
+
+fn opened(path: &Path) -> Checkpoint {
+    Checkpoint::open(path).expect("a real model opens")
 }
 
 /// Every tensor of both, read as bfloat16, is equal byte for byte.

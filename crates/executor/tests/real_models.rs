@@ -3,7 +3,8 @@
 
 mod common;
 
-use common::{Setup, engine, greedy, real_model, run_requests};
+use common::fetched::fetched;
+use common::{Setup, engine, greedy, run_requests};
 use firebrick_checkpoint::Dtype;
 use firebrick_engine::{EventKind, Request, SamplingParams};
 use firebrick_ops::testing::for_each_device;
@@ -23,7 +24,7 @@ fn ids(value: &Value) -> Vec<u32> {
 }
 
 fn check(model: &str, reference: &str) {
-    let Some(path) = real_model(model) else { return };
+    let Some(path) = fetched(model) else { return };
     let device = open_device(Backend::Cpu).expect("the CPU is always there");
     let setup = Setup { dtype: Dtype::F32, num_blocks: 128, ..Setup::default() };
     let mut engine = engine(&path, &setup, &device);
@@ -59,7 +60,7 @@ fn check(model: &str, reference: &str) {
 /// Quantised weights as they are, through wgpu. Software adapters are slow, so only some short cases begin.
 fn check_packed(model: &str, reference: &str) {
     const TOKENS: usize = 6;
-    let Some(path) = real_model(model) else { return };
+    let Some(path) = fetched(model) else { return };
     for_each_device(|device| {
         if !holds_packed_weights(device) {
             return;

@@ -5,7 +5,8 @@
 mod common;
 
 use burn::tensor::Device;
-use common::{Setup, engine, fixture_models, is_full_length, real_model, records_on_cuda, run_with_logprobs};
+use common::fetched::fetched;
+use common::{Setup, engine, fixture_models, is_full_length, records_on_cuda, run_with_logprobs};
 use firebrick_checkpoint::{Dtype, KvDtype};
 use firebrick_engine::{Request, SamplingParams, TokenId};
 use firebrick_ops::testing::{Seeded, for_each_device};
@@ -115,7 +116,7 @@ fn tiny_models_with_a_cache_of_eight_bits_give_the_same_tokens_in_any_company() 
 
 #[test]
 fn a_real_model_gives_the_same_tokens_in_any_company() {
-    let Some(path) = real_model("SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
+    let Some(path) = fetched("SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
     // So few tokens still carry sequences over the ends of their blocks, which is where a pool that is too small preempts.
     let tokens = if is_full_length() { 24 } else { 7 };
     for_each_device(|device| match backend_of(device) {

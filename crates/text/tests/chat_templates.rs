@@ -105,7 +105,7 @@ const KNOWN_DIFFERENCES: &[&str] = &[
 
 #[test]
 fn public_templates_render_as_in_python() {
-    let Some(folder) = support::cached("vocabularies/templates") else { return };
+    let Some(folder) = support::fetched::fetched("vocabularies/templates") else { return };
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/render_templates.py");
     let rendered = match Command::new("python3").arg(script).arg(&folder).output() {
         Ok(output) if output.status.success() => output.stdout,

@@ -5,7 +5,8 @@ mod support;
 use std::path::Path;
 
 use firebrick_text::Tokenizer;
-use support::{GgufHeader, cached};
+use support::GgufHeader;
+use support::fetched::fetched;
 
 /// The texts of a vector file and their tokens.
 fn vectors(gguf: &Path) -> Vec<(String, Vec<u32>)> {
@@ -18,7 +19,7 @@ fn vectors(gguf: &Path) -> Vec<(String, Vec<u32>)> {
 }
 
 fn check(name: &str) {
-    let Some(path) = cached(&format!("vocabularies/ggml-vocab-{name}.gguf")) else { return };
+    let Some(path) = fetched(&format!("vocabularies/ggml-vocab-{name}.gguf")) else { return };
     let tokenizer = Tokenizer::from_gguf(GgufHeader::read(&path).vocabulary()).expect("a supported vocabulary");
     let vectors = vectors(&path);
     assert!(vectors.len() > 40, "{name}: {} vectors", vectors.len());
@@ -56,7 +57,7 @@ vocabularies! {
 
 #[test]
 fn smollm2_chat_prompt() {
-    let Some(path) = cached("SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
+    let Some(path) = fetched("SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
     let tokenizer = Tokenizer::from_gguf(GgufHeader::read(&path).vocabulary()).expect("a supported vocabulary");
     let prompt = "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n\
                   <|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n";
@@ -70,7 +71,7 @@ fn smollm2_chat_prompt() {
 
 #[test]
 fn gemma3_continuation() {
-    let Some(path) = cached("gemma-3-270m-Q4_K_M.gguf") else { return };
+    let Some(path) = fetched("gemma-3-270m-Q4_K_M.gguf") else { return };
     let tokenizer = Tokenizer::from_gguf(GgufHeader::read(&path).vocabulary()).expect("a supported vocabulary");
     let ids = [506, 5279, 529, 506, 2891, 529, 7001, 236761, 1030, 563, 506, 7488, 3207, 528, 7001, 532];
     let text = " the capital of the country of France. It is the largest city in France and";

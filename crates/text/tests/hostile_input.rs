@@ -5,7 +5,8 @@ mod support;
 use std::time::{Duration, Instant};
 
 use firebrick_text::{ChatTemplate, GgufVocabulary, Message, RenderOptions, SpecialTokens, TemplateError, Tokenizer};
-use support::{GgufHeader, Random, cached};
+use support::fetched::fetched;
+use support::{GgufHeader, Random};
 
 const SMALL: &str = r#"{"version":"1.0","truncation":{"direction":"Right","max_length":3,"strategy":"LongestFirst","stride":0},
 "padding":null,"added_tokens":[{"id":3,"content":"<s>","single_word":false,"lstrip":false,"rstrip":false,
@@ -150,10 +151,10 @@ fn encodes_enormous_texts(name: &str, tokenizer: &Tokenizer) {
 #[test]
 fn enormous_texts_encode_in_bounded_time() {
     for name in ["llama2", "llama3_1", "qwen3", "gemma3", "gptoss", "deepseek_v3"] {
-        let Some(path) = cached(&format!("tokenizer-{name}/tokenizer.json")) else { continue };
+        let Some(path) = fetched(&format!("tokenizer-{name}/tokenizer.json")) else { continue };
         encodes_enormous_texts(name, &Tokenizer::from_file(&path).expect("a real tokenizer"));
     }
-    let Some(path) = cached("SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
+    let Some(path) = fetched("SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
     let tokenizer = Tokenizer::from_gguf(GgufHeader::read(&path).vocabulary()).expect("a supported vocabulary");
     encodes_enormous_texts("smollm2", &tokenizer);
 }

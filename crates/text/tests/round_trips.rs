@@ -3,7 +3,8 @@
 mod support;
 
 use firebrick_text::{GgufVocabulary, StopMatcher, Tokenizer};
-use support::{GgufHeader, Random, cached};
+use support::fetched::fetched;
+use support::{GgufHeader, Random};
 
 /// Byte tokens, letters, words with a space, a character of several bytes, a control and a user-defined token.
 fn byte_fallback_tokenizer() -> Tokenizer {
@@ -90,7 +91,7 @@ fn real_vocabularies_decode_as_the_library_does() {
         "e\u{301}\u{301}",
     ];
     for name in ["llama2", "llama3_1", "qwen3", "gemma3", "gptoss", "deepseek_v3"] {
-        let Some(path) = cached(&format!("tokenizer-{name}/tokenizer.json")) else { continue };
+        let Some(path) = fetched(&format!("tokenizer-{name}/tokenizer.json")) else { continue };
         let ours = Tokenizer::from_file(&path).expect("a real tokenizer");
         let library = tokenizers::Tokenizer::from_file(&path).expect("a real tokenizer");
         for text in texts {
@@ -117,7 +118,7 @@ fn real_vocabularies_decode_as_the_library_does() {
 
 #[test]
 fn chunks_of_smollm2_are_whole_characters() {
-    let Some(path) = cached("SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
+    let Some(path) = fetched("SmolLM2-135M-Instruct.Q4_1.gguf") else { return };
     let tokenizer = Tokenizer::from_gguf(GgufHeader::read(&path).vocabulary()).expect("a supported vocabulary");
     let text = "🎉 naïve 日本語 👩‍🚀";
     let ids = tokenizer.encode(text, false);

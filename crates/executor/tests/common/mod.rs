@@ -13,6 +13,9 @@ use firebrick_model::{Fp8, LoadOptions};
 use firebrick_ops::{Backend, backend_of};
 use safetensors::SafeTensors;
 
+#[path = "../../../../tests/support/fetched.rs"]
+pub mod fetched;
+
 pub const BLOCK_SIZE: u32 = 16;
 
 /// The tiny checkpoints with stored references.
@@ -33,24 +36,6 @@ fn fixtures(kind: &str) -> Vec<PathBuf> {
     folders.sort();
     assert!(!folders.is_empty(), "no fixtures");
     folders
-}
-
-/// A real model's file in the cache that `scripts/fetch-models.sh` fills; `None`, visibly, when it is not there and
-/// `FIREBRICK_TEST_MODELS` does not demand it.
-pub fn real_model(file: &str) -> Option<PathBuf> {
-    let cache = std::env::var("FIREBRICK_MODELS").map(PathBuf::from).unwrap_or_else(|_| {
-        let home = std::env::var("HOME").unwrap_or_default();
-        let cache = std::env::var("XDG_CACHE_HOME").unwrap_or_else(|_| format!("{home}/.cache"));
-        Path::new(&cache).join("firebrick/models")
-    });
-    let path = cache.join(file);
-    if path.exists() {
-        return Some(path);
-    }
-    let demanded = std::env::var("FIREBRICK_TEST_MODELS").is_ok_and(|value| value == "required");
-    assert!(!demanded, "{} is missing; run scripts/fetch-models.sh", path.display());
-    eprintln!("NOT TESTED: {} is missing; run scripts/fetch-models.sh", path.display());
-    None
 }
 
 /// Whether long tests run at their full length, as before a release: `FIREBRICK_TEST_LENGTH=full`.

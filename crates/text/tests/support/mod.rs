@@ -1,28 +1,13 @@
-//! Finds what `scripts/fetch-models.sh` fetches and reads the tokenizer out of a GGUF file.
+//! Reads the tokenizer out of a GGUF file.
 #![allow(dead_code)]
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use firebrick_text::GgufVocabulary;
 
-/// A path where `scripts/fetch-models.sh` puts what it fetches; `None`, visibly, when it is not there and `FIREBRICK_TEST_MODELS`
-/// does not demand it.
-pub fn cached(name: &str) -> Option<PathBuf> {
-    let cache = std::env::var("FIREBRICK_MODELS").map(PathBuf::from).unwrap_or_else(|_| {
-        let home = std::env::var("HOME").unwrap_or_default();
-        let cache = std::env::var("XDG_CACHE_HOME").unwrap_or_else(|_| format!("{home}/.cache"));
-        Path::new(&cache).join("firebrick/models")
-    });
-    let path = cache.join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    let demanded = std::env::var("FIREBRICK_TEST_MODELS").is_ok_and(|value| value == "required");
-    assert!(!demanded, "{} is missing; run scripts/fetch-models.sh", path.display());
-    eprintln!("NOT TESTED: {} is missing; run scripts/fetch-models.sh", path.display());
-    None
-}
+#[path = "../../../../tests/support/fetched.rs"]
+pub mod fetched;
 
 /// A small deterministic generator (SplitMix64).
 pub struct Random(pub u64);
