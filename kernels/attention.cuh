@@ -11,9 +11,7 @@ struct Shape {
     int window;     // positions that a token sees, itself included; 0: all
     int divided;    // whether a block has a piece of all contexts instead of one context (decode)
     int mixed;      // whether sequences with one token and with several are in the batch, and each has its own kernel
-    int copied;     // positions that one copy brings (wgmma)
     int beside;     // whether the kernel before takes the other sequences, and nothing of it is needed (decode)
-    int padding;
     float scale, softcap; // softcap 0: none
     long long row_stride, slot_stride, head_stride; // in elements
 };

@@ -1,37 +1,30 @@
 // paged_attention_wgmma: what paged_attention_tiles computes, with the asynchronous matrix instructions of Hopper.
 //
-// Variants: ELEMENT=f16|bf16 HEAD_DIM:GROUP:CONSUMERS:VALUE_STAGES=64:3:2:2|64:1:2:2|128:4:2:2|128:1:2:2|256:4:2:2|64:3:1:3|64:1:1:3|128:4:1:1|128:4:1:2|128:1:1:1|256:4:1:2
+// Variants: ELEMENT=f16|bf16 HEAD_DIM:GROUP:CONSUMERS:VALUE_STAGES:BLOCK_SIZE=64:3:2:2:16|64:1:2:2:16|128:4:2:2:16|128:4:2:2:8|128:1:2:2:24|256:4:2:2:16|256:4:2:2:128|128:128:2:2:256
 // Targets: sm_90a
 // Needs: attention.cuh wgmma.cuh attention_copies.cuh
 //
-// As many blocks as run at a time take items as they get to them; `counters` are zero before and after. In each, one warp
-// copies queries, keys and values into shared memory with the bulk copy engine, block of the cache by block, some tiles
-// ahead; CONSUMERS warpgroups of 64 rows each compute. A warpgroup multiplies the next keys while it turns scores into weights.
-//
-// With 2 consumers an item is a tile of ROWS rows, and the two take turns with the tensor cores, so that one computes
-// exponentials while the other multiplies. With 1 it is the only token of a sequence and a KV head: few rows, and all the
-// time goes into reading the context. So the copying warp finds the next item while it copies this one, goes on to it while
-// this one is computed, and begins before the kernel before has ended. Both give a token the same bits.
+// As many blocks as run at a time take items as they get to them; `counters` are zero before and after. In each, queries, keys
+// and values are copied into shared memory with the bulk copy engine, block of the cache by block, some tiles ahead: queries and
+// keys by one warp, values by another. CONSUMERS warpgroups of 64 rows each compute. A warpgroup multiplies the next keys, then the
+// values of the tile before; beside the latter it turns scores into weights. The two take turns with the tensor cores, so that one
+// computes exponentials while the other multiplies.
 //
 // A row's result follows from its query and its context: a tile in which it sees nothing leaves it as it is.
 //
-// Limits: tensor cores and, for a head of 64, exponentials; with 1 consumer memory. Blocks of the cache have a multiple of 8
-// positions. With 1 consumer GROUP is at most 64.
+// Limits: tensor cores and, for a head of 64, exponentials. Blocks of the cache have a multiple of 8 positions.
 
 constexpr int WIDTH = HEAD_DIM < 128 ? HEAD_DIM : 128; // columns of values that one instruction takes
 constexpr int WIDTHS = HEAD_DIM / WIDTH;
-// Of a thread's two rows, 8 apart, those that exist.
-constexpr int HALVES = CONSUMERS == 1 && GROUP <= 8 ? 1 : 2;
-// Blocks of a multiprocessor that have registers, and, where all threads cannot have as many as they need, those of threads that
-// copy and of those that compute.
-constexpr int RESIDENT = CONSUMERS == 1 && HEAD_DIM <= 128 ? 2 : 1;
-constexpr bool MOVES_REGISTERS = THREADS * RESIDENT > 256;
-constexpr int COPYING_REGISTERS = CONSUMERS == 1 ? 56 : 24, REGISTERS = CONSUMERS == 1 ? 200 : 240;
+// All threads cannot have as many registers as those need that compute.
+constexpr int COPYING_REGISTERS = 56, REGISTERS = 224;
 
-// What a thread keeps: rows lane / 4 and lane / 4 + 8 of its warp's 16, a quarter of the columns.
+// What a thread keeps: rows lane / 4 and lane / 4 + 8 of its warp's 16, a quarter of the columns. Weights have a total for each
+// quarter of the tiles' keys, which are added in the end: the additions wait less for each other.
+constexpr int QUARTERS = 4;
 struct State {
     float sums[WIDTHS][WIDTH / 2];
-    float largest[2], total[2];
+    float largest[2], total[2][QUARTERS];
 };
 
 __device__ __forceinline__ void start_keys(float (&scores)[KEYS / 2], unsigned long long query, unsigned long long keys) {
@@ -61,7 +54,7 @@ __device__ __forceinline__ void settle_sums(State& state) {
 // Scores that the rows do not see become minus infinity. `row` is the thread's first row in the sequence.
 __device__ __forceinline__ void mask(float (&scores)[KEYS / 2], int first, int row, const Tile& tile, const Shape& shape) {
 #pragma unroll
-    for (int half = 0; half < HALVES; half++) {
+    for (int half = 0; half < 2; half++) {
         int last = tile.first_position + (row + 8 * half) / GROUP - first - threadIdx.x % 4 * 2;
         int begin = shape.window > 0 ? last - shape.window : -KEYS; // sees (begin, last]
 #pragma unroll
@@ -77,7 +70,7 @@ __device__ __forceinline__ void mask(float (&scores)[KEYS / 2], int first, int r
 // Scores become weights relative to the largest score so far; `earlier` brings earlier sums to it.
 __device__ __forceinline__ void weigh(State& state, float (&scores)[KEYS / 2], float (&earlier)[2], float factor) {
 #pragma unroll
-    for (int half = 0; half < HALVES; half++) {
+    for (int half = 0; half < 2; half++) {
         float largest = state.largest[half];
 #pragma unroll
         for (int n = 0; n < KEYS / 8; n++) {
@@ -90,62 +83,71 @@ __device__ __forceinline__ void weigh(State& state, float (&scores)[KEYS / 2], f
         // Exactly 1 when the largest score stays the same.
         earlier[half] = power_of_two((state.largest[half] - common) * factor);
         state.largest[half] = largest;
-        float total = 0.0f;
 #pragma unroll
-        for (int n = 0; n < KEYS / 8; n++) {
+        for (int quarter = 0; quarter < QUARTERS; quarter++) {
+            float total = 0.0f;
 #pragma unroll
-            for (int i = 0; i < 2; i++) {
-                float& score = scores[4 * n + 2 * half + i];
-                score = power_of_two(fmaf(score, factor, -base));
-                total += score;
+            for (int n = quarter * (KEYS / 8 / QUARTERS); n < (quarter + 1) * (KEYS / 8 / QUARTERS); n++) {
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    float& score = scores[4 * n + 2 * half + i];
+                    score = power_of_two(fmaf(score, factor, -base));
+                    total += score;
+                }
             }
+            state.total[half][quarter] = fmaf(state.total[half][quarter], earlier[half], total);
         }
-        state.total[half] = state.total[half] * earlier[half] + total;
     }
 }
 __device__ __forceinline__ void rescale(State& state, const float (&earlier)[2]) {
 #pragma unroll
     for (int w = 0; w < WIDTHS; w++) {
 #pragma unroll
-        for (int i = 0; i < WIDTH / 2; i++) {
-            if (i / 2 % 2 < HALVES) state.sums[w][i] *= earlier[i / 2 % 2];
-        }
+        for (int i = 0; i < WIDTH / 2; i++) state.sums[w][i] *= earlier[i / 2 % 2];
     }
 }
 __device__ __forceinline__ void pack(unsigned int (&weights)[KEYS / 16][4], const float (&scores)[KEYS / 2]) {
 #pragma unroll
     for (int i = 0; i < KEYS / 4; i++) {
-        weights[i / 4][i % 4] = i % 2 < HALVES ? packed(scores[2 * i], scores[2 * i + 1], ELEMENT{}) : 0;
+        weights[i / 4][i % 4] = packed(scores[2 * i], scores[2 * i + 1], ELEMENT{});
     }
 }
-__device__ __forceinline__ void clear(unsigned int (&weights)[KEYS / 16][4]) {
-#pragma unroll
-    for (int i = 0; i < KEYS / 4; i++) weights[i / 4][i % 4] = 0;
+__device__ __forceinline__ float total_of(const State& state, int half) {
+    const float(&total)[QUARTERS] = state.total[half];
+    return (total[0] + total[1]) + (total[2] + total[3]);
 }
-// Values of positions from `count` on become zeros: what the cache holds there may be no number.
-__device__ __forceinline__ void clear_values(char* values, int count) {
-    for (int i = threadIdx.x - 128; i < (KEYS - count) * 8 * PANELS; i += CONSUMER_THREADS) {
-        int row = count + i / 8 % (KEYS - count), panel = i / 8 / (KEYS - count);
-        reinterpret_cast<uint4*>(values + panel * CONTEXT_PANEL + row * 128)[i % 8] = make_uint4(0, 0, 0, 0);
-    }
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-    meet(3, CONSUMER_THREADS);
+// What the source has before this is computed before what it has after. The compiler moves the computation of weights behind the
+// wait for products otherwise, which would be finished beside it. A total is never negative.
+__device__ __forceinline__ void keep_before(float (&scores)[KEYS / 2], const State& state) {
+    settle(scores);
+    asm volatile("{\n.reg .pred p;\nsetp.lt.f32 p, %0, 0f00000000;\n@p nanosleep.u32 1;\n}" ::"f"(total_of(state, 0) + total_of(state, 1))
+                 : "memory");
 }
 __device__ __forceinline__ void write_rows(State& state, ELEMENT* out, int row, int kv_head, const Tile& tile, const Shape& shape) {
 #pragma unroll
-    for (int half = 0; half < HALVES; half++) {
-        float total = state.total[half];
+    for (int half = 0; half < 2; half++) {
+        float total = total_of(state, half);
         total += __shfl_xor_sync(ALL_LANES, total, 1);
         total += __shfl_xor_sync(ALL_LANES, total, 2);
         int at = tile.first_row + row + 8 * half;
-        if (row + 8 * half >= tile.num_rows) continue;
+        bool exists = row + 8 * half < tile.num_rows;
         long long first = ((long long)(tile.first_token + at / GROUP) * shape.num_heads + kv_head * GROUP + at % GROUP) * HEAD_DIM;
         float inverse = 1.0f / total;
+        // A pair of lanes exchanges halves, so that what a row gets from four lanes are whole sectors of memory.
+        int odd = threadIdx.x % 2;
 #pragma unroll
-        for (int n = 0; n < HEAD_DIM / 8; n++) {
-            const float* two = &state.sums[n * 8 / WIDTH][n * 8 % WIDTH / 2 + 2 * half];
-            *reinterpret_cast<unsigned int*>(out + first + n * 8 + threadIdx.x % 4 * 2) =
-                packed(two[0] * inverse, two[1] * inverse, ELEMENT{});
+        for (int n = 0; n < HEAD_DIM / 8; n += 2) {
+            unsigned int own[2];
+#pragma unroll
+            for (int next = 0; next < 2; next++) {
+                const float* two = &state.sums[(n + next) * 8 / WIDTH][(n + next) * 8 % WIDTH / 2 + 2 * half];
+                own[next] = packed(two[0] * inverse, two[1] * inverse, ELEMENT{});
+            }
+            unsigned int got = __shfl_xor_sync(ALL_LANES, odd ? own[0] : own[1], 1);
+            if (exists) {
+                *reinterpret_cast<uint2*>(out + first + (n + odd) * 8 + threadIdx.x % 4 / 2 * 4) =
+                    odd ? make_uint2(got, own[1]) : make_uint2(own[0], got);
+            }
         }
     }
 }
@@ -157,8 +159,6 @@ __device__ void consume(Shared& shared, ELEMENT* out, const Shape& shape) {
     int own_turn = 1 + group, others_turn = 2 - group;
     if (group == 1) let_go(others_turn, CONSUMER_THREADS);
     float factor = shape.softcap > 0.0f ? 1.0f : shape.scale * LOG2_E;
-    // Warps without rows multiply with the others, and have no weights.
-    bool has_rows = CONSUMERS > 1 || threadIdx.x % 128 / WARP * 16 < GROUP;
     Ring<QUERIES> place;
     Ring<KEY_STAGES> keys;
     Ring<VALUE_STAGES> values;
@@ -184,16 +184,17 @@ __device__ void consume(Shared& shared, ELEMENT* out, const Shape& shape) {
             for (int i = 0; i < WIDTH / 2; i++) state.sums[w][i] = 0.0f;
         }
 #pragma unroll
-        for (int half = 0; half < 2; half++) state.largest[half] = MINUS_INFINITY, state.total[half] = 0.0f;
+        for (int half = 0; half < 2; half++) {
+            state.largest[half] = MINUS_INFINITY;
+#pragma unroll
+            for (float& total : state.total[half]) total = 0.0f;
+        }
         float scores[KEYS / 2], earlier[2];
         unsigned int weights[KEYS / 16][4];
-        if constexpr (CONSUMERS == 1) clear(weights);
         auto finish_scores = [&](int first) {
             if (shape.softcap > 0.0f) {
 #pragma unroll
-                for (int i = 0; i < KEYS / 2; i++) {
-                    if (i / 2 % 2 < HALVES) scores[i] = score_of(scores[i], shape);
-                }
+                for (int i = 0; i < KEYS / 2; i++) scores[i] = score_of(scores[i], shape);
             }
             if (first + KEYS - 1 > span.first_seen || first < in_all_windows) {
                 mask(scores, first, tile.first_row + row, tile, shape);
@@ -207,36 +208,36 @@ __device__ void consume(Shared& shared, ELEMENT* out, const Shape& shape) {
         settle(scores);
         if (is_first) arrive(shared.keys_empty[keys.stage]);
         keys.advance();
-        if (has_rows) {
-            finish_scores(span.begin);
-            pack(weights, scores);
-        }
+        finish_scores(span.begin);
+        pack(weights, scores);
         int first = span.begin + KEYS;
         for (; first <= span.last_seen; first += KEYS) {
             wait_for(shared.keys_full[keys.stage], keys.parity);
-            if constexpr (CONSUMERS > 1) meet(own_turn, CONSUMER_THREADS);
+            meet(own_turn, CONSUMER_THREADS);
             fence_multiplications();
             start_keys(scores, query, of_keys());
             wait_for(shared.values_full[values.stage], values.parity);
             start_values(state, weights, of_values());
-            if constexpr (CONSUMERS > 1) let_go(others_turn, CONSUMER_THREADS);
+            let_go(others_turn, CONSUMER_THREADS);
             wait_for_multiplications<1>();
             settle(scores);
             if (is_first) arrive(shared.keys_empty[keys.stage]);
             keys.advance();
-            if (has_rows) finish_scores(first);
+            finish_scores(first);
+            keep_before(scores, state);
             wait_for_multiplications<0>();
             settle_sums(state);
             if (is_first) arrive(shared.values_empty[values.stage]);
             values.advance();
-            if (has_rows) {
-                rescale(state, earlier);
-                pack(weights, scores);
-            }
+            rescale(state, earlier);
+            pack(weights, scores);
         }
         if (is_first) arrive(shared.query_empty[place.stage]);
         wait_for(shared.values_full[values.stage], values.parity);
-        if (tile.context < first) clear_values(shared.values[values.stage], tile.context - (first - KEYS));
+        if (tile.context < first) {
+            clear_values(shared.values[values.stage], tile.context - (first - KEYS), threadIdx.x - 128);
+            meet(3, CONSUMER_THREADS);
+        }
         fence_multiplications();
         start_values(state, weights, of_values());
         wait_for_multiplications<0>();
@@ -247,40 +248,25 @@ __device__ void consume(Shared& shared, ELEMENT* out, const Shape& shape) {
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
+extern "C" __global__ void __launch_bounds__(THREADS, 1)
     attend_wgmma(const __grid_constant__ TensorMap queries, const __grid_constant__ TensorMap keys,
                  const __grid_constant__ TensorMap values, const int* query_starts, const int* context_lens,
                  const int* tables, ELEMENT* out, int* counters, const __grid_constant__ Shape shape) {
-#if CONSUMERS > 1
     wait_for_previous_kernel();
     start_next_kernel(); // which may count on what came before
-#endif
     extern __shared__ char memory[];
     // Swizzled rows repeat every 1024 bytes.
     Shared& shared = *reinterpret_cast<Shared*>(memory + (1024 - shared_address(memory) % 1024) % 1024);
-    if (threadIdx.x == 0) {
-        for (int stage = 0; stage < QUERIES; stage++) {
-            init_barrier(shared.query_full[stage], 1);
-            init_barrier(shared.query_empty[stage], CONSUMERS);
-        }
-        for (int stage = 0; stage < KEY_STAGES; stage++) {
-            init_barrier(shared.keys_full[stage], 1);
-            init_barrier(shared.keys_empty[stage], CONSUMERS);
-        }
-        for (int stage = 0; stage < VALUE_STAGES; stage++) {
-            init_barrier(shared.values_full[stage], 1);
-            init_barrier(shared.values_empty[stage], CONSUMERS);
-        }
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    }
+    if (threadIdx.x == 0) shared.init(CONSUMERS + 1, CONSUMERS); // queries: and who copies values
     __syncthreads();
     if (threadIdx.x < 128) {
-        if constexpr (MOVES_REGISTERS) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COPYING_REGISTERS));
-        if (threadIdx.x < WARP) {
-            Producer{shared, queries, keys, values, query_starts, context_lens, tables, counters, shape}.run();
-        }
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COPYING_REGISTERS));
+        int warp = uniform(threadIdx.x / WARP);
+        Producer producer = {shared, queries, keys, values, query_starts, context_lens, tables, counters, shape};
+        if (warp == 0) producer.run();
+        if (warp == 1) producer.run_values();
     } else {
-        if constexpr (MOVES_REGISTERS) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
+        asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(REGISTERS));
         consume(shared, out, shape);
     }
 }

@@ -318,7 +318,13 @@ mod tests {
         let tiles = |steps| variants(steps, 90, "linear_wgmma_tiles").len();
         assert_eq!(tiles(&invariant), 3, "what is kept by one block and by two, and gates");
         assert_eq!(tiles(&steps), 2, "heads and gates; the rest goes through the library");
-        assert_eq!(variants(&invariant, 90, "paged_attention_wgmma").len(), 2, "prompts and single tokens");
+        let of_invariant = |source| variants(&invariant, 90, source).len();
+        assert_eq!(
+            ["paged_attention_wgmma", "paged_attention_single"].map(of_invariant),
+            [1, 1],
+            "prompts; single tokens"
+        );
+        assert_eq!(count(90, "paged_attention_single"), 0);
         assert!((10..60).contains(&count(90, "linear_few_rows")), "{}", count(90, "linear_few_rows"));
         // Before 8.0 nothing multiplies bfloat16.
         let steps = small(DType::BF16, DType::BF16);

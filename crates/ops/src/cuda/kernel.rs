@@ -39,9 +39,9 @@ impl Module {
         self.source.name
     }
 
-    /// Whether the source's own text has this in it.
+    /// Whether the source, or what it needs, has this in it.
     pub(super) fn contains(&self, text: &str) -> bool {
-        self.source.text.contains(text)
+        self.source.text.contains(text) || self.source.needs.contains(text)
     }
 
     /// The macros, for people: `ELEMENT=bf16 HEAD_DIM=64`.

@@ -119,6 +119,7 @@ sources! {
     PAGED_ATTENTION_DECODE = "paged_attention_decode" needs attention heads decode_plan decode_parts fresh_rows decode_attention
         decode_merge,
     PAGED_ATTENTION_PLAN = "paged_attention_plan" needs decode_plan,
+    PAGED_ATTENTION_SINGLE = "paged_attention_single" needs attention wgmma attention_copies,
     PAGED_ATTENTION_TILES = "paged_attention_tiles" needs attention,
     PAGED_ATTENTION_WGMMA = "paged_attention_wgmma" needs attention wgmma attention_copies,
     RMS_NORM = "rms_norm",

@@ -119,9 +119,7 @@ struct Shape {
     window: i32,
     divided: i32,
     mixed: i32,
-    copied: i32,
     beside: i32,
-    padding: i32,
     scale: f32,
     softcap: f32,
     row_stride: i64,
@@ -261,9 +259,7 @@ impl Attention {
             mixed: (self.decodes_apart()
                 && (self.query_lens != QueryLens::Single || self.qkv.rows != self.num_sequences()))
             .into(),
-            copied: 0,
             beside: 0,
-            padding: 0,
             scale,
             softcap: softcap.unwrap_or(0.0),
             row_stride: self.qkv.stride as i64,

@@ -1,4 +1,4 @@
-//! The instructions of Hopper: one source in two forms, for tiles of rows and for tokens that are alone of their sequence.
+//! Bulk copies, and the instructions of Hopper: a kernel for tiles of rows and one for tokens that are alone of their sequence.
 //!
 //! Both give a token the same bits. A block takes items as it gets to them, and as many blocks run as the GPU has room for.
 
@@ -9,12 +9,15 @@ use crate::cuda::kernel::Kernel;
 use crate::cuda::launch::{Argument, Grid, Launch};
 use crate::cuda::rope_and_store_kv::cache_strides;
 use crate::cuda::tensor_map::TensorMap;
-use crate::cuda::{PAGED_ATTENTION_WGMMA, element};
+use crate::cuda::{PAGED_ATTENTION_SINGLE, PAGED_ATTENTION_WGMMA, element};
 
 /// Constants of `paged_attention_wgmma.cu`: rows of a warpgroup, threads of one and of those that copy, the columns of a
 /// panel, and the rows and bytes after which its swizzled rows repeat.
 const ROWS: usize = 64;
 const GROUP_THREADS: usize = 128;
+/// Of `paged_attention_single.cu`: threads that copy, and the most query heads that share a KV head.
+const COPYING_THREADS: usize = 32;
+const SINGLE_GROUP_MAX: usize = 16;
 const PANEL: usize = 64;
 const SWIZZLED_ROWS: usize = 8;
 const SWIZZLED_BYTES: usize = 1024;
@@ -48,7 +51,7 @@ pub(super) struct Wgmma {
 impl Wgmma {
     /// `None` when the kernel does not take these.
     pub(super) fn new(form: &Form, items: Items) -> Option<Self> {
-        if !fits(form) || form.group() > ROWS * items.consumers() {
+        if !fits(form) || form.group() > items.group_max() {
             return None;
         }
         let shared_bytes = shared_bytes(form, items);
@@ -61,12 +64,17 @@ impl Wgmma {
     }
 
     pub(super) fn kernel(&self, form: &Form) -> Kernel {
-        Kernel::new(&PAGED_ATTENTION_WGMMA, "attend_wgmma")
+        let kernel = match self.items {
+            Items::Tiles => Kernel::new(&PAGED_ATTENTION_WGMMA, "attend_wgmma"),
+            Items::FewSingleTokens | Items::SingleTokens => Kernel::new(&PAGED_ATTENTION_SINGLE, "attend_single"),
+        };
+        kernel
             .word("ELEMENT", element(form.dtype))
             .number("HEAD_DIM", form.heads.head_dim)
             .number("GROUP", form.group())
             .number("CONSUMERS", self.items.consumers())
             .number("VALUE_STAGES", self.items.stages(form.heads.head_dim)[1])
+            .number("BLOCK_SIZE", form.block_size)
     }
 
     /// `beside`: its share of the GPU, if others run at the same time.
@@ -83,8 +91,7 @@ impl Wgmma {
         };
         let multiprocessors = attention.gpu.multiprocessors as f64 * beside.unwrap_or(1.0);
         let blocks = (tiles * heads.num_kv_heads).min(multiprocessors.ceil() as usize * self.blocks_per_multiprocessor);
-        let threads = GROUP_THREADS * (1 + self.items.consumers());
-        let grid = Grid::new([blocks, 1, 1], threads).with_shared(self.shared_bytes);
+        let grid = Grid::new([blocks, 1, 1], self.items.threads()).with_shared(self.shared_bytes);
         let grid = if self.items == Items::Tiles { grid.starting_early() } else { grid };
         let positions = greatest_common_divisor(attention.options.block_size, keys(heads.head_dim));
         let [slot_stride, head_stride] = cache_strides(&attention.keys, &attention.values);
@@ -100,8 +107,6 @@ impl Wgmma {
             .dimension(heads.head_dim, 1, PANEL)
             .dimension(heads.num_kv_heads, head_stride, 1)
             .dimension(slots, slot_stride, positions);
-        let mut shape = attention.shape();
-        shape.copied = positions as i32;
         Launch::new(self.kernel(&attention.form()), grid)
             .read_mapped(&attention.qkv.tensor, queries)
             .read_mapped(&attention.keys, cache.clone())
@@ -111,7 +116,7 @@ impl Wgmma {
             .read(&attention.tables.tensor)
             .write(out)
             .value(Argument::Counters)
-            .value(shape.argument())
+            .value(attention.shape().argument())
             .submit(out);
     }
 }
@@ -123,6 +128,16 @@ impl Items {
             Items::Tiles => 2,
             Items::FewSingleTokens | Items::SingleTokens => 1,
         }
+    }
+
+    fn threads(self) -> usize {
+        let copying = if self == Items::Tiles { GROUP_THREADS } else { COPYING_THREADS };
+        GROUP_THREADS * self.consumers() + copying
+    }
+
+    /// The most query heads that may share a KV head.
+    fn group_max(self) -> usize {
+        if self == Items::Tiles { ROWS * self.consumers() } else { SINGLE_GROUP_MAX }
     }
 
     /// Tiles of keys and of values that a block has room for. With few items a multiprocessor has one block, which is faster
@@ -138,10 +153,10 @@ impl Items {
 }
 
 /// The part of the multiprocessors that prompts have beside sequences with one token each, if all contexts were as long. Prompts
-/// are multiplied at 245 TFLOP/s, and of the others 4.3 TB/s are read, for which fewer multiprocessors suffice (measured).
+/// are multiplied at 340 TFLOP/s, and of the others 4.3 TB/s are read, for which fewer multiprocessors suffice (measured).
 pub(super) fn share_of_prompts(attention: &Attention) -> f64 {
     let rows = (attention.group() * attention.qkv.rows) as f64;
-    let ratio = 2.0 * 4.3 / (4.0 * 245.0) * rows / attention.num_sequences() as f64;
+    let ratio = 2.0 * 4.3 / (4.0 * 340.0) * rows / attention.num_sequences() as f64;
     let share = ratio / (ratio + 0.6);
     let is_shared = share >= SHARE_OF_PROMPTS_MIN && attention.num_sequences() >= SHARING_SEQUENCES_MIN;
     if is_shared { share } else { 1.0 }
@@ -164,14 +179,49 @@ fn keys(head_dim: usize) -> usize {
 /// `Shared` of the source, with room to begin where swizzled rows repeat.
 fn shared_bytes(form: &Form, items: Items) -> usize {
     let head_dim = form.heads.head_dim;
-    let rows = match items {
+    let rows_of_item = match items {
         Items::Tiles => ROWS * items.consumers(),
-        _ => 2 * form.group().next_multiple_of(SWIZZLED_ROWS),
+        _ => form.group().next_multiple_of(SWIZZLED_ROWS),
     };
+    let rows = rows_of_item * if items == Items::Tiles && head_dim > 128 { 1 } else { 2 };
     let tiles: usize = items.stages(head_dim).into_iter().sum();
-    SWIZZLED_BYTES + (rows + tiles * keys(head_dim)) * head_dim * 2 + BOOKKEEPING_BYTES
+    // What warps exchange: weights in 16 bits of the rows of an instruction, their largest scores and totals.
+    let exchanged =
+        if items == Items::Tiles { 0 } else { SINGLE_GROUP_MAX * (keys(head_dim) * 2 + 16 + 4 * 4 + 4 * 4 * 4) };
+    SWIZZLED_BYTES + (rows + tiles * keys(head_dim)) * head_dim * 2 + BOOKKEEPING_BYTES + exchanged
 }
 
 fn greatest_common_divisor(a: usize, b: usize) -> usize {
     if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::DType;
+
+    use super::*;
+    use crate::HeadLayout;
+    use crate::cuda::gpu::Gpu;
+
+    fn form(num_heads: usize, num_kv_heads: usize, head_dim: usize) -> Form {
+        let heads = HeadLayout { num_heads, num_kv_heads, head_dim };
+        Form { dtype: DType::BF16, cache: DType::BF16, heads, block_size: 16, gpu: Gpu::of_architecture(90)[0] }
+    }
+
+    #[test]
+    fn two_blocks_of_single_tokens_share_a_multiprocessor() {
+        let blocks = |form: &Form, items| Wgmma::new(form, items).map(|wgmma| wgmma.blocks_per_multiprocessor);
+        for head_dim in [64, 128] {
+            assert_eq!(blocks(&form(32, 8, head_dim), Items::SingleTokens), Some(2), "heads of {head_dim}");
+        }
+        assert_eq!(blocks(&form(4, 1, 256), Items::SingleTokens), Some(1));
+        assert_eq!(blocks(&form(32, 8, 128), Items::Tiles), Some(1));
+    }
+
+    #[test]
+    fn more_heads_than_a_matrix_instruction_has_rows_go_through_the_kernel_for_prompts() {
+        let takes = |num_heads, items| Wgmma::new(&form(num_heads, 1, 64), items).is_some();
+        assert!([16, 17, 128].map(|heads| takes(heads, Items::Tiles)).iter().all(|&taken| taken));
+        assert_eq!([16, 17].map(|heads| takes(heads, Items::SingleTokens)), [true, false]);
+    }
 }
