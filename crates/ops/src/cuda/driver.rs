@@ -248,9 +248,20 @@ mod tests {
     use cubecl_common::device_handle::DeviceHandle;
     use cubecl_environment::stream::StreamId;
 
+    use super::super::kernel::Kernel;
     use super::super::launch::{CudaServer, read};
+    use super::super::{PAGED_ATTENTION_PLAN, PAGED_ATTENTION_SINGLE, PAGED_ATTENTION_WGMMA};
+    use super::WAITS;
     use crate::testing::for_each_device;
     use crate::{WorkStream, int_tensor};
+
+    #[test]
+    fn kernels_start_early_that_wait_themselves_or_in_what_they_need() {
+        let waits = |source| Kernel::new(source, "any").module.contains(WAITS);
+        assert!(!PAGED_ATTENTION_SINGLE.text.contains(WAITS), "one that waits in what it needs");
+        assert!(waits(&PAGED_ATTENTION_SINGLE) && waits(&PAGED_ATTENTION_WGMMA));
+        assert!(!waits(&PAGED_ATTENTION_PLAN));
+    }
 
     /// As two models', whose kernels would count each other's blocks.
     #[test]
