@@ -449,7 +449,7 @@ fn attention_with_its_projection_has_the_bits_of_the_single_operations() {
 }
 
 #[test]
-fn attention_with_its_projection_is_close_with_more_contexts_than_the_gpu_runs_at_a_time() {
+fn attention_with_its_projection_is_that_of_the_single_operations_with_more_contexts_than_the_gpu_runs_at_a_time() {
     for_both_dtypes(|device, dtype, rounding| {
         let mut seeded = Seeded::new(31);
         let sequences: Vec<(usize, usize)> = (0..70).map(|index| (1, 1 + index * 37 % 2000)).collect();
@@ -458,9 +458,10 @@ fn attention_with_its_projection_is_close_with_more_contexts_than_the_gpu_runs_a
             let heads = HeadLayout { num_heads, num_kv_heads, head_dim };
             let options = QkvOptions { heads, rotary_dim: head_dim, norm_eps: head_norm.then_some(1e-6) };
             let weight = projection(&mut seeded, heads, (device, dtype));
-            // Products of so many rows may be divided differently where heads are finished behind them.
+            // With heads of 128 behind them, products of so many rows are divided as others are not: sums have another order.
+            let tolerance = if head_dim == 128 { 4.0 * rounding } else { 0.0 };
             for window in [None, Some(100)] {
-                let close = (window, 4.0 * rounding);
+                let close = (window, tolerance);
                 compare_with_single_operations(&mut seeded, (device, dtype), (&weight, options), &sequences, close);
             }
         }
