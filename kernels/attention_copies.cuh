@@ -3,7 +3,8 @@
 //
 // CONSUMERS is 2 in the first, which takes tiles of rows, and 1 in the second, which takes single tokens.
 //
-// Put between wgmma.cuh and the source, which is compiled with HEAD_DIM, GROUP, CONSUMERS, VALUE_STAGES and BLOCK_SIZE.
+// Put between wgmma.cuh and the source, which is compiled with HEAD_DIM, GROUP, CONSUMERS, VALUE_STAGES, BLOCK_SIZE and COPIED, the
+// positions of a copy.
 //
 // A tile of keys is 8 or 16 copies of some blocks of the cache, and a lane that had its own block's to do would wait for those of
 // the others: the engine takes addresses from registers of the warp. So one lane does all, and every address is the warp's.
@@ -15,10 +16,8 @@ constexpr int ROWS = TOKENS * GROUP; // at most 64 per warpgroup; the rest of th
 constexpr int KEYS = HEAD_DIM <= 128 ? 128 : 64;
 constexpr int KEY_STAGES = CONSUMERS == 1 && HEAD_DIM == 64 ? 3 : 2; // tiles that there is room for
 constexpr int QUERIES = CONSUMERS == 1 || HEAD_DIM <= 128 ? 2 : 1; // items whose queries are there
-// Positions that one copy brings, which are beside each other, and such copies of a tile.
-constexpr int POWER_OF_TWO = BLOCK_SIZE & -BLOCK_SIZE; // the largest that divides it
-constexpr int COPIED = POWER_OF_TWO < KEYS ? POWER_OF_TWO : KEYS, COPIES = KEYS / COPIED;
-static_assert(COPIED % 8 == 0, "copies bring whole swizzled rows");
+constexpr int COPIES = KEYS / COPIED; // of a tile, of positions that are beside each other
+static_assert(COPIED % 8 == 0 && KEYS % COPIED == 0 && BLOCK_SIZE % COPIED == 0, "copies bring whole swizzled rows of one block");
 constexpr int PANELS = HEAD_DIM / 64; // of 64 columns: 128 bytes, the width of a swizzled row
 // Bytes. Of a single token there are as many rows as it has: what is behind them becomes rows that nobody reads.
 constexpr int QUERY_PANEL = CONSUMERS == 1 ? (GROUP + 7) / 8 * 1024 : 64 * CONSUMERS * 128, CONTEXT_PANEL = KEYS * 128;

@@ -1,6 +1,6 @@
 // paged_attention_single: attention of tokens that are alone of their sequence, with the bits that paged_attention_wgmma gives them.
 //
-// Variants: ELEMENT=f16|bf16 HEAD_DIM:GROUP:CONSUMERS:VALUE_STAGES:BLOCK_SIZE=64:3:1:3:16|64:1:1:3:8|128:4:1:1:16|128:4:1:2:24|128:16:1:1:256|256:4:1:2:16|256:9:1:2:16
+// Variants: ELEMENT=f16|bf16 HEAD_DIM:GROUP:CONSUMERS:VALUE_STAGES:BLOCK_SIZE:COPIED=64:3:1:3:16:16|64:1:1:3:8:8|128:4:1:1:16:16|128:4:1:2:24:8|128:16:1:1:256:128|256:4:1:2:16:16|256:9:1:2:16:16
 // Targets: sm_90a
 // Needs: attention.cuh wgmma.cuh attention_copies.cuh
 //

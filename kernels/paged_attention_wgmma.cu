@@ -1,6 +1,6 @@
 // paged_attention_wgmma: what paged_attention_tiles computes, with the asynchronous matrix instructions of Hopper.
 //
-// Variants: ELEMENT=f16|bf16 HEAD_DIM:GROUP:CONSUMERS:VALUE_STAGES:BLOCK_SIZE=64:3:2:2:16|64:1:2:2:16|128:4:2:2:16|128:4:2:2:8|128:1:2:2:24|256:4:2:2:16|256:4:2:2:128|128:128:2:2:256
+// Variants: ELEMENT=f16|bf16 HEAD_DIM:GROUP:CONSUMERS:VALUE_STAGES:BLOCK_SIZE:COPIED=64:3:2:2:16:16|64:1:2:2:16:16|128:4:2:2:16:16|128:4:2:2:8:8|128:1:2:2:24:8|256:4:2:2:16:16|256:4:2:2:128:64|128:128:2:2:256:128
 // Targets: sm_90a
 // Needs: attention.cuh wgmma.cuh attention_copies.cuh
 //

@@ -75,6 +75,7 @@ impl Wgmma {
             .number("CONSUMERS", self.items.consumers())
             .number("VALUE_STAGES", self.items.stages(form.heads.head_dim)[1])
             .number("BLOCK_SIZE", form.block_size)
+            .number("COPIED", copied_positions(form))
     }
 
     /// `beside`: its share of the GPU, if others run at the same time.
@@ -93,7 +94,7 @@ impl Wgmma {
         let blocks = (tiles * heads.num_kv_heads).min(multiprocessors.ceil() as usize * self.blocks_per_multiprocessor);
         let grid = Grid::new([blocks, 1, 1], self.items.threads()).with_shared(self.shared_bytes);
         let grid = if self.items == Items::Tiles { grid.starting_early() } else { grid };
-        let positions = greatest_common_divisor(attention.options.block_size, keys(heads.head_dim));
+        let form = attention.form();
         let [slot_stride, head_stride] = cache_strides(&attention.keys, &attention.values);
         let slots = attention.keys.meta.shape[0];
         // Columns, query heads of a group, groups, tokens.
@@ -106,8 +107,8 @@ impl Wgmma {
         let cache = TensorMap::new(attention.keys.dtype)
             .dimension(heads.head_dim, 1, PANEL)
             .dimension(heads.num_kv_heads, head_stride, 1)
-            .dimension(slots, slot_stride, positions);
-        Launch::new(self.kernel(&attention.form()), grid)
+            .dimension(slots, slot_stride, copied_positions(&form));
+        Launch::new(self.kernel(&form), grid)
             .read_mapped(&attention.qkv.tensor, queries)
             .read_mapped(&attention.keys, cache.clone())
             .read_mapped(&attention.values, cache)
@@ -140,6 +141,11 @@ impl Items {
         if self == Items::Tiles { ROWS * self.consumers() } else { SINGLE_GROUP_MAX }
     }
 
+    /// Items whose queries a block has room for.
+    fn queries(self, head_dim: usize) -> usize {
+        if self == Items::Tiles && head_dim > HEAD_DIM_OF_TWO { 1 } else { 2 }
+    }
+
     /// Tiles of keys and of values that a block has room for. With few items a multiprocessor has one block, which is faster
     /// with more.
     fn stages(self, head_dim: usize) -> [usize; 2] {
@@ -168,7 +174,7 @@ pub(super) fn fits(form: &Form) -> bool {
         && form.cache == form.dtype
         && [64, 128, 256].contains(&form.heads.head_dim)
         && form.block_size.is_multiple_of(SWIZZLED_ROWS)
-        && form.group() <= ROWS * Items::Tiles.consumers()
+        && form.group() <= Items::Tiles.group_max()
 }
 
 /// Positions of a tile.
@@ -183,7 +189,7 @@ fn shared_bytes(form: &Form, items: Items) -> usize {
         Items::Tiles => ROWS * items.consumers(),
         _ => form.group().next_multiple_of(SWIZZLED_ROWS),
     };
-    let rows = rows_of_item * if items == Items::Tiles && head_dim > 128 { 1 } else { 2 };
+    let rows = rows_of_item * items.queries(head_dim);
     let tiles: usize = items.stages(head_dim).into_iter().sum();
     // What warps exchange: weights in 16 bits of the rows of an instruction, their largest scores and totals.
     let exchanged =
@@ -191,8 +197,9 @@ fn shared_bytes(form: &Form, items: Items) -> usize {
     SWIZZLED_BYTES + (rows + tiles * keys(head_dim)) * head_dim * 2 + BOOKKEEPING_BYTES + exchanged
 }
 
-fn greatest_common_divisor(a: usize, b: usize) -> usize {
-    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
+/// What one copy brings: positions that are in one block and one tile, which has a power of two of them.
+fn copied_positions(form: &Form) -> usize {
+    keys(form.heads.head_dim).min(1 << form.block_size.trailing_zeros())
 }
 
 #[cfg(test)]
@@ -216,6 +223,13 @@ mod tests {
         }
         assert_eq!(blocks(&form(4, 1, 256), Items::SingleTokens), Some(1));
         assert_eq!(blocks(&form(32, 8, 128), Items::Tiles), Some(1));
+    }
+
+    #[test]
+    fn copies_stay_in_a_block_and_in_a_tile() {
+        let copied = |head_dim, block_size| copied_positions(&Form { block_size, ..form(8, 8, head_dim) });
+        assert_eq!([8, 16, 24, 48, 256].map(|block_size| copied(128, block_size)), [8, 16, 8, 16, 128]);
+        assert_eq!(copied(256, 128), 64);
     }
 
     #[test]
