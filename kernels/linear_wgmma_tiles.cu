@@ -1,7 +1,7 @@
 // linear_wgmma_tiles: out = after(x * weight^T + bias) for hundreds of rows of x and more, with the asynchronous matrix
 // instructions of Hopper; 16-bit elements.
 //
-// Variants: ELEMENT=f16|bf16 AFTER:KIND:CLUSTER:ORDERED:HEAD:CACHE=STORE:RELU:2:1:128:ELEMENT|GATE:SILU:2:1:128:ELEMENT|GATE:GELU_TANH:1:1:128:ELEMENT|ACTIVATE:GELU_ERF:1:1:128:ELEMENT|ACTIVATE:RELU:2:1:128:ELEMENT|GATE:SILU:2:0:128:ELEMENT|ACTIVATE:GELU_ERF:1:0:128:ELEMENT|ROTATE:RELU:2:0:128:ELEMENT|ROTATE:RELU:1:0:64:ELEMENT|ROTATE:RELU:2:0:128:e4m3
+// Variants: ELEMENT=f16|bf16 AFTER:KIND:CLUSTER:ORDERED:OUTPUTS:HEAD:CACHE=STORE:RELU:2:1:128:128:ELEMENT|GATE:SILU:2:1:128:128:ELEMENT|GATE:GELU_TANH:1:1:128:128:ELEMENT|ACTIVATE:GELU_ERF:1:1:128:128:ELEMENT|ACTIVATE:RELU:2:1:128:128:ELEMENT|GATE:SILU:2:0:192:128:ELEMENT|GATE:SILU:1:0:128:128:ELEMENT|ACTIVATE:GELU_ERF:1:0:128:128:ELEMENT|ROTATE:RELU:2:0:128:128:ELEMENT|ROTATE:RELU:1:0:128:64:ELEMENT|ROTATE:RELU:2:0:128:128:e4m3
 // Targets: sm_90a
 // Needs: heads.cuh qkv_rows.cuh wgmma.cuh wgmma_products.cuh
 //
@@ -18,13 +18,15 @@
 // has, and the total of the pairs before. A tile takes its multiplications at the rate of the tensor cores, and 2.8 us for the
 // ends of quarters and its results, in which they wait.
 //
-// Else the warpgroups take whole tiles by turns, so that one multiplies while the other's results are finished and written. Those
+// Else the warpgroups take whole tiles by turns, so that one multiplies while the other's results are finished and written. Gates' may
+// have 192 outputs: a row or a weight is then read for more products, which saves energy, by which prompts are limited. Those
 // of ROTATE take longer than the multiplications of 1,024 inputs: ORDERED, where nothing would hide them, is without.
 //
 // Limits: K a multiple of 8, N of 16, everything on 16-byte boundaries.
 
 constexpr int WARPGROUPS = 2, CONSUMERS = 128 * WARPGROUPS, THREADS = CONSUMERS + 128;
-constexpr int ROWS = 64 * WARPGROUPS, OUTPUTS = 128, STAGES = 6;
+constexpr int ROWS = 64 * WARPGROUPS, STAGES = OUTPUTS == 128 ? 6 : 5;
+static_assert(OUTPUTS == 128 || (AFTER == GATE && !ORDERED), "what is finished otherwise has no room for more");
 constexpr int X_BYTES = ROWS * INPUTS * 2, WEIGHT_BYTES = OUTPUTS * INPUTS * 2, PART_BYTES = WEIGHT_BYTES / CLUSTER;
 constexpr int SUMS = OUTPUTS / 2; // of a thread
 constexpr int COLUMNS = AFTER == GATE ? OUTPUTS / 2 : OUTPUTS;
@@ -33,6 +35,7 @@ constexpr int SLABS = ORDERED ? 1 : 2; // of 64 rows that a warpgroup takes of a
 // A row of results in shared memory; what spreads rows over the banks holds the bias of four outputs.
 constexpr int RESULT_BYTES = COLUMNS * 2 + 16;
 constexpr int GROUPS = COLUMNS / 8; // of 16 bytes in a row of results
+constexpr int BIASES = (OUTPUTS + 127) / 128; // that a thread brings
 
 struct Shape {
     int rows, width, inputs; // M, columns of the result, K
@@ -259,7 +262,8 @@ __device__ __forceinline__ void prefetch_residual(const ELEMENT* residual, int f
 }
 __device__ __forceinline__ void copy_results(const char* results, const ELEMENT* residual, ELEMENT* out, int first_row, int first,
                                              const Shape& shape) {
-    constexpr int AT_ONCE = 4;
+    constexpr int AT_ONCE = GROUPS % 8 == 0 ? 4 : 3;
+    static_assert(64 * GROUPS % (AT_ONCE * 128) == 0, "no thread goes beyond the results");
 #pragma unroll 1
     for (int first_index = threadIdx.x % 128; first_index < 64 * GROUPS; first_index += AT_ONCE * 128) {
         uint4 added[AT_ONCE];
@@ -326,11 +330,15 @@ struct Finish {
     const Rows& rows;
     const Rotation& rotation;
 
-    // 64 rows of a tile. A thread brings the bias of an output of the tile, and the token of one of its rows.
-    __device__ __forceinline__ void take(float (&sums)[SUMS], char* results, float own_bias, int2 own_token, int slab, int first_row,
+    // 64 rows of a tile. A thread brings the bias of every 128th output of the tile, and the token of one of its rows.
+    __device__ __forceinline__ void take(float (&sums)[SUMS], char* results, const float (&own_bias)[BIASES], int2 own_token, int slab, int first_row,
                                          int first) const {
         int group = threadIdx.x / 128 - 1;
-        *bias_at(results, threadIdx.x % 128) = own_bias;
+#pragma unroll
+        for (int i = 0; i < BIASES; i++) {
+            int output = threadIdx.x % 128 + i * 128;
+            if (output < OUTPUTS) *bias_at(results, output) = own_bias[i];
+        }
         meet(1 + group, 128); // and the results before are written
         if (AFTER == ROTATE && threadIdx.x % 128 / 64 == slab) *token_at(results, threadIdx.x % 64) = own_token;
         write_results(sums, results);
@@ -355,7 +363,9 @@ __device__ void consume(Shared& shared, const Finish& finish) {
     for (Items items(shape, ORDERED ? 0 : group, TURNS); items.next < items.end; items.next += items.step) {
         Tile tile(items.next, shape);
         int first = tile.output_tile * COLUMNS, first_row = tile.first_row + (ORDERED ? group * 64 : 0);
-        float own_bias = bias_of(threadIdx.x % 128, finish.bias, first, shape);
+        float own_bias[BIASES];
+#pragma unroll
+        for (int i = 0; i < BIASES; i++) own_bias[i] = bias_of(threadIdx.x % 128 + i * 128, finish.bias, first, shape);
         int2 own_token = token_of(first_row + threadIdx.x % 128, finish.operands, finish.rows);
         for (int slab = 0; slab < SLABS; slab++) prefetch_residual(finish.residual, first_row + slab * 64, first, shape);
         if constexpr (ORDERED) {

@@ -48,9 +48,14 @@ __device__ __forceinline__ unsigned long long operand(const void* rows, int acro
 #define NAMES_32 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15," "%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define NAMES_64 NAMES_32 "," "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47," "%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
 #define NAMES_48 NAMES_32 "," "%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
+#define NAMES_96 NAMES_64 "," "%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
 #define INSTRUCTION(n) "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." TEXT(ELEMENT) "." TEXT(ELEMENT)
 
-// c (+)= a * b^T for 64 rows of `a` and 128, 96 or 64 of `b`, 16 columns of both, from shared memory.
+// c (+)= a * b^T for 64 rows of `a` and 192, 128, 96 or 64 of `b`, 16 columns of both, from shared memory.
+__device__ __forceinline__ void multiply_shared(float (&c)[96], unsigned long long a, unsigned long long b, int accumulate) {
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %98, 0;\n" INSTRUCTION(192) " {" NAMES_96 "}, %96, %97, p, 1, 1, 0, 0;\n}"
+                 : THIRTY_TWO(c, 0), THIRTY_TWO(c, 32), THIRTY_TWO(c, 64) : "l"(a), "l"(b), "r"(accumulate));
+}
 __device__ __forceinline__ void multiply_shared(float (&c)[64], unsigned long long a, unsigned long long b, int accumulate) {
     asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n" INSTRUCTION(128) " {" NAMES_64 "}, %64, %65, p, 1, 1, 0, 0;\n}"
                  : THIRTY_TWO(c, 0), THIRTY_TWO(c, 32) : "l"(a), "l"(b), "r"(accumulate));

@@ -317,7 +317,7 @@ mod tests {
         assert!(ordered("linear_wgmma") && ordered("linear_few_rows"));
         let tiles = |steps| variants(steps, 90, "linear_wgmma_tiles").len();
         assert_eq!(tiles(&invariant), 3, "what is kept by one block and by two, and gates");
-        assert_eq!(tiles(&steps), 2, "heads and gates; the rest goes through the library");
+        assert_eq!(tiles(&steps), 3, "heads, and gates in tiles of both widths; the rest goes through the library");
         let of_invariant = |source| variants(&invariant, 90, source).len();
         assert_eq!(
             ["paged_attention_wgmma", "paged_attention_single"].map(of_invariant),

@@ -6,7 +6,7 @@ use super::attention_tests::{compare_with_single_operations, options as attentio
 use super::gpu::limited::with_batch_invariance;
 use super::gpu::{Gpu, is_batch_invariant};
 use super::linear_wgmma::Form;
-use super::linear_wgmma_tiles::takes;
+use super::linear_wgmma_tiles::{outputs_of_tile, takes};
 use super::tests::{floats, for_both_dtypes, pair};
 use crate::backend::Activated;
 use crate::e4m3::E4M3;
@@ -18,7 +18,8 @@ use crate::{
 
 /// Rows, inputs and outputs that leave a tile of rows, of outputs or a chunk of inputs half full, and blocks with several tiles
 /// and with none.
-const SIZES: [(usize, usize, usize); 4] = [(641, 72, 2576), (700, 200, 2320), (1601, 576, 960), (650, 1032, 5392)];
+const SIZES: [(usize, usize, usize); 5] =
+    [(641, 72, 2576), (700, 200, 2320), (1601, 576, 960), (650, 1032, 5392), (1200, 136, 2320)];
 
 #[test]
 fn the_sizes_are_those_of_the_kernel_on_hopper() {
@@ -30,6 +31,7 @@ fn the_sizes_are_those_of_the_kernel_on_hopper() {
     };
     let gated = Activated::Gated(Activation::Silu);
     assert!(SIZES.iter().all(|&size| form(size, gated).is_taken(&gpu)));
+    assert_eq!(SIZES.map(|size| outputs_of_tile(&form(size, gated))), [128, 128, 128, 128, 192]);
     assert!(!form(SIZES[0], Activated::Not).is_taken(&gpu), "the library is as fast");
     assert!(SIZES.iter().all(|&size| takes(&form(size, gated))) && !takes(&form((640, 576, 3072), gated)), "few rows");
     assert!(!form((700, 2048, 2944), gated).is_taken(&gpu), "a second round for two thirds of the multiprocessors");
