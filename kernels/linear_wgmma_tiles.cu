@@ -331,8 +331,8 @@ struct Finish {
     const Rotation& rotation;
 
     // 64 rows of a tile. A thread brings the bias of every 128th output of the tile, and the token of one of its rows.
-    __device__ __forceinline__ void take(float (&sums)[SUMS], char* results, const float (&own_bias)[BIASES], int2 own_token, int slab, int first_row,
-                                         int first) const {
+    __device__ __forceinline__ void take(float (&sums)[SUMS], char* results, const float (&own_bias)[BIASES], int2 own_token,
+                                         int slab, int first_row, int first) const {
         int group = threadIdx.x / 128 - 1;
 #pragma unroll
         for (int i = 0; i < BIASES; i++) {

@@ -1,12 +1,14 @@
 // paged_attention_single: attention of tokens that are alone of their sequence, with the bits that paged_attention_wgmma gives them.
 //
-// Variants: ELEMENT=f16|bf16 HEAD_DIM:GROUP:CONSUMERS:VALUE_STAGES:BLOCK_SIZE:COPIED=64:3:1:3:16:16|64:1:1:3:8:8|128:4:1:1:16:16|128:4:1:2:24:8|128:16:1:1:256:128|256:4:1:2:16:16|256:9:1:2:16:16
+// Variants: ELEMENT=f16|bf16 HEAD_DIM:GROUP:CONSUMERS:VALUE_STAGES:BLOCK_SIZE:COPIED:CAPPED=64:3:1:3:16:16:0|64:1:1:3:8:8:1|128:4:1:1:16:16:0|128:4:1:2:24:8:1|128:16:1:1:256:128:0|256:4:1:2:16:16:0|256:9:1:2:16:16:1
 // Targets: sm_90a
 // Needs: attention.cuh wgmma.cuh attention_copies.cuh
 //
 // An item is the token and a KV head: GROUP rows. One warp copies its context as attention_copies.cuh describes it, and begins before
-// the kernel before has ended; four share a tile of keys, each with a quarter of them and of the columns of values. Few rows make
-// few products, so that what counts is how long they wait for each other: the next keys are multiplied together with values.
+// the kernel before has ended; four share a tile of keys, each with a quarter of them and of the columns of values.
+//
+// Few rows make few products, so that what counts is how long they wait for each other. As many tiles as there is room for go through
+// each step together: scores; weights, for which warps tell each other the largest scores; values, for which they tell the weights.
 //
 // The instructions of a warp give the bits of those of a warpgroup. Sums over columns and over keys have the same order there, and a
 // row's weights have a total for each quarter of the keys.
@@ -14,119 +16,115 @@
 // Limits: memory; with few items the chain of products, maxima and exponentials of the longest context. GROUP is at most 16.
 
 static_assert(CONSUMERS == 1 && GROUP <= 16, "a matrix instruction takes 16 rows");
+constexpr int THREADS = CONSUMER_THREADS + WARP; // and those that copy
 constexpr int WARPS = 4;
+constexpr int BATCH = KEY_STAGES; // tiles that go through a step together
 constexpr int OWN_KEYS = KEYS / WARPS, OWN_COLUMNS = HEAD_DIM / WARPS;
 constexpr int STEPS = HEAD_DIM / 16, VALUE_STEPS = KEYS / 16;
 constexpr int HALVES = GROUP <= 8 ? 1 : 2; // of a thread's two rows, 8 apart, those that exist
 constexpr int RESIDENT = HEAD_DIM <= 128 ? 2 : 1;
 constexpr int WEIGHT_ROW = KEYS * 2 + 16; // bytes: rows begin in different banks
 
-// What the warps tell each other, behind what is copied.
+// What the warps tell each other of a tile, and in the end.
 struct __align__(16) Exchange {
-    char weights[16 * WEIGHT_ROW];
-    float largest[WARPS][16], totals[WARPS][16][4];
+    char weights[BATCH][8 * HALVES * WEIGHT_ROW];
+    float largest[BATCH][WARPS][8 * HALVES], totals[WARPS][8 * HALVES][4];
 };
-// What a thread keeps: rows lane / 4 and lane / 4 + 8, a quarter of its warp's columns and keys.
+struct Shared : Copied {
+    Exchange exchange;
+};
+// Of a tile: rows lane / 4 and lane / 4 + 8, a quarter of the warp's keys.
+typedef float Scores[OWN_KEYS / 8][4];
+// What a thread keeps of all tiles: the same rows, a quarter of its warp's columns.
 struct State {
     float sums[OWN_COLUMNS / 8][4];
     float largest[2], total[2];
 };
 
-// The lane's row of a matrix that is read in fragments of 8 rows. Rows that do not exist are copies of those that do.
-__device__ __forceinline__ int fragment_row() { return threadIdx.x % (8 * HALVES); }
-// 16 bytes of a row of panels of swizzled rows, `panel_bytes` apart.
-__device__ __forceinline__ const uint4* swizzled(const char* panels, int panel_bytes, int row, int chunk) {
-    return reinterpret_cast<const uint4*>(panels + chunk / 8 * panel_bytes + row * 128 + ((chunk ^ row) % 8) * 16);
+// 16 bytes of a row of panels of swizzled rows.
+__device__ __forceinline__ uint4* swizzled(char* panels, int row, int chunk) {
+    return reinterpret_cast<uint4*>(panels + chunk / 8 * CONTEXT_PANEL + row * 128 + ((chunk ^ row) % 8) * 16);
 }
-__device__ __forceinline__ void read_query(unsigned int (&query)[STEPS][4], const char* from) {
+// Rows that do not exist are zeros.
+__device__ __forceinline__ void read_query(unsigned int (&query)[STEPS][4], const ELEMENT* from) {
+    int lane = threadIdx.x % WARP;
 #pragma unroll
-    for (int step = 0; step < STEPS; step++) {
-        load_fragments(query[step], swizzled(from, QUERY_PANEL, fragment_row(), 2 * step + threadIdx.x % WARP / 16));
+    for (int i = 0; i < 4 * STEPS; i++) {
+        int row = lane / 4 + i % 2 * 8, column = i / 4 * 16 + i % 4 / 2 * 8 + lane % 4 * 2;
+        query[i / 4][i % 4] = row < GROUP ? *reinterpret_cast<const unsigned int*>(from + row * HEAD_DIM + column) : 0;
     }
 }
 // Products of 16 columns with the warp's keys.
-__device__ __forceinline__ void multiply_keys(float (&scores)[OWN_KEYS / 8][4], const unsigned int (&query)[4], const char* keys, int step) {
+__device__ __forceinline__ void multiply_keys(Scores& scores, const unsigned int (&query)[4], char* keys, int step) {
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
 #pragma unroll
     for (int sixteen = 0; sixteen < OWN_KEYS / 16; sixteen++) {
         unsigned int b[4];
         int row = warp * OWN_KEYS + sixteen * 16 + lane / 16 * 8 + lane % 8;
-        load_fragments(b, swizzled(keys, CONTEXT_PANEL, row, 2 * step + lane / 8 % 2));
+        load_fragments(b, swizzled(keys, row, 2 * step + lane / 8 % 2));
         multiply(scores[2 * sixteen], query, {b[0], b[1]}, ELEMENT{});
         multiply(scores[2 * sixteen + 1], query, {b[2], b[3]}, ELEMENT{});
     }
 }
-// Products of the weights of 16 keys with the warp's columns.
-__device__ __forceinline__ void multiply_values(State& state, const Exchange& exchange, const char* values, int step) {
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+// Products of the weights of 16 keys with the warp's columns. Rows that do not exist are copies of those that do.
+__device__ __forceinline__ void multiply_values(State& state, const char* tile_weights, char* values, int step) {
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, row = lane % (8 * HALVES);
     unsigned int weights[4];
-    load_fragments(weights, reinterpret_cast<const uint4*>(exchange.weights + fragment_row() * WEIGHT_ROW + step * 32 + lane / 16 * 16));
+    load_fragments(weights, reinterpret_cast<const uint4*>(tile_weights + row * WEIGHT_ROW + step * 32 + lane / 16 * 16));
 #pragma unroll
     for (int sixteen = 0; sixteen < OWN_COLUMNS / 16; sixteen++) {
         unsigned int b[4];
-        int row = step * 16 + lane % 16, chunk = (warp * OWN_COLUMNS + sixteen * 16) / 8 + lane / 16;
-        load_transposed(b, swizzled(values, CONTEXT_PANEL, row, chunk));
+        load_transposed(b, swizzled(values, step * 16 + lane % 16, (warp * OWN_COLUMNS + sixteen * 16) / 8 + lane / 16));
         multiply(state.sums[2 * sixteen], weights, {b[0], b[1]}, ELEMENT{});
         multiply(state.sums[2 * sixteen + 1], weights, {b[2], b[3]}, ELEMENT{});
     }
 }
-// Scores of the next keys, and of the tile before what its weights make of its values: neither waits for its own results while there
-// is something to do of the other.
-template <bool HAS_VALUES>
-__device__ __forceinline__ void multiply_tiles(State& state, float (&scores)[OWN_KEYS / 8][4], const unsigned int (&query)[STEPS][4],
-                                               const Exchange& exchange, const char* values, const char* keys) {
-#pragma unroll
-    for (int n = 0; n < OWN_KEYS / 8; n++) {
-#pragma unroll
-        for (float& score : scores[n]) score = 0.0f;
-    }
-#pragma unroll
-    for (int step = 0; step < (STEPS > VALUE_STEPS ? STEPS : VALUE_STEPS); step++) {
-        if (HAS_VALUES && step < VALUE_STEPS) multiply_values(state, exchange, values, step);
-        if (step < STEPS) multiply_keys(scores, query[step], keys, step);
-    }
-}
 
-// Scores become weights relative to the largest score so far, which all warps learn, and sums and totals come to it.
-__device__ __forceinline__ void weigh(State& state, float (&scores)[OWN_KEYS / 8][4], Exchange& exchange, int first, const Tile& tile,
-                                      const Shape& shape) {
+// Caps and masks the scores of the tile at `first`, and tells the largest.
+__device__ __forceinline__ void tell_largest(Scores& scores, float (&largest_of)[WARPS][8 * HALVES], int first, const Tile& tile,
+                                             const Shape& shape) {
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    int last = tile.context - 1 - (first + warp * OWN_KEYS + lane % 4 * 2); // seen, counted from the lane's first key
-    int begin = shape.window > 0 ? last - shape.window : -KEYS;             // sees (begin, last]
-    float factor = shape.softcap > 0.0f ? 1.0f : shape.scale * LOG2_E;
-    // One branch for all: each skipped one is code that has to be read from elsewhere.
-    if (shape.softcap > 0.0f) {
+    if (CAPPED) {
 #pragma unroll
         for (int i = 0; i < OWN_KEYS / 2; i++) scores[i / 4][i % 4] = score_of(scores[i / 4][i % 4], shape);
+    }
+    if (first + KEYS > tile.context || shape.window > 0) {
+        int last = tile.context - 1 - (first + warp * OWN_KEYS + lane % 4 * 2); // seen, counted from the lane's first key
+        int begin = shape.window > 0 ? last - shape.window : -KEYS;             // sees (begin, last]
+#pragma unroll
+        for (int i = 0; i < OWN_KEYS / 2; i++) {
+            int key = i / 4 * 8 + i % 2;
+            if (key > last || key <= begin) scores[i / 4][i % 4] = MINUS_INFINITY;
+        }
     }
 #pragma unroll
     for (int half = 0; half < HALVES; half++) {
         float largest = MINUS_INFINITY;
 #pragma unroll
-        for (int n = 0; n < OWN_KEYS / 8; n++) {
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                float& score = scores[n][2 * half + i];
-                if (n * 8 + i > last || n * 8 + i <= begin) score = MINUS_INFINITY;
-                largest = fmaxf(largest, score);
-            }
-        }
+        for (int i = 0; i < OWN_KEYS / 4; i++) largest = fmaxf(largest, scores[i / 2][2 * half + i % 2]);
         largest = fmaxf(largest, __shfl_xor_sync(ALL_LANES, largest, 1));
         largest = fmaxf(largest, __shfl_xor_sync(ALL_LANES, largest, 2));
-        if (lane % 4 == 0) exchange.largest[warp][lane / 4 + 8 * half] = largest;
+        if (lane % 4 == 0) largest_of[warp][lane / 4 + 8 * half] = largest;
     }
-    meet(1, CONSUMER_THREADS);
+}
+// Scores become weights relative to the largest score so far, which the warp tells, and totals come to it. What earlier sums are to be
+// multiplied by is `earlier`.
+__device__ __forceinline__ void tell_weights(State& state, float (&earlier)[2], const Scores& scores,
+                                             const float (&largest_of)[WARPS][8 * HALVES], char* tile_weights, const Shape& shape) {
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    float factor = CAPPED ? 1.0f : shape.scale * LOG2_E;
 #pragma unroll
     for (int half = 0; half < HALVES; half++) {
         int row = lane / 4 + 8 * half;
         float largest = state.largest[half];
 #pragma unroll
-        for (int other = 0; other < WARPS; other++) largest = fmaxf(largest, exchange.largest[other][row]);
+        for (int other = 0; other < WARPS; other++) largest = fmaxf(largest, largest_of[other][row]);
         // A row that has seen nothing yet has no largest score; 0 keeps its weights 0.
         float common = largest == MINUS_INFINITY ? 0.0f : largest, base = common * factor;
-        float earlier = power_of_two((state.largest[half] - common) * factor), total = 0.0f;
+        float total = 0.0f;
+        earlier[half] = power_of_two((state.largest[half] - common) * factor);
         state.largest[half] = largest;
-        char* weights = exchange.weights + row * WEIGHT_ROW + (warp * OWN_KEYS + lane % 4 * 2) * 2;
+        char* weights = tile_weights + row * WEIGHT_ROW + (warp * OWN_KEYS + lane % 4 * 2) * 2;
 #pragma unroll
         for (int n = 0; n < OWN_KEYS / 8; n++) {
             float weight[2];
@@ -137,16 +135,21 @@ __device__ __forceinline__ void weigh(State& state, float (&scores)[OWN_KEYS / 8
             }
             *reinterpret_cast<unsigned int*>(weights + n * 16) = packed(weight[0], weight[1], ELEMENT{});
         }
-        state.total[half] = fmaf(state.total[half], earlier, total);
-#pragma unroll
-        for (int n = 0; n < OWN_COLUMNS / 8; n++) state.sums[n][2 * half] *= earlier, state.sums[n][2 * half + 1] *= earlier;
+        state.total[half] = fmaf(state.total[half], earlier[half], total);
     }
 }
-__device__ __forceinline__ void write_rows(const State& state, Exchange& exchange, ELEMENT* out, const Item& item, const Shape& shape) {
+// Of the values that the warp reads, those of positions from `count` on become zeros: what the cache holds there may be no number.
+__device__ __forceinline__ void clear_own_values(char* values, int count) {
+    constexpr int CHUNKS = OWN_COLUMNS / 8; // of 16 bytes
+    int first = threadIdx.x / WARP * CHUNKS;
+#pragma unroll 1
+    for (int i = count * CHUNKS + threadIdx.x % WARP; i < KEYS * CHUNKS; i += WARP) {
+        *swizzled(values, i / CHUNKS, first + i % CHUNKS) = make_uint4(0, 0, 0, 0);
+    }
+    __syncwarp();
+}
+__device__ __forceinline__ void write_rows(const State& state, const Exchange& exchange, ELEMENT* out, const Item& item, const Shape& shape) {
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-#pragma unroll
-    for (int half = 0; half < HALVES; half++) exchange.totals[warp][lane / 4 + 8 * half][lane % 4] = state.total[half];
-    meet(1, CONSUMER_THREADS);
 #pragma unroll
     for (int half = 0; half < HALVES; half++) {
         int row = lane / 4 + 8 * half;
@@ -166,68 +169,177 @@ __device__ __forceinline__ void write_rows(const State& state, Exchange& exchang
     }
 }
 
-// A warp's last reads of a stage are done.
+// A warp's last reads are done.
 __device__ __forceinline__ void release(unsigned long long& empty) {
     __syncwarp();
     if (threadIdx.x % WARP == 0) arrive(empty);
 }
-__device__ void consume(Shared& shared, Exchange& exchange, ELEMENT* out, const Shape& shape) {
-    Ring<QUERIES> place;
+// A warp that computes.
+struct Consumer {
+    Shared& shared;
+    const Shape& shape;
     Ring<KEY_STAGES> keys;
     Ring<VALUE_STAGES> values;
-    for (;; place.advance()) {
-        wait_for(shared.query_full[place.stage], place.parity);
-        Item item = shared.item[place.stage];
-        const Tile& tile = item.tile;
-        if (tile.sequence < 0) break;
-        unsigned int query[STEPS][4];
-        read_query(query, shared.query[place.stage]);
-        release(shared.query_empty[place.stage]);
-        State state;
+
+    __device__ __forceinline__ void score(Scores (&scores)[BATCH], const unsigned int (&query)[STEPS][4], int first, const Tile& tile) {
 #pragma unroll
-        for (int n = 0; n < OWN_COLUMNS / 8; n++) {
+        for (int t = 0; t < BATCH && first < tile.context; t++, first += KEYS) {
 #pragma unroll
-            for (float& sum : state.sums[n]) sum = 0.0f;
+            for (int i = 0; i < OWN_KEYS / 2; i++) scores[t][i / 4][i % 4] = 0.0f;
+            wait_for(shared.keys_full[keys.stage], keys.parity);
+#pragma unroll
+            for (int step = 0; step < STEPS; step++) multiply_keys(scores[t], query[step], shared.keys[keys.stage], step);
+            release(shared.keys_empty[keys.stage]);
+            keys.advance();
+            tell_largest(scores[t], shared.exchange.largest[t], first, tile, shape);
         }
+    }
+    __device__ __forceinline__ void weigh(State& state, float (&earlier)[BATCH][2], const Scores (&scores)[BATCH], int first, const Tile& tile) {
+        Exchange& exchange = shared.exchange;
 #pragma unroll
-        for (int half = 0; half < 2; half++) state.largest[half] = MINUS_INFINITY, state.total[half] = 0.0f;
-        float scores[OWN_KEYS / 8][4];
-        wait_for(shared.keys_full[keys.stage], keys.parity);
-        multiply_tiles<false>(state, scores, query, exchange, nullptr, shared.keys[keys.stage]);
-        release(shared.keys_empty[keys.stage]);
-        keys.advance();
-        for (int first = span_of(tile, shape).begin; first < tile.context; first += KEYS, values.advance()) {
-            weigh(state, scores, exchange, first, tile, shape);
+        for (int t = 0; t < BATCH && first < tile.context; t++, first += KEYS) {
+            tell_weights(state, earlier[t], scores[t], exchange.largest[t], exchange.weights[t], shape);
+        }
+        int lane = threadIdx.x % WARP;
+#pragma unroll
+        for (int half = 0; half < HALVES; half++) exchange.totals[threadIdx.x / WARP][lane / 4 + 8 * half][lane % 4] = state.total[half];
+    }
+    __device__ __forceinline__ void add_values(State& state, const float (&earlier)[BATCH][2], int first, const Tile& tile) {
+#pragma unroll
+        for (int t = 0; t < BATCH && first < tile.context; t++, first += KEYS) {
             wait_for(shared.values_full[values.stage], values.parity);
             char* tile_values = shared.values[values.stage];
-            bool is_last = first + KEYS >= tile.context;
-            if (tile.context < first + KEYS) clear_values(tile_values, tile.context - first, threadIdx.x);
-            meet(1, CONSUMER_THREADS); // weights of all warps are there
-            // Behind the last tile other keys are multiplied for nothing, which is less code than to leave them.
-            if (!is_last) wait_for(shared.keys_full[keys.stage], keys.parity);
-            multiply_tiles<true>(state, scores, query, exchange, tile_values, shared.keys[keys.stage]);
-            if (!is_last) {
-                release(shared.keys_empty[keys.stage]);
-                keys.advance();
+            bool is_partial = tile.context < first + KEYS;
+            if (is_partial) clear_own_values(tile_values, tile.context - first);
+#pragma unroll
+            for (int i = 0; i < OWN_COLUMNS / 2; i++) {
+                if (i % 4 / 2 < HALVES) state.sums[i / 4][i % 4] *= earlier[t][i % 4 / 2];
             }
+#pragma unroll
+            for (int step = 0; step < VALUE_STEPS; step++) multiply_values(state, shared.exchange.weights[t], tile_values, step);
+            if (is_partial) asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); // the engine writes behind the zeros
             release(shared.values_empty[values.stage]);
+            values.advance();
         }
-        write_rows(state, exchange, out, item, shape);
     }
-}
+    __device__ __forceinline__ void attend(const Item& item, const ELEMENT* qkv, ELEMENT* out) {
+        const Tile& tile = item.tile;
+        unsigned int query[STEPS][4];
+        wait_for_previous_kernel();
+        read_query(query, qkv + tile.first_token * shape.row_stride + item.kv_head * (GROUP * HEAD_DIM));
+        State state;
+#pragma unroll
+        for (int i = 0; i < OWN_COLUMNS / 2; i++) state.sums[i / 4][i % 4] = 0.0f;
+#pragma unroll
+        for (int half = 0; half < 2; half++) state.largest[half] = MINUS_INFINITY, state.total[half] = 0.0f;
+#pragma unroll 1
+        for (int first = span_of(tile, shape).begin; first < tile.context; first += BATCH * KEYS) {
+            Scores scores[BATCH];
+            float earlier[BATCH][2];
+            score(scores, query, first, tile);
+            meet(1, CONSUMER_THREADS); // the largest scores of all warps are there
+            weigh(state, earlier, scores, first, tile);
+            meet(1, CONSUMER_THREADS); // weights and totals of all warps are there
+            add_values(state, earlier, first, tile);
+        }
+        write_rows(state, shared.exchange, out, item, shape);
+    }
+    __device__ __forceinline__ void run(const ELEMENT* qkv, ELEMENT* out) {
+        for (Ring<ITEMS> place;; place.advance()) {
+            wait_for(shared.announced[place.stage], place.parity);
+            Item item = shared.item[place.stage];
+            release(shared.item_empty[place.stage]);
+            if (item.tile.sequence < 0) break;
+            attend(item, qkv, out);
+        }
+    }
+};
+
+// The warp that copies.
+struct Producer : Copier {
+    // The KV heads of a sequence are side by side, as in the cache. A context of 0: nothing is to be done.
+    __device__ __forceinline__ Item item_of(int index) const {
+        Item item;
+        Tile& tile = item.tile;
+        tile.sequence = index / shape.num_kv_heads, item.kv_head = index % shape.num_kv_heads;
+        tile.first_row = 0, tile.num_rows = GROUP, tile.first_token = tile.sequence, tile.context = 0;
+        if (tile.sequence < shape.num_sequences) {
+            tile.context = context_lens[tile.sequence];
+            if (shape.mixed) {
+                tile.first_token = query_starts[tile.sequence];
+                if (query_starts[tile.sequence + 1] - tile.first_token != 1) tile.context = 0; // the other form's
+            }
+        }
+        tile.first_position = tile.context - 1;
+        return item;
+    }
+    __device__ __forceinline__ void announce(const Item& item) {
+        wait_for(shared.item_empty[place.stage], place.parity ^ 1);
+        if (is_elected()) {
+            shared.item[place.stage] = item;
+            arrive(shared.announced[place.stage]);
+        }
+        __syncwarp();
+        place.advance();
+    }
+    __device__ __forceinline__ void run() {
+        int items = shape.num_sequences * shape.num_kv_heads, index = blockIdx.x;
+        bool shares = items > (int)gridDim.x;
+        Item item = item_of(index);
+        Progress at = start_of(item);
+        bool is_announced = item.tile.context > 0;
+        if (is_announced) announce(item);
+        // No kernel of a step writes lengths, tables, or keys and values before the last position: as many tiles as there is
+        // room for are read before this step's queries are there.
+        for (int stage = 0; stage < VALUE_STAGES && at.first + KEYS < item.tile.context; stage++) {
+            int later = block_at(at.first + 2 * KEYS, item.tile);
+            copy_keys(slot_of(at.block, at.first), at.first, item);
+            copy_values(slot_of(at.block, at.first), at.first, item);
+            at = {at.first + KEYS, at.next_block, later};
+        }
+        bool has_keys = KEY_STAGES > VALUE_STAGES && at.first + KEYS < item.tile.context;
+        if (has_keys) copy_keys(slot_of(at.block, at.first), at.first, item);
+        wait_for_previous_kernel();
+        start_next_kernel();
+        // What is asked for is there when it is needed: an item is taken, and the next one's blocks are looked up, when the last
+        // values of this one are left, and its length is read when this one begins.
+        int taken = shares ? take() : 0;
+        while (index < items) {
+            bool has_work = item.tile.context > 0;
+            if (has_work && !is_announced) announce(item);
+            if (has_work && !has_keys) copy_keys(slot_of(at.block, at.first), at.first, item);
+            is_announced = has_keys = false;
+            index = shares ? item_of_taken(taken) : items;
+            Item next = item_of(index);
+            while (at.first + KEYS < item.tile.context) {
+                int later = block_at(at.first + 2 * KEYS, item.tile);
+                copy_keys(slot_of(at.next_block, at.first + KEYS), at.first + KEYS, item);
+                copy_values(slot_of(at.block, at.first), at.first, item);
+                at = {at.first + KEYS, at.next_block, later};
+            }
+            Progress start = start_of(next);
+            if (index < items) taken = take();
+            if (has_work) copy_values(slot_of(at.block, at.first), at.first, item);
+            item = next, at = start;
+        }
+        item.tile.sequence = -1;
+        announce(item);
+        if (shares) leave_counters();
+    }
+};
 
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
-    attend_single(const __grid_constant__ TensorMap queries, const __grid_constant__ TensorMap keys,
-                  const __grid_constant__ TensorMap values, const int* query_starts, const int* context_lens, const int* tables,
-                  ELEMENT* out, int* counters, const __grid_constant__ Shape shape) {
+    attend_single(const ELEMENT* qkv, const __grid_constant__ TensorMap keys, const __grid_constant__ TensorMap values,
+                  const int* query_starts, const int* context_lens, const int* tables, ELEMENT* out, int* counters,
+                  const __grid_constant__ Shape shape) {
     extern __shared__ char memory[];
     // Swizzled rows repeat every 1024 bytes.
     Shared& shared = *reinterpret_cast<Shared*>(memory + (1024 - shared_address(memory) % 1024) % 1024);
     if (threadIdx.x == 0) shared.init(WARPS, WARPS);
     __syncthreads();
     if (threadIdx.x < CONSUMER_THREADS) {
-        consume(shared, *reinterpret_cast<Exchange*>(&shared + 1), out, shape);
+        Consumer{shared, shape}.run(qkv, out);
     } else {
-        Producer{shared, queries, keys, values, query_starts, context_lens, tables, counters, shape}.run();
+        Producer{{shared, keys, values, query_starts, context_lens, tables, counters, shape}}.run();
     }
 }

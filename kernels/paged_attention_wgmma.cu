@@ -1,6 +1,6 @@
 // paged_attention_wgmma: what paged_attention_tiles computes, with the asynchronous matrix instructions of Hopper.
 //
-// Variants: ELEMENT=f16|bf16 HEAD_DIM:GROUP:CONSUMERS:VALUE_STAGES:BLOCK_SIZE:COPIED=64:3:2:2:16:16|64:1:2:2:16:16|128:4:2:2:16:16|128:4:2:2:8:8|128:1:2:2:24:8|256:4:2:2:16:16|256:4:2:2:128:64|128:128:2:2:256:128
+// Variants: ELEMENT=f16|bf16 HEAD_DIM:GROUP:CONSUMERS:VALUE_STAGES:BLOCK_SIZE:COPIED:CAPPED=64:3:2:2:16:16:0|64:1:2:2:16:16:1|128:4:2:2:16:16:0|128:4:2:2:8:8:0|128:1:2:2:24:8:1|256:4:2:2:16:16:0|256:4:2:2:128:64:1|128:128:2:2:256:128:0
 // Targets: sm_90a
 // Needs: attention.cuh wgmma.cuh attention_copies.cuh
 //
@@ -14,11 +14,26 @@
 //
 // Limits: tensor cores and, for a head of 64, exponentials. Blocks of the cache have a multiple of 8 positions.
 
+constexpr int THREADS = CONSUMER_THREADS + 128; // and those that copy
+constexpr int TOKENS = 64 * CONSUMERS / GROUP; // of a tile
+constexpr int ROWS = TOKENS * GROUP; // at most 64 per warpgroup; the rest of the last one is idle
+static_assert(ROWS <= 64 * CONSUMERS, "a warpgroup takes 64 rows");
+constexpr int QUERY_PANEL = 64 * CONSUMERS * 128; // bytes
 constexpr int WIDTH = HEAD_DIM < 128 ? HEAD_DIM : 128; // columns of values that one instruction takes
 constexpr int WIDTHS = HEAD_DIM / WIDTH;
 // All threads cannot have as many registers as those need that compute.
 constexpr int COPYING_REGISTERS = 56, REGISTERS = 224;
 
+struct Queries {
+    char query[ITEMS][PANELS * QUERY_PANEL];
+};
+struct Shared : Queries, Copied {
+    unsigned long long query_full[ITEMS];
+    __device__ __forceinline__ void init() {
+        for (unsigned long long& full : query_full) init_barrier(full, 1);
+        Copied::init(CONSUMERS + 1, CONSUMERS); // queries: and who copies values
+    }
+};
 // What a thread keeps: rows lane / 4 and lane / 4 + 8 of its warp's 16, a quarter of the columns. Weights have a total for each
 // quarter of the tiles' keys, which are added in the end: the additions wait less for each other.
 constexpr int QUARTERS = 4;
@@ -152,14 +167,25 @@ __device__ __forceinline__ void write_rows(State& state, ELEMENT* out, int row, 
     }
 }
 
+// Values of positions from `count` on become zeros: what the cache holds there may be no number. For all threads that compute.
+__device__ __forceinline__ void clear_values(char* values, int count, int thread) {
+#pragma unroll 1
+    for (int panel = 0; panel < PANELS; panel++, values += CONTEXT_PANEL) {
+        for (int i = count * 8 + thread; i < KEYS * 8; i += CONSUMER_THREADS) {
+            reinterpret_cast<uint4*>(values)[i] = make_uint4(0, 0, 0, 0);
+        }
+    }
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); // the copy engine and warpgroups see it
+}
+
 __device__ void consume(Shared& shared, ELEMENT* out, const Shape& shape) {
     int group = uniform(threadIdx.x / 128) - 1, lane = threadIdx.x % WARP;
     int row = group * 64 + threadIdx.x % 128 / WARP * 16 + lane / 4; // in the tile
     bool is_first = threadIdx.x % 128 == 0;
     int own_turn = 1 + group, others_turn = 2 - group;
     if (group == 1) let_go(others_turn, CONSUMER_THREADS);
-    float factor = shape.softcap > 0.0f ? 1.0f : shape.scale * LOG2_E;
-    Ring<QUERIES> place;
+    float factor = CAPPED ? 1.0f : shape.scale * LOG2_E;
+    Ring<ITEMS> place;
     Ring<KEY_STAGES> keys;
     Ring<VALUE_STAGES> values;
     // What is multiplied, of the first stages.
@@ -192,7 +218,7 @@ __device__ void consume(Shared& shared, ELEMENT* out, const Shape& shape) {
         float scores[KEYS / 2], earlier[2];
         unsigned int weights[KEYS / 16][4];
         auto finish_scores = [&](int first) {
-            if (shape.softcap > 0.0f) {
+            if (CAPPED) {
 #pragma unroll
                 for (int i = 0; i < KEYS / 2; i++) scores[i] = score_of(scores[i], shape);
             }
@@ -232,7 +258,7 @@ __device__ void consume(Shared& shared, ELEMENT* out, const Shape& shape) {
             rescale(state, earlier);
             pack(weights, scores);
         }
-        if (is_first) arrive(shared.query_empty[place.stage]);
+        if (is_first) arrive(shared.item_empty[place.stage]);
         wait_for(shared.values_full[values.stage], values.parity);
         if (tile.context < first) {
             clear_values(shared.values[values.stage], tile.context - (first - KEYS), threadIdx.x - 128);
@@ -248,6 +274,98 @@ __device__ void consume(Shared& shared, ELEMENT* out, const Shape& shape) {
     }
 }
 
+__device__ __forceinline__ void copy_queries(void* to, const TensorMap& map, int column, int kv_head, int token,
+                                             unsigned long long& barrier) {
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, 0, %3, %4}], [%5];" ::
+                     "r"(shared_address(to)), "l"(&map), "r"(column), "r"(kv_head), "r"(token), "r"(shared_address(&barrier))
+                 : "memory");
+}
+
+constexpr int HEADS_AT_ONCE = 8;
+
+// Who copies queries and keys, and who copies values.
+struct Producer : Copier {
+    Shared& room; // of queries, too
+    const TensorMap& queries;
+
+    // A few heads at a time, so that their keys and values stay in the cache; the last tiles of a long context are the longest work
+    // and go first. Without rows, nothing is to be done.
+    __device__ __forceinline__ Item item_of(int index) const {
+        int tiles = shape.num_tokens / TOKENS + shape.num_sequences;
+        int first_head = index / (tiles * HEADS_AT_ONCE) * HEADS_AT_ONCE;
+        int heads = min(HEADS_AT_ONCE, shape.num_kv_heads - first_head), within = index - first_head * tiles;
+        Item item;
+        item.kv_head = first_head + within % heads;
+        item.tile = tile_of<ROWS>(tiles - 1 - within / heads, query_starts, context_lens, shape);
+        return item;
+    }
+    __device__ __forceinline__ void send_queries(const Item& item) {
+        wait_for(shared.item_empty[place.stage], place.parity ^ 1);
+        if (is_elected()) {
+            const Tile& tile = item.tile;
+            unsigned long long& full = room.query_full[place.stage];
+            shared.item[place.stage] = item;
+            arrive(shared.announced[place.stage]);
+            expect_bytes(full, PANELS * ROWS * 128);
+#pragma unroll
+            for (int panel = 0; panel < PANELS; panel++) {
+                copy_queries(room.query[place.stage] + panel * QUERY_PANEL, queries, panel * 64, item.kv_head,
+                             tile.first_token + tile.first_row / GROUP, full);
+            }
+        }
+        __syncwarp();
+        place.advance();
+    }
+    // Behind the last item.
+    __device__ __forceinline__ void send_end() {
+        wait_for(shared.item_empty[place.stage], place.parity ^ 1);
+        if (is_elected()) {
+            shared.item[place.stage].tile.sequence = -1;
+            arrive(shared.announced[place.stage]);
+            arrive(room.query_full[place.stage]);
+        }
+    }
+    // Queries and keys, by one warp. It takes the next item with this one's last keys, and finds it while they are under way.
+    __device__ __forceinline__ void run() {
+        int items = (shape.num_tokens / TOKENS + shape.num_sequences) * shape.num_kv_heads;
+        int taken = 0;
+        for (int index = blockIdx.x; index < items; index = item_of_taken(taken)) {
+            Item item = item_of(index);
+            if (item.tile.num_rows == 0) {
+                taken = take();
+                continue;
+            }
+            Progress at = start_of(item);
+            int last_seen = span_of(item.tile, shape).last_seen;
+            send_queries(item);
+            for (; at.first <= last_seen; at.first += KEYS) {
+                int later = block_at(at.first + 2 * KEYS, item.tile);
+                if (at.first + KEYS > last_seen) taken = take();
+                copy_keys(slot_of(at.block, at.first), at.first, item);
+                at.block = at.next_block, at.next_block = later;
+            }
+        }
+        send_end();
+        leave_counters();
+    }
+    // Values, by another.
+    __device__ __forceinline__ void run_values() {
+        for (;; place.advance()) {
+            wait_for(shared.announced[place.stage], place.parity);
+            Item item = shared.item[place.stage];
+            __syncwarp();
+            if (is_elected()) arrive(shared.item_empty[place.stage]);
+            if (item.tile.sequence < 0) break;
+            int last_seen = span_of(item.tile, shape).last_seen;
+            for (Progress at = start_of(item); at.first <= last_seen; at.first += KEYS) {
+                int later = block_at(at.first + 2 * KEYS, item.tile);
+                copy_values(slot_of(at.block, at.first), at.first, item);
+                at.block = at.next_block, at.next_block = later;
+            }
+        }
+    }
+};
+
 extern "C" __global__ void __launch_bounds__(THREADS, 1)
     attend_wgmma(const __grid_constant__ TensorMap queries, const __grid_constant__ TensorMap keys,
                  const __grid_constant__ TensorMap values, const int* query_starts, const int* context_lens,
@@ -257,12 +375,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1)
     extern __shared__ char memory[];
     // Swizzled rows repeat every 1024 bytes.
     Shared& shared = *reinterpret_cast<Shared*>(memory + (1024 - shared_address(memory) % 1024) % 1024);
-    if (threadIdx.x == 0) shared.init(CONSUMERS + 1, CONSUMERS); // queries: and who copies values
+    if (threadIdx.x == 0) shared.init();
     __syncthreads();
     if (threadIdx.x < 128) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COPYING_REGISTERS));
         int warp = uniform(threadIdx.x / WARP);
-        Producer producer = {shared, queries, keys, values, query_starts, context_lens, tables, counters, shape};
+        Producer producer = {{shared, keys, values, query_starts, context_lens, tables, counters, shape}, shared, queries};
         if (warp == 0) producer.run();
         if (warp == 1) producer.run_values();
     } else {

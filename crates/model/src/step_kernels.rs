@@ -48,6 +48,7 @@ pub fn step_kernels(config: &ModelConfig, options: KernelOptions) -> StepKernels
         },
         block_size: options.block_size,
         qkv: QkvOptions { heads: head_layout(config), rotary_dim, norm_eps: config.qk_norm.then_some(config.norm_eps) },
+        is_capped: config.attention_softcap.is_some(),
         projections: vec![
             shape(hidden, query + 2 * kv, norm, Use::Heads),
             shape(query, hidden, None, Use::Keep),

@@ -61,6 +61,8 @@ pub struct StepKernels {
     pub block_size: usize,
     /// Heads, and what is done with them.
     pub qkv: QkvOptions,
+    /// Scores of attention have a cap.
+    pub is_capped: bool,
     /// The matrices.
     pub projections: Vec<ProjectionShape>,
     /// Every row has the same bits in every batch.

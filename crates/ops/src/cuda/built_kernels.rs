@@ -145,7 +145,8 @@ fn each_once(kernels: impl IntoIterator<Item = Kernel>) -> Vec<Module> {
 
 fn kernels(steps: &StepKernels, gpu: &Gpu) -> Vec<Kernel> {
     let (dtype, cache) = (steps.dtype, steps.cache);
-    let attention = AttentionForm { dtype, cache, heads: steps.qkv.heads, block_size: steps.block_size, gpu: *gpu };
+    let StepKernels { block_size, is_capped, .. } = *steps;
+    let attention = AttentionForm { dtype, cache, heads: steps.qkv.heads, block_size, is_capped, gpu: *gpu };
     let mut kernels: Vec<Kernel> = gather_rows::UNITS.map(gather_rows::kernel).to_vec();
     kernels.extend(attention.kernels(&steps.qkv));
     if steps.is_batch_invariant {
@@ -271,6 +272,7 @@ mod tests {
                 rotary_dim: 64,
                 norm_eps: None,
             },
+            is_capped: false,
             projections: vec![
                 shape(576, 960, norm, Use::Heads),
                 shape(576, 576, None, Use::Keep),

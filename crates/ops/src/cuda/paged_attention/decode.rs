@@ -293,7 +293,7 @@ mod tests {
         let [hopper, ampere] = [90, 80].map(|capability| Gpu::of_architecture(capability)[0]);
         let blocks = |gpu, (num_heads, head_dim), cache| {
             let heads = HeadLayout { num_heads, num_kv_heads: 8, head_dim };
-            let form = Form { dtype: DType::BF16, cache, heads, block_size: 16, gpu };
+            let form = Form { dtype: DType::BF16, cache, heads, block_size: 16, is_capped: false, gpu };
             let Decode { alone, beside, .. } = Decode::new(&form).expect("a tile fits");
             [alone.blocks, beside.blocks]
         };

@@ -43,6 +43,8 @@ pub(super) struct Form {
     pub cache: DType,
     pub heads: HeadLayout,
     pub block_size: usize,
+    /// Scores have a cap.
+    pub is_capped: bool,
     pub gpu: Gpu,
 }
 
@@ -230,8 +232,9 @@ impl Attention {
     }
 
     fn form(&self) -> Form {
-        let AttentionOptions { heads, block_size, .. } = self.options;
-        Form { dtype: self.qkv.tensor.dtype, cache: self.keys.dtype, heads, block_size, gpu: self.gpu }
+        let AttentionOptions { heads, block_size, softcap, .. } = self.options;
+        let is_capped = softcap.is_some();
+        Form { dtype: self.qkv.tensor.dtype, cache: self.keys.dtype, heads, block_size, is_capped, gpu: self.gpu }
     }
 
     /// Whether every row of queries, keys and values can be read in 16 bytes.

@@ -76,6 +76,7 @@ impl Wgmma {
             .number("VALUE_STAGES", self.items.stages(form.heads.head_dim)[1])
             .number("BLOCK_SIZE", form.block_size)
             .number("COPIED", copied_positions(form))
+            .number("CAPPED", form.is_capped.into())
     }
 
     /// `beside`: its share of the GPU, if others run at the same time.
@@ -108,8 +109,12 @@ impl Wgmma {
             .dimension(heads.head_dim, 1, PANEL)
             .dimension(heads.num_kv_heads, head_stride, 1)
             .dimension(slots, slot_stride, copied_positions(&form));
-        Launch::new(self.kernel(&form), grid)
-            .read_mapped(&attention.qkv.tensor, queries)
+        let launch = Launch::new(self.kernel(&form), grid);
+        let launch = match self.items {
+            Items::Tiles => launch.read_mapped(&attention.qkv.tensor, queries),
+            Items::FewSingleTokens | Items::SingleTokens => launch.read(&attention.qkv.tensor),
+        };
+        launch
             .read_mapped(&attention.keys, cache.clone())
             .read_mapped(&attention.values, cache)
             .read(&attention.query_starts)
@@ -139,11 +144,6 @@ impl Items {
     /// The most query heads that may share a KV head.
     fn group_max(self) -> usize {
         if self == Items::Tiles { ROWS * self.consumers() } else { SINGLE_GROUP_MAX }
-    }
-
-    /// Items whose queries a block has room for.
-    fn queries(self, head_dim: usize) -> usize {
-        if self == Items::Tiles && head_dim > HEAD_DIM_OF_TWO { 1 } else { 2 }
     }
 
     /// Tiles of keys and of values that a block has room for. With few items a multiprocessor has one block, which is faster
@@ -184,17 +184,20 @@ fn keys(head_dim: usize) -> usize {
 
 /// `Shared` of the source, with room to begin where swizzled rows repeat.
 fn shared_bytes(form: &Form, items: Items) -> usize {
-    let head_dim = form.heads.head_dim;
-    let rows_of_item = match items {
-        Items::Tiles => ROWS * items.consumers(),
-        _ => form.group().next_multiple_of(SWIZZLED_ROWS),
+    let (head_dim, keys) = (form.heads.head_dim, keys(form.heads.head_dim));
+    let stages = items.stages(head_dim);
+    let beside_context = match items {
+        Items::Tiles => {
+            let items_at_once = if head_dim > HEAD_DIM_OF_TWO { 1 } else { 2 };
+            items_at_once * ROWS * items.consumers() * head_dim * 2
+        }
+        // What warps tell each other: the weights of each tile in 16 bits, the largest scores of 4 warps, and 16 totals.
+        Items::FewSingleTokens | Items::SingleTokens => {
+            let rows = form.group().next_multiple_of(SWIZZLED_ROWS);
+            rows * (stages[0] * (keys * 2 + 16 + 4 * 4) + 16 * 4)
+        }
     };
-    let rows = rows_of_item * items.queries(head_dim);
-    let tiles: usize = items.stages(head_dim).into_iter().sum();
-    // What warps exchange: weights in 16 bits of the rows of an instruction, their largest scores and totals.
-    let exchanged =
-        if items == Items::Tiles { 0 } else { SINGLE_GROUP_MAX * (keys(head_dim) * 2 + 16 + 4 * 4 + 4 * 4 * 4) };
-    SWIZZLED_BYTES + (rows + tiles * keys(head_dim)) * head_dim * 2 + BOOKKEEPING_BYTES + exchanged
+    SWIZZLED_BYTES + stages.iter().sum::<usize>() * keys * head_dim * 2 + BOOKKEEPING_BYTES + beside_context
 }
 
 /// What one copy brings: positions that are in one block and one tile, which has a power of two of them.
@@ -212,7 +215,8 @@ mod tests {
 
     fn form(num_heads: usize, num_kv_heads: usize, head_dim: usize) -> Form {
         let heads = HeadLayout { num_heads, num_kv_heads, head_dim };
-        Form { dtype: DType::BF16, cache: DType::BF16, heads, block_size: 16, gpu: Gpu::of_architecture(90)[0] }
+        let gpu = Gpu::of_architecture(90)[0];
+        Form { dtype: DType::BF16, cache: DType::BF16, heads, block_size: 16, is_capped: false, gpu }
     }
 
     #[test]
