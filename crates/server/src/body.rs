@@ -11,6 +11,7 @@ use axum::response::Response;
 use futures::StreamExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use crate::error::{ApiError, ErrorKind};
 use crate::limits::Limits;
@@ -108,7 +109,7 @@ fn parse_error(error: &serde_json::Error, path: &str) -> ApiError {
         return ApiError::new(ErrorKind::BadRequest, format!("the body is not valid JSON: {message}"));
     }
     if let Some(name) = message.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next()) {
-        return ApiError::parameter(name, format!("`{name}` is not a parameter that this endpoint supports"));
+        return unknown(name);
     }
     if let Some(name) = message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
         return ApiError::parameter(name, format!("`{name}` is missing"));
@@ -117,6 +118,16 @@ fn parse_error(error: &serde_json::Error, path: &str) -> ApiError {
         "." | "?" => ApiError::new(ErrorKind::BadRequest, message),
         path => ApiError::parameter(limited(path), format!("{}: {message}", limited(path))),
     }
+}
+
+fn unknown(name: &str) -> ApiError {
+    ApiError::parameter(name, format!("`{name}` is not a parameter that this endpoint supports"))
+}
+
+/// Refuses fields of the object at `path` that nobody knows. For objects whose kind is to be checked before, because other kinds have
+/// such fields.
+pub fn refuse_others(fields: &Map<String, Value>, path: &str) -> Result<(), ApiError> {
+    fields.keys().next().map_or(Ok(()), |name| Err(unknown(&limited(&format!("{path}.{name}")))))
 }
 
 /// Cuts text that repeats the client's own input.

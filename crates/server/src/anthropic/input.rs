@@ -4,6 +4,7 @@ use firebrick_text::{Message, MessageContent};
 use serde_json::{Map, Value, json};
 
 use crate::auth::Caller;
+use crate::body::refuse_others;
 use crate::chat_messages::past_call;
 use crate::error::ApiError;
 use crate::limits::Limits;
@@ -164,6 +165,7 @@ fn tool_use(
             let field = format!("{path}.type");
             return Err(ApiError::parameter(field.clone(), format!("{field}: only custom tools are supported")));
         }
+        refuse_others(&tool.other, &path)?;
         if tool.defer_loading == Some(true) {
             let field = format!("{path}.defer_loading");
             return Err(ApiError::parameter(field.clone(), format!("{field}: there is no search for tools")));
@@ -345,7 +347,8 @@ mod tests {
             (json!({"messages": [{"role": "system", "content": "a"}]}), "messages[0].role"),
             (json!({"messages": [{"role": "user"}]}), "messages[0].content"),
             (json!({"messages": [{"role": "user", "content": [{"type": "image"}]}]}), "messages[0].content[0]"),
-            (json!({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}), "tools[0].type"),
+            (json!({"tools": [{"type": "web_search_20250305", "name": "web_search", "max_uses": 5}]}), "tools[0].type"),
+            (json!({"tools": [{"name": "f", "input_schema": {}, "max_uses": 5}]}), "tools[0].max_uses"),
             (json!({"tool_choice": {"type": "tool"}}), "tool_choice"),
             (json!({"tool_choice": {"type": "any"}}), "tool_choice"),
             (json!({"thinking": {"type": "maybe"}}), "thinking"),

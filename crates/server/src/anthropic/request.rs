@@ -177,7 +177,8 @@ pub struct Block {
 
 /// A tool that the model may use.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub struct AnthropicTool {
     /// `custom`; tools that run at the provider are refused.
     pub r#type: Option<String>,
@@ -191,6 +192,10 @@ pub struct AnthropicTool {
     pub strict: Option<bool>,
     /// Refused when true: there is no search for tools.
     pub defer_loading: Option<bool>,
+    /// Refused: what other kinds of tools have.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub other: Map<String, Value>,
     // Input is streamed as it is generated in any case.
     #[serde(rename = "eager_input_streaming")]
     #[schemars(with = "Option<Value>")]

@@ -4,6 +4,7 @@ use firebrick_text::{Message, MessageContent};
 use serde_json::{Map, Value, json};
 
 use crate::auth::Caller;
+use crate::body::refuse_others;
 use crate::error::{ApiError, ErrorKind};
 use crate::limits::Limits;
 use crate::message::{CallIds, MessageDraft};
@@ -131,7 +132,8 @@ fn offered_tools(tools: Vec<FlatTool>) -> Result<Vec<OfferedTool>, ApiError> {
             let field = format!("{path}.type");
             return Err(ApiError::parameter(field.clone(), format!("{field}: only the type function is supported")));
         }
-        let FlatTool { name, description, parameters, strict, .. } = tool;
+        let FlatTool { r#type: _, name, description, parameters, strict, other } = tool;
+        refuse_others(&other, &path)?;
         OfferedTool::new(ToolFunction { name, description, parameters, strict }, &path)
     };
     tools.into_iter().enumerate().map(offered).collect()

@@ -132,7 +132,8 @@ pub struct ResponseStreamOptions {
 
 /// A function that the model may call; chat completions write it one level deeper.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
 pub struct FlatTool {
     /// `function`; other kinds are refused.
     pub r#type: Option<String>,
@@ -144,6 +145,10 @@ pub struct FlatTool {
     pub parameters: Option<Value>,
     /// Whether arguments must follow the schema.
     pub strict: Option<bool>,
+    /// Refused: what other kinds of tools have.
+    #[serde(flatten)]
+    #[schemars(skip)]
+    pub other: Map<String, Value>,
 }
 
 /// `reasoning`.

@@ -54,7 +54,9 @@ async fn request_schemas_are_those_of_the_parser() {
     let server = Server::start(Setup::default()).await;
     let document = server.get("/openapi.json").await.json();
     let chat = &document["components"]["schemas"]["ChatRequest"];
-    assert_eq!(chat["additionalProperties"], false);
+    for name in ["ChatRequest", "FlatTool", "AnthropicTool"] {
+        assert_eq!(document["components"]["schemas"][name]["additionalProperties"], false, "{name}");
+    }
     assert_eq!(chat["properties"]["temperature"]["type"], json!(["number", "null"]));
     for (name, schema) in document["components"]["schemas"].as_object().expect("schemas") {
         assert!(schema.is_object(), "{name}");

@@ -298,7 +298,8 @@ async fn unsupported_parameters_are_refused_by_name() {
     for (extra, param) in [
         (json!({"input": null}), "input"),
         (json!({"input": [{"type": "item_reference", "id": "x"}]}), "input[0].type"),
-        (json!({"tools": [{"type": "web_search"}]}), "tools[0].type"),
+        (json!({"tools": [{"type": "web_search", "search_context_size": "low"}]}), "tools[0].type"),
+        (json!({"tools": [{"type": "function", "name": "f", "filters": {}}]}), "tools[0].filters"),
         (json!({"truncation": "always"}), "truncation"),
         (json!({"include": ["message.output_text.logprobs"]}), "include"),
         (json!({"include": ["file_search_call.results"]}), "include"),
