@@ -10,161 +10,211 @@
 // Few rows make few products, so that what counts is how long they wait for each other. As many tiles as there is room for go through
 // each step together: scores; weights, for which warps tell each other the largest scores; values, for which they tell the weights.
 //
-// The instructions of a warp give the bits of those of a warpgroup. Sums over columns and over keys have the same order there, and a
-// row's weights have a total for each quarter of the keys.
+// Keys, and columns of values, are the 16 rows of a matrix instruction, and the GROUP rows its 8 columns: the other way round most of
+// its 16 rows would not exist. The instructions of a warp give the bits of those of a warpgroup, also with operands exchanged. Sums over
+// columns and over keys have the same order there, and a row's weights have a total for each quarter of the keys.
 //
 // Limits: memory; with few items the chain of products, maxima and exponentials of the longest context. GROUP is at most 16.
 
-static_assert(CONSUMERS == 1 && GROUP <= 16, "a matrix instruction takes 16 rows");
+static_assert(CONSUMERS == 1 && GROUP <= 16, "shared memory has room for the weights of 16 rows");
 constexpr int THREADS = CONSUMER_THREADS + WARP; // and those that copy
 constexpr int WARPS = 4;
 constexpr int BATCH = KEY_STAGES; // tiles that go through a step together
 constexpr int OWN_KEYS = KEYS / WARPS, OWN_COLUMNS = HEAD_DIM / WARPS;
 constexpr int STEPS = HEAD_DIM / 16, VALUE_STEPS = KEYS / 16;
-constexpr int HALVES = GROUP <= 8 ? 1 : 2; // of a thread's two rows, 8 apart, those that exist
+constexpr int EIGHTS = (GROUP + 7) / 8; // of rows
 constexpr int RESIDENT = HEAD_DIM <= 128 ? 2 : 1;
 constexpr int WEIGHT_ROW = KEYS * 2 + 16; // bytes: rows begin in different banks
 
 // What the warps tell each other of a tile, and in the end.
 struct __align__(16) Exchange {
-    char weights[BATCH][8 * HALVES * WEIGHT_ROW];
-    float largest[BATCH][WARPS][8 * HALVES], totals[WARPS][8 * HALVES][4];
+    char weights[BATCH][8 * EIGHTS * WEIGHT_ROW];
+    float largest[BATCH][WARPS][8 * EIGHTS], totals[WARPS][8 * EIGHTS][4];
 };
 struct Shared : Copied {
     Exchange exchange;
 };
-// Of a tile: rows lane / 4 and lane / 4 + 8, a quarter of the warp's keys.
-typedef float Scores[OWN_KEYS / 8][4];
-// What a thread keeps of all tiles: the same rows, a quarter of its warp's columns.
+// Of a row of each eight, the lane's: pairs of keys beside each other, 8 apart.
+typedef float Scores[EIGHTS][OWN_KEYS / 8][2];
+// Queries as the instruction takes them: columns of the row lane / 4 of each eight.
+typedef unsigned int Queries[STEPS][EIGHTS][2];
+// What a thread keeps of all tiles: products of two rows, a quarter of its warp's columns; and of its row.
 struct State {
-    float sums[OWN_COLUMNS / 8][4];
-    float largest[2], total[2];
+    float sums[EIGHTS][OWN_COLUMNS / 16][4];
+    float largest[EIGHTS], total[EIGHTS];
 };
+
+// A row of eight has four lanes, which have every fourth pair of keys or of columns.
+__device__ __forceinline__ int row_of_lane() { return threadIdx.x % 4 * 2 + threadIdx.x / 4 % 2; }
+__device__ __forceinline__ int pair_of_lane() { return threadIdx.x % WARP / 8; }
+// The instruction gives a lane one column of two rows, twice. Of two lanes, one takes the pairs of the first row, the other of the second.
+__device__ __forceinline__ void take_pairs(float (&of_row)[2][2], const float (&products)[4]) {
+    bool is_second = threadIdx.x / 4 % 2;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        float first = products[2 * i], second = products[2 * i + 1];
+        float other = __shfl_xor_sync(ALL_LANES, is_second ? first : second, 4);
+        of_row[i][0] = is_second ? other : first;
+        of_row[i][1] = is_second ? second : other;
+    }
+}
 
 // 16 bytes of a row of panels of swizzled rows.
 __device__ __forceinline__ uint4* swizzled(char* panels, int row, int chunk) {
     return reinterpret_cast<uint4*>(panels + chunk / 8 * CONTEXT_PANEL + row * 128 + ((chunk ^ row) % 8) * 16);
 }
 // Rows that do not exist are zeros.
-__device__ __forceinline__ void read_query(unsigned int (&query)[STEPS][4], const ELEMENT* from) {
+__device__ __forceinline__ void read_queries(Queries& queries, const ELEMENT* from) {
     int lane = threadIdx.x % WARP;
 #pragma unroll
-    for (int i = 0; i < 4 * STEPS; i++) {
-        int row = lane / 4 + i % 2 * 8, column = i / 4 * 16 + i % 4 / 2 * 8 + lane % 4 * 2;
-        query[i / 4][i % 4] = row < GROUP ? *reinterpret_cast<const unsigned int*>(from + row * HEAD_DIM + column) : 0;
+    for (int i = 0; i < 2 * EIGHTS * STEPS; i++) {
+        int row = i / 2 % EIGHTS * 8 + lane / 4, column = i / (2 * EIGHTS) * 16 + i % 2 * 8 + lane % 4 * 2;
+        queries[i / (2 * EIGHTS)][i / 2 % EIGHTS][i % 2] =
+            row < GROUP ? *reinterpret_cast<const unsigned int*>(from + row * HEAD_DIM + column) : 0;
     }
 }
-// Products of 16 columns with the warp's keys.
-__device__ __forceinline__ void multiply_keys(Scores& scores, const unsigned int (&query)[4], char* keys, int step) {
+// Products of the warp's keys with all columns.
+__device__ __forceinline__ void multiply_keys(Scores& scores, const Queries& queries, char* keys) {
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    float products[EIGHTS][OWN_KEYS / 16][4];
+#pragma unroll
+    for (int i = 0; i < EIGHTS * OWN_KEYS / 4; i++) products[i * 4 / OWN_KEYS][i / 4 % (OWN_KEYS / 16)][i % 4] = 0.0f;
+#pragma unroll
+    for (int step = 0; step < STEPS; step++) {
+#pragma unroll
+        for (int sixteen = 0; sixteen < OWN_KEYS / 16; sixteen++) {
+            unsigned int a[4];
+            load_fragments(a, swizzled(keys, warp * OWN_KEYS + sixteen * 16 + lane % 16, 2 * step + lane / 16));
+#pragma unroll
+            for (int eight = 0; eight < EIGHTS; eight++) multiply(products[eight][sixteen], a, queries[step][eight], ELEMENT{});
+        }
+    }
+#pragma unroll
+    for (int eight = 0; eight < EIGHTS; eight++) {
+#pragma unroll
+        for (int sixteen = 0; sixteen < OWN_KEYS / 16; sixteen++) {
+            take_pairs(reinterpret_cast<float(&)[2][2]>(scores[eight][2 * sixteen]), products[eight][sixteen]);
+        }
+    }
+}
+// Of the values of 16 keys, as the instruction takes them, those of keys from `count` on become zeros: what the cache holds there may
+// be no number.
+__device__ __forceinline__ void clear_from(unsigned int (&values)[4], int count) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        int key = i / 2 * 8 + threadIdx.x % 4 * 2;
+        values[i] = key + 1 < count ? values[i] : key < count ? values[i] & 0xffff : 0;
+    }
+}
+// Products of the warp's columns with the weights of all keys, or of the first `count`.
+template <bool IS_PARTIAL>
+__device__ __forceinline__ void multiply_values(State& state, const char* weights, char* values, int count) {
     int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
 #pragma unroll
-    for (int sixteen = 0; sixteen < OWN_KEYS / 16; sixteen++) {
-        unsigned int b[4];
-        int row = warp * OWN_KEYS + sixteen * 16 + lane / 16 * 8 + lane % 8;
-        load_fragments(b, swizzled(keys, row, 2 * step + lane / 8 % 2));
-        multiply(scores[2 * sixteen], query, {b[0], b[1]}, ELEMENT{});
-        multiply(scores[2 * sixteen + 1], query, {b[2], b[3]}, ELEMENT{});
-    }
-}
-// Products of the weights of 16 keys with the warp's columns. Rows that do not exist are copies of those that do.
-__device__ __forceinline__ void multiply_values(State& state, const char* tile_weights, char* values, int step) {
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, row = lane % (8 * HALVES);
-    unsigned int weights[4];
-    load_fragments(weights, reinterpret_cast<const uint4*>(tile_weights + row * WEIGHT_ROW + step * 32 + lane / 16 * 16));
+    for (int two = 0; two < VALUE_STEPS / 2; two++) {
+        unsigned int b[EIGHTS][4];
 #pragma unroll
-    for (int sixteen = 0; sixteen < OWN_COLUMNS / 16; sixteen++) {
-        unsigned int b[4];
-        load_transposed(b, swizzled(values, step * 16 + lane % 16, (warp * OWN_COLUMNS + sixteen * 16) / 8 + lane / 16));
-        multiply(state.sums[2 * sixteen], weights, {b[0], b[1]}, ELEMENT{});
-        multiply(state.sums[2 * sixteen + 1], weights, {b[2], b[3]}, ELEMENT{});
+        for (int eight = 0; eight < EIGHTS; eight++) {
+            const char* row = weights + (eight * 8 + lane % 8) * WEIGHT_ROW;
+            load_fragments(b[eight], reinterpret_cast<const uint4*>(row + two * 64 + lane / 8 * 16));
+        }
+#pragma unroll
+        for (int i = 0; i < 2 * OWN_COLUMNS / 16; i++) {
+            int half = i * 16 / OWN_COLUMNS, sixteen = i % (OWN_COLUMNS / 16);
+            int key = (2 * two + half) * 16;
+            unsigned int a[4];
+            load_transposed(a, swizzled(values, key + lane / 16 * 8 + lane % 8, (warp * OWN_COLUMNS + sixteen * 16) / 8 + lane / 8 % 2));
+            if (IS_PARTIAL) clear_from(a, count - key);
+#pragma unroll
+            for (int eight = 0; eight < EIGHTS; eight++) {
+                multiply(state.sums[eight][sixteen], a, {b[eight][2 * half], b[eight][2 * half + 1]}, ELEMENT{});
+            }
+        }
     }
 }
 
 // Caps and masks the scores of the tile at `first`, and tells the largest.
-__device__ __forceinline__ void tell_largest(Scores& scores, float (&largest_of)[WARPS][8 * HALVES], int first, const Tile& tile,
+__device__ __forceinline__ void tell_largest(Scores& scores, float (&largest_of)[WARPS][8 * EIGHTS], int first, const Tile& tile,
                                              const Shape& shape) {
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
-    if (CAPPED) {
+    int warp = threadIdx.x / WARP;
+    bool is_masked = first + KEYS > tile.context || shape.window > 0;
+    int last = tile.context - 1 - (first + warp * OWN_KEYS + pair_of_lane() * 2); // seen, counted from the lane's first key
+    int begin = shape.window > 0 ? last - shape.window : -KEYS;                  // sees (begin, last]
 #pragma unroll
-        for (int i = 0; i < OWN_KEYS / 2; i++) scores[i / 4][i % 4] = score_of(scores[i / 4][i % 4], shape);
-    }
-    if (first + KEYS > tile.context || shape.window > 0) {
-        int last = tile.context - 1 - (first + warp * OWN_KEYS + lane % 4 * 2); // seen, counted from the lane's first key
-        int begin = shape.window > 0 ? last - shape.window : -KEYS;             // sees (begin, last]
+    for (int eight = 0; eight < EIGHTS; eight++) {
+        if (CAPPED) {
 #pragma unroll
-        for (int i = 0; i < OWN_KEYS / 2; i++) {
-            int key = i / 4 * 8 + i % 2;
-            if (key > last || key <= begin) scores[i / 4][i % 4] = MINUS_INFINITY;
+            for (int i = 0; i < OWN_KEYS / 4; i++) scores[eight][i / 2][i % 2] = score_of(scores[eight][i / 2][i % 2], shape);
         }
-    }
+        if (is_masked) {
 #pragma unroll
-    for (int half = 0; half < HALVES; half++) {
+            for (int i = 0; i < OWN_KEYS / 4; i++) {
+                int key = i / 2 * 8 + i % 2;
+                if (key > last || key <= begin) scores[eight][i / 2][i % 2] = MINUS_INFINITY;
+            }
+        }
         float largest = MINUS_INFINITY;
 #pragma unroll
-        for (int i = 0; i < OWN_KEYS / 4; i++) largest = fmaxf(largest, scores[i / 2][2 * half + i % 2]);
-        largest = fmaxf(largest, __shfl_xor_sync(ALL_LANES, largest, 1));
-        largest = fmaxf(largest, __shfl_xor_sync(ALL_LANES, largest, 2));
-        if (lane % 4 == 0) largest_of[warp][lane / 4 + 8 * half] = largest;
+        for (int i = 0; i < OWN_KEYS / 4; i++) largest = fmaxf(largest, scores[eight][i / 2][i % 2]);
+        largest = fmaxf(largest, __shfl_xor_sync(ALL_LANES, largest, 8));
+        largest = fmaxf(largest, __shfl_xor_sync(ALL_LANES, largest, 16));
+        if (pair_of_lane() == 0) largest_of[warp][eight * 8 + row_of_lane()] = largest;
     }
 }
-// Scores become weights relative to the largest score so far, which the warp tells, and totals come to it. What earlier sums are to be
-// multiplied by is `earlier`.
-__device__ __forceinline__ void tell_weights(State& state, float (&earlier)[2], const Scores& scores,
-                                             const float (&largest_of)[WARPS][8 * HALVES], char* tile_weights, const Shape& shape) {
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+// Scores become weights relative to the largest score so far, which the warp tells, and totals come to it. What earlier sums of both rows
+// are to be multiplied by is `earlier`.
+__device__ __forceinline__ void tell_weights(State& state, float (&earlier)[EIGHTS][2], const Scores& scores,
+                                             const float (&largest_of)[WARPS][8 * EIGHTS], char* tile_weights, const Shape& shape) {
+    int warp = threadIdx.x / WARP;
     float factor = CAPPED ? 1.0f : shape.scale * LOG2_E;
 #pragma unroll
-    for (int half = 0; half < HALVES; half++) {
-        int row = lane / 4 + 8 * half;
-        float largest = state.largest[half];
+    for (int eight = 0; eight < EIGHTS; eight++) {
+        int row = eight * 8 + row_of_lane();
+        float largest = state.largest[eight];
 #pragma unroll
         for (int other = 0; other < WARPS; other++) largest = fmaxf(largest, largest_of[other][row]);
         // A row that has seen nothing yet has no largest score; 0 keeps its weights 0.
         float common = largest == MINUS_INFINITY ? 0.0f : largest, base = common * factor;
-        float total = 0.0f;
-        earlier[half] = power_of_two((state.largest[half] - common) * factor);
-        state.largest[half] = largest;
-        char* weights = tile_weights + row * WEIGHT_ROW + (warp * OWN_KEYS + lane % 4 * 2) * 2;
+        float total = 0.0f, own = power_of_two((state.largest[eight] - common) * factor);
+        float other = __shfl_xor_sync(ALL_LANES, own, 4);
+        bool is_second = threadIdx.x / 4 % 2;
+        earlier[eight][0] = is_second ? other : own, earlier[eight][1] = is_second ? own : other;
+        state.largest[eight] = largest;
+        char* weights = tile_weights + row * WEIGHT_ROW + (warp * OWN_KEYS + pair_of_lane() * 2) * 2;
 #pragma unroll
         for (int n = 0; n < OWN_KEYS / 8; n++) {
             float weight[2];
 #pragma unroll
             for (int i = 0; i < 2; i++) {
-                weight[i] = power_of_two(fmaf(scores[n][2 * half + i], factor, -base));
+                weight[i] = power_of_two(fmaf(scores[eight][n][i], factor, -base));
                 total += weight[i];
             }
             *reinterpret_cast<unsigned int*>(weights + n * 16) = packed(weight[0], weight[1], ELEMENT{});
         }
-        state.total[half] = fmaf(state.total[half], earlier[half], total);
+        state.total[eight] = fmaf(state.total[eight], own, total);
     }
-}
-// Of the values that the warp reads, those of positions from `count` on become zeros: what the cache holds there may be no number.
-__device__ __forceinline__ void clear_own_values(char* values, int count) {
-    constexpr int CHUNKS = OWN_COLUMNS / 8; // of 16 bytes
-    int first = threadIdx.x / WARP * CHUNKS;
-#pragma unroll 1
-    for (int i = count * CHUNKS + threadIdx.x % WARP; i < KEYS * CHUNKS; i += WARP) {
-        *swizzled(values, i / CHUNKS, first + i % CHUNKS) = make_uint4(0, 0, 0, 0);
-    }
-    __syncwarp();
 }
 __device__ __forceinline__ void write_rows(const State& state, const Exchange& exchange, ELEMENT* out, const Item& item, const Shape& shape) {
-    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP;
+    int warp = threadIdx.x / WARP;
 #pragma unroll
-    for (int half = 0; half < HALVES; half++) {
-        int row = lane / 4 + 8 * half;
-        auto of = [&](int other) { return exchange.totals[other][row][lane % 4]; };
+    for (int eight = 0; eight < EIGHTS; eight++) {
+        int row = eight * 8 + row_of_lane();
+        auto of = [&](int other) { return exchange.totals[other][row][pair_of_lane()]; };
         float total = (of(0) + of(1)) + (of(2) + of(3));
-        total += __shfl_xor_sync(ALL_LANES, total, 1);
-        total += __shfl_xor_sync(ALL_LANES, total, 2);
-        if (row >= GROUP) continue;
+        total += __shfl_xor_sync(ALL_LANES, total, 8);
+        total += __shfl_xor_sync(ALL_LANES, total, 16);
         float inverse = 1.0f / total;
         long long head = (long long)item.tile.first_token * shape.num_heads + item.kv_head * GROUP + row;
-        ELEMENT* to = out + head * HEAD_DIM + warp * OWN_COLUMNS + lane % 4 * 2;
+        ELEMENT* to = out + head * HEAD_DIM + warp * OWN_COLUMNS + pair_of_lane() * 2;
 #pragma unroll
-        for (int n = 0; n < OWN_COLUMNS / 8; n++) {
-            const float* two = &state.sums[n][2 * half];
-            *reinterpret_cast<unsigned int*>(to + n * 8) = packed(two[0] * inverse, two[1] * inverse, ELEMENT{});
+        for (int sixteen = 0; sixteen < OWN_COLUMNS / 16; sixteen++) {
+            float pairs[2][2];
+            take_pairs(pairs, state.sums[eight][sixteen]);
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                unsigned int two = packed(pairs[i][0] * inverse, pairs[i][1] * inverse, ELEMENT{});
+                if (row < GROUP) *reinterpret_cast<unsigned int*>(to + sixteen * 16 + i * 8) = two;
+            }
         }
     }
 }
@@ -181,62 +231,64 @@ struct Consumer {
     Ring<KEY_STAGES> keys;
     Ring<VALUE_STAGES> values;
 
-    __device__ __forceinline__ void score(Scores (&scores)[BATCH], const unsigned int (&query)[STEPS][4], int first, const Tile& tile) {
+    __device__ __forceinline__ void score(Scores (&scores)[BATCH], const Queries& queries, int first, const Tile& tile) {
 #pragma unroll
         for (int t = 0; t < BATCH && first < tile.context; t++, first += KEYS) {
-#pragma unroll
-            for (int i = 0; i < OWN_KEYS / 2; i++) scores[t][i / 4][i % 4] = 0.0f;
             wait_for(shared.keys_full[keys.stage], keys.parity);
-#pragma unroll
-            for (int step = 0; step < STEPS; step++) multiply_keys(scores[t], query[step], shared.keys[keys.stage], step);
+            multiply_keys(scores[t], queries, shared.keys[keys.stage]);
             release(shared.keys_empty[keys.stage]);
             keys.advance();
             tell_largest(scores[t], shared.exchange.largest[t], first, tile, shape);
         }
     }
-    __device__ __forceinline__ void weigh(State& state, float (&earlier)[BATCH][2], const Scores (&scores)[BATCH], int first, const Tile& tile) {
+    __device__ __forceinline__ void weigh(State& state, float (&earlier)[BATCH][EIGHTS][2], const Scores (&scores)[BATCH], int first,
+                                          const Tile& tile) {
         Exchange& exchange = shared.exchange;
 #pragma unroll
         for (int t = 0; t < BATCH && first < tile.context; t++, first += KEYS) {
             tell_weights(state, earlier[t], scores[t], exchange.largest[t], exchange.weights[t], shape);
         }
-        int lane = threadIdx.x % WARP;
 #pragma unroll
-        for (int half = 0; half < HALVES; half++) exchange.totals[threadIdx.x / WARP][lane / 4 + 8 * half][lane % 4] = state.total[half];
+        for (int eight = 0; eight < EIGHTS; eight++) {
+            exchange.totals[threadIdx.x / WARP][eight * 8 + row_of_lane()][pair_of_lane()] = state.total[eight];
+        }
     }
-    __device__ __forceinline__ void add_values(State& state, const float (&earlier)[BATCH][2], int first, const Tile& tile) {
+    __device__ __forceinline__ void add_values(State& state, const float (&earlier)[BATCH][EIGHTS][2], int first, const Tile& tile) {
 #pragma unroll
         for (int t = 0; t < BATCH && first < tile.context; t++, first += KEYS) {
             wait_for(shared.values_full[values.stage], values.parity);
             char* tile_values = shared.values[values.stage];
-            bool is_partial = tile.context < first + KEYS;
-            if (is_partial) clear_own_values(tile_values, tile.context - first);
 #pragma unroll
-            for (int i = 0; i < OWN_COLUMNS / 2; i++) {
-                if (i % 4 / 2 < HALVES) state.sums[i / 4][i % 4] *= earlier[t][i % 4 / 2];
+            for (int i = 0; i < EIGHTS * OWN_COLUMNS / 4; i++) {
+                int eight = i * 4 / OWN_COLUMNS;
+                state.sums[eight][i / 4 % (OWN_COLUMNS / 16)][i % 4] *= earlier[t][eight][i % 2];
             }
-#pragma unroll
-            for (int step = 0; step < VALUE_STEPS; step++) multiply_values(state, shared.exchange.weights[t], tile_values, step);
-            if (is_partial) asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); // the engine writes behind the zeros
+            if (first + KEYS > tile.context) {
+                multiply_values<true>(state, shared.exchange.weights[t], tile_values, tile.context - first);
+            } else {
+                multiply_values<false>(state, shared.exchange.weights[t], tile_values, KEYS);
+            }
             release(shared.values_empty[values.stage]);
             values.advance();
         }
     }
     __device__ __forceinline__ void attend(const Item& item, const ELEMENT* qkv, ELEMENT* out) {
         const Tile& tile = item.tile;
-        unsigned int query[STEPS][4];
+        Queries queries;
         wait_for_previous_kernel();
-        read_query(query, qkv + tile.first_token * shape.row_stride + item.kv_head * (GROUP * HEAD_DIM));
+        read_queries(queries, qkv + tile.first_token * shape.row_stride + item.kv_head * (GROUP * HEAD_DIM));
         State state;
 #pragma unroll
-        for (int i = 0; i < OWN_COLUMNS / 2; i++) state.sums[i / 4][i % 4] = 0.0f;
+        for (int eight = 0; eight < EIGHTS; eight++) {
+            state.largest[eight] = MINUS_INFINITY, state.total[eight] = 0.0f;
 #pragma unroll
-        for (int half = 0; half < 2; half++) state.largest[half] = MINUS_INFINITY, state.total[half] = 0.0f;
+            for (int i = 0; i < OWN_COLUMNS / 4; i++) state.sums[eight][i / 4][i % 4] = 0.0f;
+        }
 #pragma unroll 1
         for (int first = span_of(tile, shape).begin; first < tile.context; first += BATCH * KEYS) {
             Scores scores[BATCH];
-            float earlier[BATCH][2];
-            score(scores, query, first, tile);
+            float earlier[BATCH][EIGHTS][2];
+            score(scores, queries, first, tile);
             meet(1, CONSUMER_THREADS); // the largest scores of all warps are there
             weigh(state, earlier, scores, first, tile);
             meet(1, CONSUMER_THREADS); // weights and totals of all warps are there
@@ -248,6 +300,8 @@ struct Consumer {
         for (Ring<ITEMS> place;; place.advance()) {
             wait_for(shared.announced[place.stage], place.parity);
             Item item = shared.item[place.stage];
+            item.tile.sequence = uniform(item.tile.sequence);
+            item.tile.context = uniform(item.tile.context); // the compiler takes what follows for divergent otherwise
             release(shared.item_empty[place.stage]);
             if (item.tile.sequence < 0) break;
             attend(item, qkv, out);
@@ -337,7 +391,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     Shared& shared = *reinterpret_cast<Shared*>(memory + (1024 - shared_address(memory) % 1024) % 1024);
     if (threadIdx.x == 0) shared.init(WARPS, WARPS);
     __syncthreads();
-    if (threadIdx.x < CONSUMER_THREADS) {
+    if (uniform(threadIdx.x / WARP) < WARPS) { // the compiler sees no divergence within a warp
         Consumer{shared, shape}.run(qkv, out);
     } else {
         Producer{{shared, keys, values, query_starts, context_lens, tables, counters, shape}}.run();
