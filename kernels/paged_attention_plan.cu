@@ -1,4 +1,5 @@
-// paged_attention_plan: how the blocks of decode attention divide the contexts of a batch, for every layer of a step.
+// paged_attention_plan: how blocks divide the contexts of a batch, and which come first where blocks take whole ones, for every layer
+// of a step.
 //
 // Variants: HEAD_DIM=64|128
 // Needs: decode_plan.cuh
@@ -9,6 +10,9 @@
 // many as blocks: a block has the parts in its piece. A cut that would leave fewer than LEAST tiles to one side is at that end of the
 // context instead. So no block waits for one that has more, however different contexts are, and most of them stay whole.
 //
+// Whole contexts that blocks take as they get to them begin with the longest, so that none is left for the end: `order_contexts`
+// writes the sequences by how many ranges of 2^shift positions their contexts fill, of which there are at most RANGES.
+//
 // One block. `parts` has room for num_sequences + blocks, `plans` for PLANNED * blocks; decode_parts.cuh says what is in them.
 // Shared memory: `List`.
 
@@ -17,10 +21,11 @@ constexpr int THREADS = 1024; // and blocks at most
 // the mean a block may have if contexts stay whole: about what merging parts takes. Measured.
 constexpr int ENDS = HEAD_DIM <= 64 ? 16 : 8, LEAST = HEAD_DIM <= 64 ? 16 : 12, EXCESS = HEAD_DIM <= 64 ? 40 : 20;
 
+constexpr int RANGES = 256;
+
 struct Batch {
     const int *query_starts, *context_lens;
     int num_sequences, window, mixed, blocks; // window 0: tokens see all; mixed: some sequences are another kernel's
-
 };
 
 // The contexts end to end, in tiles: where each begins, [num_sequences + 1], and its positions.
@@ -166,5 +171,24 @@ extern "C" __global__ void __launch_bounds__(THREADS)
         to[0] = first, to[1] = make_int4(first_part, end_part, merged[0].x, merged[0].y), to[2] = merged[1];
     }
     // The next kernel may read the plan before it waits for this one: it does not start before this one has ended.
+    __threadfence();
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+    order_contexts(const int* query_starts, const int* context_lens, int* order, int num_sequences, int shift, int mixed) {
+    __shared__ int counts[RANGES];
+    auto range_of = [&](int s) {
+        int context = context_of(s, query_starts, context_lens, mixed);
+        return RANGES - 1 - min(RANGES - 1, (context + (1 << shift) - 1) >> shift); // the longest first, what is nobody's last
+    };
+    if (threadIdx.x < RANGES) counts[threadIdx.x] = 0;
+    __syncthreads();
+    for (int s = threadIdx.x; s < num_sequences; s += THREADS) atomicAdd(&counts[range_of(s)], 1);
+    __syncthreads();
+    int total, before = sum_before(threadIdx.x < RANGES ? counts[threadIdx.x] : 0, total);
+    if (threadIdx.x < RANGES) counts[threadIdx.x] = before;
+    __syncthreads();
+    for (int s = threadIdx.x; s < num_sequences; s += THREADS) order[atomicAdd(&counts[range_of(s)], 1)] = s;
+    // As above: the next kernel may read the order before it waits.
     __threadfence();
 }

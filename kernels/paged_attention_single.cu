@@ -4,8 +4,8 @@
 // Targets: sm_90a
 // Needs: attention.cuh wgmma.cuh attention_copies.cuh
 //
-// An item is the token and a KV head: GROUP rows. One warp copies its context as attention_copies.cuh describes it, and begins before
-// the kernel before has ended; four share a tile of keys, each with a quarter of them and of the columns of values.
+// An item is the token and a KV head: GROUP rows; sequences are taken in `order`, where there is one. One warp copies an item's context
+// as attention_copies.cuh describes it, and begins before the kernel before has ended; four share a tile of keys, each with a quarter of them and of the columns of values.
 //
 // Few rows make few products, so that what counts is how long they wait for each other. As many tiles as there is room for go through
 // each step together: scores; weights, for which warps tell each other the largest scores; values, for which they tell the weights.
@@ -311,11 +311,15 @@ struct Consumer {
 
 // The warp that copies.
 struct Producer : Copier {
+    const int* order; // absent where no block takes a second item
+
     // The KV heads of a sequence are side by side, as in the cache. A context of 0: nothing is to be done.
     __device__ __forceinline__ Item item_of(int index) const {
         Item item;
         Tile& tile = item.tile;
-        tile.sequence = index / shape.num_kv_heads, item.kv_head = index % shape.num_kv_heads;
+        int place = index / shape.num_kv_heads;
+        item.kv_head = index % shape.num_kv_heads;
+        tile.sequence = order != nullptr && place < shape.num_sequences ? order[place] : place;
         tile.first_row = 0, tile.num_rows = GROUP, tile.first_token = tile.sequence, tile.context = 0;
         if (tile.sequence < shape.num_sequences) {
             tile.context = context_lens[tile.sequence];
@@ -343,7 +347,7 @@ struct Producer : Copier {
         Progress at = start_of(item);
         bool is_announced = item.tile.context > 0;
         if (is_announced) announce(item);
-        // No kernel of a step writes lengths, tables, or keys and values before the last position: as many tiles as there is
+        // No kernel of a step that may still run writes lengths, tables, the order, or keys and values before the last position: as many tiles as there is
         // room for are read before this step's queries are there.
         for (int stage = 0; stage < VALUE_STAGES && at.first + KEYS < item.tile.context; stage++) {
             int later = block_at(at.first + 2 * KEYS, item.tile);
@@ -384,7 +388,7 @@ struct Producer : Copier {
 
 extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     attend_single(const ELEMENT* qkv, const __grid_constant__ TensorMap keys, const __grid_constant__ TensorMap values,
-                  const int* query_starts, const int* context_lens, const int* tables, ELEMENT* out, int* counters,
+                  const int* query_starts, const int* context_lens, const int* tables, const int* order, ELEMENT* out, int* counters,
                   const __grid_constant__ Shape shape) {
     extern __shared__ char memory[];
     // Swizzled rows repeat every 1024 bytes.
@@ -394,6 +398,6 @@ extern "C" __global__ void __launch_bounds__(THREADS, RESIDENT)
     if (uniform(threadIdx.x / WARP) < WARPS) { // the compiler sees no divergence within a warp
         Consumer{shared, shape}.run(qkv, out);
     } else {
-        Producer{{shared, keys, values, query_starts, context_lens, tables, counters, shape}}.run();
+        Producer{{shared, keys, values, query_starts, context_lens, tables, counters, shape}, order}.run();
     }
 }

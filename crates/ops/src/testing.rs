@@ -181,6 +181,13 @@ impl AttentionCase {
         Self { sequences, tables: vec![self.tables[sequence].clone()], ..*self }
     }
 
+    /// The same sequences, the last first.
+    pub fn reversed(&self) -> Self {
+        let backwards = |tables: &[Vec<i32>]| tables.iter().rev().cloned().collect();
+        let sequences = self.sequences.iter().rev().copied().collect();
+        Self { sequences, tables: backwards(&self.tables), ..*self }
+    }
+
     /// Tokens per block.
     pub fn block_size(&self) -> usize {
         self.block_size

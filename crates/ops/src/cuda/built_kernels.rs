@@ -148,10 +148,7 @@ fn kernels(steps: &StepKernels, gpu: &Gpu) -> Vec<Kernel> {
     let StepKernels { block_size, is_capped, .. } = *steps;
     let attention = AttentionForm { dtype, cache, heads: steps.qkv.heads, block_size, is_capped, gpu: *gpu };
     let mut kernels: Vec<Kernel> = gather_rows::UNITS.map(gather_rows::kernel).to_vec();
-    kernels.extend(attention.kernels(&steps.qkv));
-    if steps.is_batch_invariant {
-        kernels.extend(attention.single_token_kernels());
-    }
+    kernels.extend(attention.kernels(&steps.qkv).into_iter().chain(attention.single_token_kernels()));
     kernels.push(rope_and_store_kv::kernel(dtype, cache, gpu));
     kernels.push(linear::kernel("any_rows", dtype, dtype));
     kernels.push(sample::kernel("sample", dtype));
@@ -320,13 +317,11 @@ mod tests {
         let tiles = |steps| variants(steps, 90, "linear_wgmma_tiles").len();
         assert_eq!(tiles(&invariant), 3, "what is kept by one block and by two, and gates");
         assert_eq!(tiles(&steps), 3, "heads, and gates in tiles of both widths; the rest goes through the library");
-        let of_invariant = |source| variants(&invariant, 90, source).len();
-        assert_eq!(
-            ["paged_attention_wgmma", "paged_attention_single"].map(of_invariant),
-            [1, 1],
-            "prompts; single tokens"
-        );
-        assert_eq!(count(90, "paged_attention_single"), 0);
+        for steps in [&steps, &invariant] {
+            let of = |source| variants(steps, 90, source).len();
+            let taken = ["paged_attention_wgmma", "paged_attention_single"].map(of);
+            assert_eq!(taken, [1, 1], "prompts; single tokens");
+        }
         assert!((10..60).contains(&count(90, "linear_few_rows")), "{}", count(90, "linear_few_rows"));
         // Before 8.0 nothing multiplies bfloat16.
         let steps = small(DType::BF16, DType::BF16);

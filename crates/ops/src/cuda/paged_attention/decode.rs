@@ -25,7 +25,7 @@ const LANES: usize = 32;
 const CLUSTER_MAX: usize = 8;
 const COUNTERS_OF_OTHERS: usize = 32;
 /// Threads of `paged_attention_plan.cu`, each of which plans for a block.
-const PLANNERS: usize = 1024;
+pub(super) const PLANNERS: usize = 1024;
 /// Columns of heads of which registers suffice for three blocks, of those that run beside prompts and have 4 warps.
 const HEAD_DIM_OF_THREE: usize = 128;
 /// Columns of heads up to which they are short: 8 warps take them, and their contexts are divided alike.
@@ -139,11 +139,15 @@ impl Decode {
     /// Whether blocks have pieces of all contexts: where there are more contexts than blocks, or long ones, and a block can list
     /// them to plan that.
     pub(super) fn divides(&self, attention: &Attention) -> bool {
-        let seen = attention.options.sliding_window.unwrap_or(usize::MAX).min(attention.context_max());
-        let is_uneven = seen > WHOLE_CONTEXT || contexts(attention) > self.at_once(attention);
+        let is_uneven = seen(attention) > WHOLE_CONTEXT || contexts(attention) > self.at_once(attention);
         let sums_bytes = PLANNERS / LANES * size_of::<i32>();
         let can_list = list_bytes(attention.num_sequences()) + sums_bytes <= attention.gpu.shared_bytes_of_block(1);
         self.cluster(attention) == 1 && is_uneven && can_list
+    }
+
+    /// Whether contexts are short, and so many that blocks take whole ones.
+    pub(super) fn has_short_contexts(&self, attention: &Attention) -> bool {
+        self.cluster(attention) == 1 && seen(attention) <= WHOLE_CONTEXT
     }
 
     /// Blocks that share a context, all of which run at a time; 1: contexts have parts instead.
@@ -253,7 +257,17 @@ impl Division {
 }
 
 pub(super) fn divide_contexts(form: &Form) -> Kernel {
-    Kernel::new(&PAGED_ATTENTION_PLAN, "divide_contexts").number("HEAD_DIM", form.heads.head_dim)
+    planning("divide_contexts", form)
+}
+
+/// A kernel of `paged_attention_plan.cu`.
+pub(super) fn planning(entry: &'static str, form: &Form) -> Kernel {
+    Kernel::new(&PAGED_ATTENTION_PLAN, entry).number("HEAD_DIM", form.heads.head_dim)
+}
+
+/// Positions of the longest context that its token sees.
+fn seen(attention: &Attention) -> usize {
+    attention.options.sliding_window.unwrap_or(usize::MAX).min(attention.context_max())
 }
 
 fn has_clusters(gpu: &Gpu) -> bool {

@@ -7,7 +7,8 @@
 //!
 //! Within [`prefill`] a row's bits depend on its query and its context alone, within [`decode`] also on the other sequences. So
 //! where a token must have the same bits in every batch, [`decode`] takes none; on Hopper single tokens then go to a form of
-//! [`prefill`]'s kernel that is made for them and gives the same bits ([`wgmma`]).
+//! [`prefill`]'s kernel that is made for them and gives the same bits ([`wgmma`]). Many short contexts go there in any case: it reads
+//! them faster.
 
 mod any_dtype;
 mod decode;
@@ -76,7 +77,7 @@ impl Form {
         decodes.chain([divide, prefill.kernel(&self)]).collect()
     }
 
-    /// What takes single tokens where a token must have the same bits in every batch: of few sequences, and of many.
+    /// What may take single tokens in place of [`decode`]: of few sequences, and of many.
     pub(super) fn single_token_kernels(self) -> impl Iterator<Item = Kernel> {
         let counts = [1, usize::MAX / self.heads.num_kv_heads];
         counts.into_iter().filter_map(move |sequences| self.single_tokens(sequences).map(|single| single.kernel(&self)))
@@ -140,7 +141,7 @@ pub(crate) fn paged_attention(inputs: AttentionInputs) -> CubeTensor {
                 QueryLens::Several => false,
                 QueryLens::Mixed => attention.num_sequences() > 1,
             };
-            let single = attention.single_tokens();
+            let single = attention.single_tokens(&decode);
             let has_prompts = attention.query_lens != QueryLens::Single || !decodes;
             let is_beside = has_prompts && may_decode && decodes && single.is_none();
             let beside = prefill.share(&attention).filter(|_| is_beside);
@@ -171,8 +172,9 @@ pub(super) fn attend_fresh(inputs: AttentionInputs, target: &QkvTarget) -> Optio
         return None;
     }
     let (decode, _) = attention.tensor_core_kernels()?;
-    if decode.divides(&attention) {
-        return None; // waiting for the rows would then take longer than a kernel before
+    // Waiting for the rows would take longer than a kernel before where contexts are divided.
+    if decode.divides(&attention) || attention.single_tokens(&decode).is_some() {
+        return None;
     }
     let out = attention.qkv.like(attention.options.heads.output_len());
     decode.planned(&attention, None).launch(&attention, &out, Some(&Fresh { target, rotation }));
@@ -221,14 +223,18 @@ impl Attention {
         Some((Decode::new(&form)?, Prefill::new(&form)?))
     }
 
-    /// What takes single tokens where they must have the bits that [`prefill`] gives them, if it need not do so itself.
-    fn single_tokens(&self) -> Option<Wgmma> {
-        self.form().single_tokens(self.num_sequences()).filter(|_| self.is_batch_invariant)
+    /// What takes single tokens in place of [`decode`]: with the bits that [`prefill`] gives them, where they must have those, and
+    /// where it is faster.
+    fn single_tokens(&self, decode: &Decode) -> Option<Wgmma> {
+        let is_faster = |wgmma: &Wgmma| {
+            self.query_lens == QueryLens::Single && wgmma.fills_multiprocessors() && decode.has_short_contexts(self)
+        };
+        self.form().single_tokens(self.num_sequences()).filter(|wgmma| self.is_batch_invariant || is_faster(wgmma))
     }
 
     /// Whether single tokens have a kernel of their own.
     fn decodes_apart(&self) -> bool {
-        !self.is_batch_invariant || self.single_tokens().is_some()
+        !self.is_batch_invariant || self.form().single_tokens(self.num_sequences()).is_some()
     }
 
     fn form(&self) -> Form {

@@ -2,11 +2,14 @@
 //!
 //! Both give a token the same bits. A block takes items as it gets to them, and as many blocks run as the GPU has room for.
 
+use burn::tensor::DType;
 use burn_cubecl::tensor::CubeTensor;
 
+use super::decode::{PLANNERS, planning};
 use super::{Attention, Form};
 use crate::cuda::kernel::Kernel;
 use crate::cuda::launch::{Argument, Grid, Launch};
+use crate::cuda::matrix::empty;
 use crate::cuda::rope_and_store_kv::cache_strides;
 use crate::cuda::tensor_map::TensorMap;
 use crate::cuda::{PAGED_ATTENTION_SINGLE, PAGED_ATTENTION_WGMMA, element};
@@ -27,6 +30,9 @@ const BOOKKEEPING_BYTES: usize = 256;
 /// the batch, of which with fewer most may be padding. Otherwise they have all of it.
 const SHARE_OF_PROMPTS_MIN: f64 = 0.35;
 const SHARING_SEQUENCES_MIN: usize = 17;
+/// Ranges of lengths in `paged_attention_plan.cu`, and what tells an order of contexts from their divisions.
+const RANGES: usize = 256;
+const ORDER: usize = 2;
 /// Registers of two blocks are enough for heads of up to so many columns.
 const HEAD_DIM_OF_TWO: usize = 128;
 
@@ -63,6 +69,11 @@ impl Wgmma {
         has_room.then_some(Self { items, shared_bytes, blocks_per_multiprocessor })
     }
 
+    /// Whether two blocks share a multiprocessor, so that one copies while the other computes.
+    pub(super) fn fills_multiprocessors(&self) -> bool {
+        self.blocks_per_multiprocessor > 1
+    }
+
     pub(super) fn kernel(&self, form: &Form) -> Kernel {
         let kernel = match self.items {
             Items::Tiles => Kernel::new(&PAGED_ATTENTION_WGMMA, "attend_wgmma"),
@@ -91,40 +102,72 @@ impl Wgmma {
             }
             Items::FewSingleTokens | Items::SingleTokens => (1, attention.num_sequences()),
         };
+        let items = tiles * heads.num_kv_heads;
         let multiprocessors = attention.gpu.multiprocessors as f64 * beside.unwrap_or(1.0);
-        let blocks = (tiles * heads.num_kv_heads).min(multiprocessors.ceil() as usize * self.blocks_per_multiprocessor);
-        let grid = Grid::new([blocks, 1, 1], self.items.threads()).with_shared(self.shared_bytes);
+        let places = multiprocessors.ceil() as usize * self.blocks_per_multiprocessor;
+        let grid = Grid::new([items.min(places), 1, 1], self.items.threads()).with_shared(self.shared_bytes);
         let grid = if self.items == Items::Tiles { grid.starting_early() } else { grid };
-        let form = attention.form();
-        let [slot_stride, head_stride] = cache_strides(&attention.keys, &attention.values);
-        let slots = attention.keys.meta.shape[0];
-        // Columns, query heads of a group, groups, tokens.
-        let queries = TensorMap::new(attention.qkv.tensor.dtype)
-            .dimension(heads.head_dim, 1, PANEL)
-            .dimension(group, heads.head_dim, group)
-            .dimension(heads.num_kv_heads, group * heads.head_dim, 1)
-            .dimension(attention.qkv.rows, attention.qkv.stride, tokens);
-        // Columns, KV heads, slots.
-        let cache = TensorMap::new(attention.keys.dtype)
-            .dimension(heads.head_dim, 1, PANEL)
-            .dimension(heads.num_kv_heads, head_stride, 1)
-            .dimension(slots, slot_stride, copied_positions(&form));
-        let launch = Launch::new(self.kernel(&form), grid);
+        let [queries, cache] = tensor_maps(attention, tokens);
+        let launch = Launch::new(self.kernel(&attention.form()), grid);
         let launch = match self.items {
             Items::Tiles => launch.read_mapped(&attention.qkv.tensor, queries),
             Items::FewSingleTokens | Items::SingleTokens => launch.read(&attention.qkv.tensor),
         };
-        launch
+        let launch = launch
             .read_mapped(&attention.keys, cache.clone())
             .read_mapped(&attention.values, cache)
             .read(&attention.query_starts)
             .read(&attention.context_lens)
-            .read(&attention.tables.tensor)
-            .write(out)
-            .value(Argument::Counters)
-            .value(attention.shape().argument())
-            .submit(out);
+            .read(&attention.tables.tensor);
+        let launch = match self.items {
+            Items::Tiles => launch,
+            // It matters where some blocks take more than one.
+            Items::FewSingleTokens | Items::SingleTokens => {
+                launch.read_if((items > places).then(|| order(attention)).as_ref())
+            }
+        };
+        launch.write(out).value(Argument::Counters).value(attention.shape().argument()).submit(out);
     }
+}
+
+/// Of queries, so many tokens at a time: columns, query heads of a group, groups, tokens. Of keys and of values: columns, KV heads,
+/// slots.
+fn tensor_maps(attention: &Attention, tokens: usize) -> [TensorMap; 2] {
+    let (heads, group) = (attention.options.heads, attention.group());
+    let [slot_stride, head_stride] = cache_strides(&attention.keys, &attention.values);
+    let queries = TensorMap::new(attention.qkv.tensor.dtype)
+        .dimension(heads.head_dim, 1, PANEL)
+        .dimension(group, heads.head_dim, group)
+        .dimension(heads.num_kv_heads, group * heads.head_dim, 1)
+        .dimension(attention.qkv.rows, attention.qkv.stride, tokens);
+    let cache = TensorMap::new(attention.keys.dtype)
+        .dimension(heads.head_dim, 1, PANEL)
+        .dimension(heads.num_kv_heads, head_stride, 1)
+        .dimension(attention.keys.meta.shape[0], slot_stride, copied_positions(&attention.form()));
+    [queries, cache]
+}
+
+/// The sequences by the lengths of their contexts, longest first, for all layers of a step.
+fn order(attention: &Attention) -> CubeTensor {
+    let shift = attention.context_max().div_ceil(RANGES - 1).next_power_of_two().ilog2() as usize;
+    let mixed = attention.shape().mixed as usize;
+    attention.derived.get_or_make([ORDER, shift, mixed, 0], || {
+        let like = &attention.context_lens;
+        let order = empty(like, [attention.num_sequences()], DType::I32);
+        Launch::new(order_contexts(&attention.form()), Grid::new([1, 1, 1], PLANNERS))
+            .read(&attention.query_starts)
+            .read(like)
+            .write(&order)
+            .value(attention.num_sequences())
+            .value(shift)
+            .value(mixed)
+            .submit(like);
+        order
+    })
+}
+
+fn order_contexts(form: &Form) -> Kernel {
+    planning("order_contexts", form)
 }
 
 impl Items {
