@@ -172,9 +172,8 @@ pub(super) fn attend_fresh(inputs: AttentionInputs, target: &QkvTarget) -> Optio
         return None;
     }
     let (decode, _) = attention.tensor_core_kernels()?;
-    // Waiting for the rows would take longer than a kernel before where contexts are divided.
-    if decode.divides(&attention) || attention.single_tokens(&decode).is_some() {
-        return None;
+    if decode.divides(&attention) {
+        return None; // waiting for the rows would then take longer than a kernel before
     }
     let out = attention.qkv.like(attention.options.heads.output_len());
     decode.planned(&attention, None).launch(&attention, &out, Some(&Fresh { target, rotation }));
