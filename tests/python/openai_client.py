@@ -252,6 +252,26 @@ def forced_tool_calls_follow_their_schema(client, model):
 
 
 @check
+def tools_and_a_format_are_offered_together(client, model):
+    schema = {"type": "object", "properties": {"colour": {"enum": ["red", "blue"]}}, "required": ["colour"],
+              "additionalProperties": False}
+    format = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+    tools = [{"type": "function", "function": {**WEATHER, "strict": True}}]
+    for seed in range(4):
+        choice = client.chat.completions.create(
+            model=model, messages=MESSAGES, tools=tools, response_format=format, parallel_tool_calls=False,
+            max_tokens=200, temperature=1, seed=seed,
+        ).choices[0]
+        if choice.message.tool_calls:
+            assert choice.finish_reason == "tool_calls" and not (choice.message.content or "").strip()
+            [call] = choice.message.tool_calls
+            assert_weather(call.function.name, call.function.arguments)
+        else:
+            assert choice.finish_reason == "stop"
+            assert json.loads(choice.message.content)["colour"] in ("red", "blue")
+
+
+@check
 def results_of_tools_are_taken(client, model):
     tools = [{"type": "function", "function": WEATHER}]
     parameters = dict(model=model, tools=tools, max_tokens=200, temperature=0)

@@ -49,11 +49,6 @@ impl MessageOptions {
         let dialect = &model.dialect;
         let tools = &draft.tools;
         let reading = tools.reading(dialect);
-        if is_constrained && *tools.choice() == ToolChoice::Auto {
-            let message = "tools are offered, but the answer must follow a grammar, so that none could be called; set \
-                           tool_choice to none or required, or leave the grammar out";
-            return Err(ApiError::parameter("tools", message));
-        }
         if reading.is_none() && *tools.choice() == ToolChoice::Auto {
             let message = "tool calls are not parsed, because the server was started with --tool-call-parser none";
             return Err(ApiError::parameter("tools", message));

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use firebrick_text::{Dialect, GrammarSource, ToolReading, for_each_schema};
+use firebrick_text::{Dialect, GrammarSource, JsonOrCalls, ToolFormat, ToolReading, for_each_schema};
 use serde_json::{Map, Value, json};
 
 use crate::error::ApiError;
@@ -167,23 +167,46 @@ impl ToolUse {
         Some(AskedGrammar { field: "tool_choice", source: GrammarSource::Json { schema, whitespace: None } })
     }
 
+    /// The grammar that was asked for, with room for calls where the model may decide to make some instead.
+    pub fn beside(&self, asked: AskedGrammar, format: Option<ToolFormat>) -> Result<AskedGrammar, ApiError> {
+        let Some(format) = format.filter(|_| self.choice == ToolChoice::Auto) else { return Ok(asked) };
+        let AskedGrammar { field, source } = asked;
+        let (GrammarSource::Json { schema: answer, whitespace }, Some(written)) = (source, format.written()) else {
+            let message = format!(
+                "tools are offered, but {field} leaves no room for calls: it must be JSON, and the model one that \
+                 writes calls as Hermes, Qwen or Llama 3 do; set tool_choice to none or required, or leave {field} out"
+            );
+            return Err(ApiError::parameter("tools", message));
+        };
+        let calls = self.call_schemas(written.arguments, "#/anyOf");
+        let (begin, end) = (written.begin.to_owned(), written.end.to_owned());
+        let several = written.several && self.parallel;
+        let either = JsonOrCalls { answer, whitespace, call: json!({ "anyOf": calls }), begin, end, several };
+        Ok(AskedGrammar { field, source: GrammarSource::JsonOrCalls(either) })
+    }
+
+    /// The schema of a call of each tool, which come to stand at `place`.
+    fn call_schemas(&self, arguments: &str, place: &str) -> Vec<Value> {
+        let call = |(number, tool): (usize, &OfferedTool)| {
+            let mut schema = tool.schema();
+            move_references(&mut schema, &format!("{place}/{number}/properties/{arguments}"));
+            json!({
+                "type": "object",
+                "properties": {"name": {"type": "string", "enum": [tool.name]}, arguments: schema},
+                "required": ["name", arguments],
+                "additionalProperties": false,
+            })
+        };
+        self.tools.iter().enumerate().map(call).collect()
+    }
+
     /// The JSON schema that a forced answer follows.
     fn schema(&self) -> Option<Value> {
         match &self.choice {
             ToolChoice::None | ToolChoice::Auto => None,
             ToolChoice::Named(name) => self.tools.iter().find(|tool| tool.name == *name).map(OfferedTool::schema),
             ToolChoice::Required => {
-                let call = |(number, tool): (usize, &OfferedTool)| {
-                    let mut parameters = tool.schema();
-                    move_references(&mut parameters, &format!("#/items/anyOf/{number}/properties/parameters"));
-                    json!({
-                        "type": "object",
-                        "properties": {"name": {"type": "string", "enum": [tool.name]}, "parameters": parameters},
-                        "required": ["name", "parameters"],
-                        "additionalProperties": false,
-                    })
-                };
-                let calls: Vec<Value> = self.tools.iter().enumerate().map(call).collect();
+                let calls = self.call_schemas("parameters", "#/items/anyOf");
                 let mut schema = json!({"type": "array", "minItems": 1, "items": {"anyOf": calls}});
                 if !self.parallel {
                     schema["maxItems"] = json!(1);

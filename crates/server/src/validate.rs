@@ -113,7 +113,10 @@ impl ValidatedRequest {
         let cache_salt = caller.cache_salt(cache_salt(sampling.cache_salt.as_deref(), limits)?);
         let common = sampling_params(&sampling, logprobs, model, limits)?;
         let forced = message.as_ref().and_then(|message| message.tools.grammar());
-        let grammar = either(asked_grammar(&mut sampling)?, forced)?;
+        let grammar = match (either(asked_grammar(&mut sampling)?, forced)?, &message) {
+            (Some(grammar), Some(message)) => Some(message.tools.beside(grammar, model.dialect.tools)?),
+            (grammar, _) => grammar,
+        };
         if grammar.is_some() && !common.allowed_token_ids.is_empty() {
             let message = "allowed_token_ids together with structured output is not supported";
             return Err(ApiError::parameter("allowed_token_ids", message));

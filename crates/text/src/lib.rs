@@ -38,15 +38,15 @@ pub use dialect::{Dialect, UnknownFormat};
 pub use error::{TemplateError, TokenizerError};
 pub use gguf::{GgufVocabulary, gguf_pre_tokenizers};
 pub use grammar::{
-    COMPILE_STACK_BYTES, Grammar, GrammarCompiler, GrammarError, GrammarMatcher, GrammarSource, StructuralTag,
-    Structure, TOO_COMPLEX, Whitespace, for_each_schema,
+    COMPILE_STACK_BYTES, Grammar, GrammarCompiler, GrammarError, GrammarMatcher, GrammarSource, JsonOrCalls,
+    StructuralTag, Structure, TOO_COMPLEX, Whitespace, for_each_schema,
 };
 pub use message_event::MessageEvent;
 pub use message_reader::MessageReader;
 pub use reasoning::ReasoningFormat;
 pub use stop::{StopMatcher, StopOutput};
 pub use tokenizer::Tokenizer;
-pub use tools::{ToolFormat, ToolReading, describe_tools};
+pub use tools::{ToolFormat, ToolReading, WrittenCall, describe_tools};
 
 /// The number of a token in a vocabulary. A plain `u32`, because it goes straight into tensors.
 pub type TokenId = u32;

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use firebrick_text::{
-    COMPILE_STACK_BYTES, Grammar, GrammarCompiler, GrammarError, GrammarSource, StructuralTag, Structure, TokenId,
-    Tokenizer, Whitespace,
+    COMPILE_STACK_BYTES, Grammar, GrammarCompiler, GrammarError, GrammarSource, JsonOrCalls, StructuralTag, Structure,
+    TokenId, Tokenizer, Whitespace,
 };
 use serde_json::{Value, json};
 
@@ -270,6 +270,34 @@ fn a_structural_tag_leaves_text_free_and_binds_what_follows_its_triggers() {
     }
     let stray = StructuralTag { triggers: vec!["<fn".to_owned()], ..tag.clone() };
     assert!(setup.refused(GrammarSource::StructuralTag(stray)).to_string().contains("none of the triggers"));
+}
+
+#[test]
+fn calls_may_stand_in_place_of_json() {
+    let setup = Setup::new();
+    let object = |name: &str, of: Value| json!({"type": "object", "properties": {name: of}, "required": [name], "additionalProperties": false});
+    let source = |[begin, end]: [&str; 2], several| {
+        let (answer, call) = (object("a", json!({"type": "integer"})), object("name", json!({"enum": ["f", "g"]})));
+        let [begin, end] = [begin, end].map(str::to_owned);
+        GrammarSource::JsonOrCalls(JsonOrCalls { answer, whitespace: None, call, begin, end, several })
+    };
+    let marked = setup.grammar(source(["<call>", "</call>"], true));
+    let call = r#"<call>{"name":"f"}</call>"#;
+    for text in [r#"{"a": 12}"#, call, &format!("{call}\n<call>\n{{\"name\": \"g\"}}\n</call>{call}")] {
+        assert!(setup.matches(&marked, text), "{text}");
+    }
+    for text in ["", "text", r#"{"name":"f"}"#, r#"<call>{"a":1}</call>"#, &format!("{{\"a\":1}}{call}"), &call[..20]] {
+        assert!(!setup.matches(&marked, text), "{text}");
+    }
+    let single = setup.grammar(source(["<call>", "</call>"], false));
+    assert!(setup.matches(&single, call) && !setup.matches(&single, &format!("{call}{call}")));
+    let bare = setup.grammar(source(["", ""], false));
+    assert!(setup.matches(&bare, r#"{"name":"g"}"#) && setup.matches(&bare, r#"{"a":1}"#));
+    // A mark that is a special token is that token.
+    let special = setup.grammar(source(["<|end|>", "!"], true));
+    let first = special.matcher().allowed().expect("a text can begin");
+    let is_allowed = |token: TokenId| first[token as usize / 32] >> (token % 32) & 1 == 1;
+    assert!(is_allowed(END) && is_allowed(u32::from(b'{')) && !is_allowed(u32::from(b'<')));
 }
 
 #[test]

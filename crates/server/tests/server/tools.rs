@@ -210,6 +210,59 @@ async fn required_calls_follow_their_schemas_whatever_the_model_says() {
 }
 
 #[tokio::test]
+async fn an_answer_is_of_its_format_or_calls_where_the_model_may_choose() {
+    let server = babbling().await;
+    let schema = json!({"type": "object", "properties": {"sunny": {"type": "boolean"}}, "required": ["sunny"],
+                        "additionalProperties": false});
+    let format = json!({"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}});
+    let (mut answers, mut calls) = (0, 0);
+    for seed in 0..40 {
+        let extra = json!({"tools": choose(), "response_format": format, "seed": seed, "temperature": 1.5,
+                           "parallel_tool_calls": seed % 2 == 0, "max_tokens": 2000});
+        let mut stream = extra.clone();
+        stream["stream"] = json!(true);
+        let choice = ask(&server, extra).await.json()["choices"][0].clone();
+        let streamed = streamed(&ask(&server, stream).await);
+        if streamed.calls.is_empty() {
+            let content = choice["message"]["content"].as_str().expect("an answer");
+            let answer: Value = serde_json::from_str(content).expect("JSON");
+            assert!(
+                answer["sunny"].is_boolean() && answer.as_object().map(serde_json::Map::len) == Some(1),
+                "{answer}"
+            );
+            assert_eq!((streamed.text.as_str(), streamed.finish.as_str()), (content, "stop"));
+            answers += 1;
+        } else {
+            assert_eq!((streamed.text.trim(), streamed.finish.as_str()), ("", "tool_calls"));
+            assert!(seed % 2 == 0 || streamed.calls.len() == 1, "{streamed:?}");
+            assert_eq!(choice["message"]["tool_calls"].as_array().map(Vec::len), Some(streamed.calls.len()));
+            streamed.calls.iter().for_each(|[_, name, arguments]| assert_chosen(name, arguments));
+            calls += 1;
+        }
+    }
+    assert!(answers > 0 && calls > 0, "{answers} answers, {calls} with calls");
+}
+
+#[tokio::test]
+async fn a_format_that_leaves_no_room_for_calls_is_refused_beside_tools() {
+    let dialect = Dialect::plain().with_tool_parser("mistral").expect("a known name");
+    let servers = [server("Fine.").await, Server::start(Setup { dialect, ..Setup::default() }).await];
+    for (server, asked) in
+        servers.iter().zip([json!({"guided_regex": "[0-9]+"}), json!({"response_format": {"type": "json_object"}})])
+    {
+        let mut extra = json!({"tools": weather()});
+        extra.as_object_mut().expect("an object").extend(asked.as_object().cloned().expect("an object"));
+        let reply = ask(server, extra).await;
+        let body = reply.json();
+        assert_eq!((reply.status, &body["error"]["param"]), (400, &json!("tools")), "{body}");
+        assert!(
+            body["error"]["message"].as_str().is_some_and(|text| text.contains("leaves no room for calls")),
+            "{body}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_named_tool_is_called() {
     let server = babbling().await;
     let named = json!({"type": "function", "function": {"name": "news"}});
@@ -272,7 +325,6 @@ async fn wrong_tools_are_refused_by_name() {
         (json!({"tools": [{"type": "function"}]}), "tools[0]"),
         (json!({"tools": tool(json!({"name": "a"})), "tool_choice": "always"}), "tool_choice"),
         (json!({"tool_choice": "required"}), "tool_choice"),
-        (json!({"tools": weather(), "response_format": {"type": "json_object"}}), "tools"),
         (json!({"tools": weather(), "tool_choice": "required", "guided_regex": "a"}), "guided_regex"),
         (json!({"messages": [{"role": "user", "content": "", "tool_calls": call}]}), "messages[0].tool_calls"),
         (json!({"messages": [{"role": "assistant", "tool_calls": call}]}), "messages[0].tool_calls"),

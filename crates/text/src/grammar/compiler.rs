@@ -6,6 +6,7 @@ use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::earley::SlicedBiasComputer;
 use llguidance::toktrie::{ApproximateTokEnv, InferenceCapabilities, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{JsonCompileOptions, Matcher, ParserFactory};
+use serde_json::{Value, json};
 
 use super::cache::GrammarCache;
 use super::spelling::Spelling;
@@ -64,7 +65,7 @@ impl GrammarCompiler {
             let shown: String = choice.chars().take(40).collect();
             return Err(invalid(&format!("this model's vocabulary cannot spell the choice {shown:?}")));
         }
-        let parser = self.factory.create_parser(grammar_of(source)?).map_err(|error| invalid(&error))?;
+        let parser = self.factory.create_parser(self.grammar_of(source)?).map_err(|error| invalid(&error))?;
         let mut matcher = Matcher::new(Ok(parser));
         // The first mask shows what only fails when the grammar is used, and warms its automaton.
         let first = matcher.compute_mask_or_eos().map_err(|error| invalid(&error))?;
@@ -74,6 +75,36 @@ impl GrammarCompiler {
         let grammar = Grammar { start: Arc::new(matcher), num_words: self.num_words };
         self.cache().insert(key, grammar.clone(), CACHE_BYTES_MAX);
         Ok(grammar)
+    }
+
+    fn grammar_of(&self, source: &GrammarSource) -> Result<TopLevelGrammar, GrammarError> {
+        let lark = match source {
+            GrammarSource::Json { schema, whitespace } => {
+                return Ok(TopLevelGrammar::from_json_schema(json_schema(schema, whitespace.as_ref())?));
+            }
+            GrammarSource::Regex(pattern) => {
+                return Ok(TopLevelGrammar::from_regex(&ascii_classes::of_pattern(without_anchors(pattern))));
+            }
+            GrammarSource::Choice(choices) => lark_text::of_choices(choices),
+            GrammarSource::Grammar(text) if ebnf::is_ebnf(text) => ebnf::to_lark(text)?,
+            GrammarSource::Grammar(text) => text.clone(),
+            GrammarSource::StructuralTag(tag) => lark_text::of_structural_tag(tag)?,
+            GrammarSource::JsonOrCalls(either) => {
+                let answer = json_schema(&either.answer, either.whitespace.as_ref())?;
+                let call = json_schema(&either.call, None)?;
+                let marks = [&either.begin, &either.end].map(|mark| self.mark(mark));
+                lark_text::of_json_or_calls([&answer, &call], &marks, either.several)
+            }
+        };
+        Ok(TopLevelGrammar::from_lark(lark))
+    }
+
+    /// A word that a format marks something with: a special token, where the vocabulary has that.
+    fn mark(&self, word: &str) -> String {
+        match self.factory.tok_env().tok_trie().get_special_token(word) {
+            Some(token) if !word.is_empty() => format!("<[{token}]>"),
+            _ => lark_text::literal(word),
+        }
     }
 
     /// Compiled grammars that are kept.
@@ -111,28 +142,18 @@ fn word(tokenizer: &Tokenizer, token: TokenId) -> Vec<u8> {
     bytes
 }
 
-fn grammar_of(source: &GrammarSource) -> Result<TopLevelGrammar, GrammarError> {
-    Ok(match source {
-        GrammarSource::Json { schema, whitespace } => {
-            let mut schema = match schema {
-                serde_json::Value::Object(_) => ascii_classes::of_schema(schema),
-                any_or_none => serde_json::json!({ "allOf": [any_or_none] }),
-            };
-            if schema.get("x-guidance").is_some() {
-                let reason = "x-guidance is not supported in a schema; use whitespace_pattern".to_owned();
-                return Err(GrammarError::Invalid { reason });
-            }
-            json_options(whitespace.as_ref()).apply_to(&mut schema);
-            TopLevelGrammar::from_json_schema(schema)
-        }
-        GrammarSource::Regex(pattern) => {
-            TopLevelGrammar::from_regex(&ascii_classes::of_pattern(without_anchors(pattern)))
-        }
-        GrammarSource::Choice(choices) => TopLevelGrammar::from_lark(lark_text::of_choices(choices)),
-        GrammarSource::Grammar(text) if ebnf::is_ebnf(text) => TopLevelGrammar::from_lark(ebnf::to_lark(text)?),
-        GrammarSource::Grammar(text) => TopLevelGrammar::from_lark(text.clone()),
-        GrammarSource::StructuralTag(tag) => TopLevelGrammar::from_lark(lark_text::of_structural_tag(tag)?),
-    })
+/// A schema as the library takes it, with what may stand between parts.
+fn json_schema(schema: &Value, whitespace: Option<&Whitespace>) -> Result<Value, GrammarError> {
+    let mut schema = match schema {
+        Value::Object(_) => ascii_classes::of_schema(schema),
+        any_or_none => json!({ "allOf": [any_or_none] }),
+    };
+    if schema.get("x-guidance").is_some() {
+        let reason = "x-guidance is not supported in a schema; use whitespace_pattern".to_owned();
+        return Err(GrammarError::Invalid { reason });
+    }
+    json_options(whitespace).apply_to(&mut schema);
+    Ok(schema)
 }
 
 fn json_options(whitespace: Option<&Whitespace>) -> JsonCompileOptions {

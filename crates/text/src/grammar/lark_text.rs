@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{GrammarError, StructuralTag, ascii_classes};
 
@@ -17,6 +17,15 @@ pub(super) fn literal(text: &str) -> String {
 pub(super) fn of_choices(choices: &[String]) -> String {
     let literals: Vec<String> = choices.iter().map(|choice| literal(choice)).collect();
     format!("start: {}\n", literals.join("\n  | "))
+}
+
+/// JSON of the one schema, or calls of the other between two marks, which are written as the notation writes them.
+pub(super) fn of_json_or_calls([answer, call]: [&Value; 2], [begin, end]: &[String; 2], several: bool) -> String {
+    let is_bare = |mark: &str| mark == "\"\"";
+    let before = if is_bare(begin) { String::new() } else { format!("{begin} \"\\n\"? ") };
+    let behind = if is_bare(end) { String::new() } else { format!(" \"\\n\"? {end}") };
+    let more = if several { " (\"\\n\"? call)*" } else { "" };
+    format!("start: answer | call{more}\nanswer: %json {answer}\ncall: {before}body{behind}\nbody: %json {call}\n")
 }
 
 /// Free text in which each trigger begins a tag.

@@ -44,6 +44,8 @@ pub enum GrammarSource {
     Grammar(String),
     /// Free text in which certain beginnings are followed by JSON.
     StructuralTag(StructuralTag),
+    /// JSON that a schema describes, or tool calls in its place.
+    JsonOrCalls(JsonOrCalls),
 }
 
 /// White space between the parts of JSON.
@@ -53,6 +55,23 @@ pub enum Whitespace {
     None,
     /// What this regular expression matches, or nothing.
     Pattern(String),
+}
+
+/// An answer in JSON, or tool calls in its place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JsonOrCalls {
+    /// The schema of the answer.
+    pub answer: Value,
+    /// As for [`GrammarSource::Json`].
+    pub whitespace: Option<Whitespace>,
+    /// The schema of a call, as the model's format writes calls.
+    pub call: Value,
+    /// What stands before and behind a call.
+    pub begin: String,
+    /// See `begin`.
+    pub end: String,
+    /// A call may be followed by others.
+    pub several: bool,
 }
 
 /// Free text in which each of some triggers begins a tag with JSON inside.

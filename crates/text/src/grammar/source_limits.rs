@@ -24,12 +24,7 @@ const TAGS_MAX: usize = 128;
 /// Refuses a source that exceeds a limit.
 pub(super) fn check(source: &GrammarSource) -> Result<(), GrammarError> {
     match source {
-        GrammarSource::Json { schema, whitespace } => {
-            if let Some(Whitespace::Pattern(pattern)) = whitespace {
-                at_most("a white space pattern", pattern.len(), PATTERN_BYTES_MAX)?;
-            }
-            check_schema(schema)
-        }
+        GrammarSource::Json { schema, whitespace } => check_json(schema, whitespace.as_ref()),
         GrammarSource::Regex(pattern) => at_most("a length in bytes", pattern.len(), PATTERN_BYTES_MAX),
         GrammarSource::Choice(choices) => {
             if choices.is_empty() {
@@ -41,11 +36,22 @@ pub(super) fn check(source: &GrammarSource) -> Result<(), GrammarError> {
         }
         GrammarSource::Grammar(text) => check_grammar(text),
         GrammarSource::StructuralTag(tag) => check_tag(tag),
+        GrammarSource::JsonOrCalls(either) => {
+            check_schema(&either.call)?;
+            check_json(&either.answer, either.whitespace.as_ref())
+        }
     }
 }
 
 pub(super) fn at_most(what: &'static str, found: usize, max: usize) -> Result<(), GrammarError> {
     if found <= max { Ok(()) } else { Err(GrammarError::Limit { what, found, max }) }
+}
+
+fn check_json(schema: &Value, whitespace: Option<&Whitespace>) -> Result<(), GrammarError> {
+    if let Some(Whitespace::Pattern(pattern)) = whitespace {
+        at_most("a white space pattern", pattern.len(), PATTERN_BYTES_MAX)?;
+    }
+    check_schema(schema)
 }
 
 fn check_tag(tag: &StructuralTag) -> Result<(), GrammarError> {

@@ -5,6 +5,8 @@ use crate::message_event::EventSink;
 use super::json_call::{Arguments, CallStep, JsonCall};
 use crate::triggers::Triggers;
 
+/// What stands before a call and behind it.
+pub(crate) const MARKS: [&str; 2] = [BEGIN, END];
 const BEGIN: &str = "<tool_call>";
 const END: &str = "</tool_call>";
 

@@ -82,10 +82,22 @@ impl ToolFormat {
         table.iter().find(|(words, _)| shown(words)).map(|&(_, format)| format)
     }
 
+    /// How calls are written, where they are JSON between two marks.
+    pub fn written(self) -> Option<WrittenCall> {
+        match self {
+            Self::Hermes => {
+                let [begin, end] = hermes::MARKS;
+                Some(WrittenCall { begin, end, arguments: "arguments", several: true })
+            }
+            Self::Llama3Json => Some(WrittenCall { begin: "", end: "", arguments: "parameters", several: false }),
+            Self::Pythonic | Self::Mistral | Self::DeepSeek | Self::Phi => None,
+        }
+    }
+
     /// Words of the format that may be special tokens, which texts usually leave out.
     pub fn markers(self) -> &'static [&'static str] {
         match self {
-            Self::Hermes => &["<tool_call>", "</tool_call>"],
+            Self::Hermes => &hermes::MARKS,
             Self::Llama3Json => &["<|python_tag|>"],
             Self::Pythonic => &["<|python_start|>", "<|python_end|>", "<|python_tag|>"],
             Self::Mistral => &["[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"],
@@ -93,6 +105,19 @@ impl ToolFormat {
             Self::Phi => &["<|tool_call|>", "<|/tool_call|>"],
         }
     }
+}
+
+/// A call as a format writes it: an object with the name and the arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WrittenCall {
+    /// What stands before it.
+    pub begin: &'static str,
+    /// What stands behind it.
+    pub end: &'static str,
+    /// The property that holds the arguments.
+    pub arguments: &'static str,
+    /// One call may follow another.
+    pub several: bool,
 }
 
 /// How calls are to be found in a text.
