@@ -15,9 +15,10 @@ use crate::choice::{Choice, Delta};
 use crate::error::{ApiError, ErrorKind};
 use crate::generation::{Generation, refused};
 use crate::openai::SamplingFields;
+use crate::parameter::{shown, whole};
 use crate::quota::Charge;
 use crate::state::Model;
-use crate::validate::{ValidatedRequest, shown, whole};
+use crate::validate::ValidatedRequest;
 
 /// How a request searches.
 #[derive(Clone, Copy, Debug, PartialEq)]

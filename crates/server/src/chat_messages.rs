@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::error::ApiError;
 use crate::limits::Limits;
 use crate::openai::{self, ChatMessage, PastCall};
-use crate::validate::{at_most, refuse_unless_neutral};
+use crate::parameter::{at_most, refuse_unless_neutral};
 
 const ROLE_BYTES_MAX: usize = 64;
 

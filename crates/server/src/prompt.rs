@@ -7,8 +7,8 @@ use serde_json::{Map, Value};
 use crate::error::{ApiError, ErrorKind};
 use crate::limits::Limits;
 use crate::openai::Prompt;
+use crate::parameter::at_most;
 use crate::state::{Model, unix_seconds};
-use crate::validate::at_most;
 
 /// Enough of a prompt's end to tell whether it opens reasoning.
 const ENDING_CHARS: usize = 64;

@@ -6,8 +6,8 @@ use crate::choice::{TokenLogprob, TokenTexts};
 use crate::error::{ApiError, ErrorKind};
 use crate::limits::Limits;
 use crate::openai::{CompletionLogprobs, PromptLogprob, PromptPosition, SamplingFields, TopLogprobs};
+use crate::parameter::{at_most, whole};
 use crate::prompt::ValidPrompt;
-use crate::validate::{at_most, whole};
 
 /// What is told, and in which shape.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

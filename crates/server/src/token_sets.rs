@@ -5,8 +5,8 @@ use firebrick_text::Tokenizer;
 
 use crate::error::ApiError;
 use crate::limits::Limits;
+use crate::parameter::{at_most, token};
 use crate::state::Model;
-use crate::validate::{at_most, token};
 
 /// The only tokens that may be generated; an empty list would allow nothing and is refused.
 pub fn allowed_token_ids(ids: Option<&[i64]>, vocab_size: u32) -> Result<Vec<TokenId>, ApiError> {

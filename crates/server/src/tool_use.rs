@@ -8,8 +8,8 @@ use serde_json::{Map, Value, json};
 use crate::error::ApiError;
 use crate::limits::Limits;
 use crate::openai::{Tool, ToolFunction};
+use crate::parameter::at_most;
 use crate::structured_output::AskedGrammar;
-use crate::validate::at_most;
 
 const NAME_BYTES_MAX: usize = 128;
 

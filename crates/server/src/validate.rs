@@ -3,23 +3,22 @@
 //! Every front door makes a [`Draft`] and gets a [`ValidatedRequest`]; there is no other way to make one. Counts and
 //! ranges are checked before anything of their size is allocated.
 
-use std::ops::RangeInclusive;
-
 use firebrick_engine::{Constraint, Request, SamplingParams, SchedulingPolicy, TokenId};
 
 use crate::auth::Caller;
 use crate::beam_search::BeamSearch;
 use crate::choice::TokenTexts;
-use crate::error::{ApiError, ErrorKind};
+use crate::error::ApiError;
 use crate::limits::Limits;
 use crate::message::{MessageDraft, MessageOptions};
-use crate::openai::{Loose, OneOrMany, SamplingFields};
+use crate::openai::{OneOrMany, SamplingFields};
+use crate::parameter::{at_most, whole};
 use crate::pooling::AskedPooling;
 use crate::prompt::{Source, ValidPrompt};
 use crate::prompt_report::PromptReport;
-use crate::state::{Model, SamplingDefaults};
+use crate::sampling_params::sampling_params;
+use crate::state::Model;
 use crate::structured_output::{AskedGrammar, asked_grammar};
-use crate::token_sets::{allowed_token_ids, bad_words};
 
 /// A request of any front door, unchecked.
 pub struct Draft {
@@ -385,14 +384,6 @@ fn kept_prompt_tokens(fields: &SamplingFields, model: &Model) -> Result<Option<u
     Ok(Some(kept as usize))
 }
 
-/// Refuses a parameter that asks for something.
-pub(crate) fn refuse_unless_neutral(name: &str, value: Option<Loose>) -> Result<(), ApiError> {
-    match value {
-        Some(value) if !value.is_neutral() => Err(ApiError::parameter(name, format!("{name} is not supported"))),
-        _ => Ok(()),
-    }
-}
-
 fn stream_options(fields: &SamplingFields) -> Result<Option<StreamOptions>, ApiError> {
     let stream = fields.stream.unwrap_or(false);
     let interval = whole("stream_interval", fields.stream_interval, 1, 1..=i64::from(u32::MAX))? as u32;
@@ -436,112 +427,4 @@ fn cache_salt(salt: Option<&str>, limits: &Limits) -> Result<Option<String>, Api
     }
     at_most("cache_salt", "bytes in cache_salt", salt.len(), limits.cache_salt_bytes_max)?;
     Ok(Some(salt.to_owned()))
-}
-
-/// All sampling parameters but the lengths, which depend on the prompt.
-fn sampling_params(
-    fields: &SamplingFields,
-    logprobs: Option<i64>,
-    model: &Model,
-    limits: &Limits,
-) -> Result<SamplingParams, ApiError> {
-    let SamplingDefaults { temperature, top_p, top_k, min_p, repetition_penalty, .. } = model.defaults;
-    let vocab_size = model.engine.config().vocab_size;
-    let logprobs_max = limits.logprobs_max.into();
-    Ok(SamplingParams {
-        temperature: real("temperature", fields.temperature, temperature.unwrap_or(1.0), 0.0..=100.0)?,
-        top_p: real("top_p", fields.top_p, top_p.unwrap_or(1.0), f64::from(f32::MIN_POSITIVE)..=1.0)?,
-        top_k: top_k_of(fields.top_k, top_k)?,
-        min_p: real("min_p", fields.min_p, min_p.unwrap_or(0.0), 0.0..=1.0)?,
-        seed: fields.seed.map(|seed| seed as u64),
-        max_tokens: None,
-        min_tokens: 0,
-        ignore_eos: fields.ignore_eos.unwrap_or(false),
-        stop_token_ids: stop_token_ids(fields.stop_token_ids.as_deref(), vocab_size, limits)?,
-        frequency_penalty: real("frequency_penalty", fields.frequency_penalty, 0.0, -2.0..=2.0)?,
-        presence_penalty: real("presence_penalty", fields.presence_penalty, 0.0, -2.0..=2.0)?,
-        repetition_penalty: real(
-            "repetition_penalty",
-            fields.repetition_penalty,
-            repetition_penalty.unwrap_or(1.0),
-            0.01..=100.0,
-        )?,
-        logit_bias: logit_bias(fields, vocab_size, limits)?,
-        allowed_token_ids: allowed_token_ids(fields.allowed_token_ids.as_deref(), vocab_size)?,
-        bad_words: bad_words(fields.bad_words.as_deref(), model, limits)?,
-        logprobs: match logprobs {
-            None => None,
-            some => Some(whole("logprobs", some, 0, 0..=logprobs_max)? as u32),
-        },
-    })
-}
-
-fn top_k_of(asked: Option<i64>, default: Option<u32>) -> Result<Option<u32>, ApiError> {
-    match asked {
-        None => Ok(default.filter(|&top_k| top_k > 0)),
-        Some(-1 | 0) => Ok(None),
-        Some(_) => Ok(Some(whole("top_k", asked, 0, -1..=u32::MAX.into())? as u32)),
-    }
-}
-
-fn stop_token_ids(ids: Option<&[i64]>, vocab_size: u32, limits: &Limits) -> Result<Vec<TokenId>, ApiError> {
-    let ids = ids.unwrap_or_default();
-    at_most("stop_token_ids", "stop token ids", ids.len(), limits.stop_token_ids_max)?;
-    ids.iter().map(|&id| token("stop_token_ids", id, vocab_size)).collect()
-}
-
-fn logit_bias(fields: &SamplingFields, vocab_size: u32, limits: &Limits) -> Result<Vec<(TokenId, f32)>, ApiError> {
-    let Some(bias) = &fields.logit_bias else { return Ok(Vec::new()) };
-    at_most("logit_bias", "entries of logit_bias", bias.len(), limits.logit_bias_max)?;
-    let entry = |(id, &value): (&String, &f64)| {
-        let id =
-            id.parse().map_err(|_| ApiError::parameter("logit_bias", "the keys of logit_bias must be token ids"))?;
-        Ok((token("logit_bias", id, vocab_size)?, real("logit_bias", Some(value), 0.0, -100.0..=100.0)?))
-    };
-    let mut entries = bias.iter().map(entry).collect::<Result<Vec<_>, ApiError>>()?;
-    // A map has no order; the engine's decisions must not depend on one.
-    entries.sort_by_key(|&(id, _)| id);
-    Ok(entries)
-}
-
-pub(crate) fn token(name: &str, id: i64, vocab_size: u32) -> Result<TokenId, ApiError> {
-    let known = u32::try_from(id).ok().filter(|&id| id < vocab_size);
-    known.ok_or_else(|| {
-        ApiError::parameter(name, format!("{name}: token {id} is outside the vocabulary of {vocab_size}"))
-    })
-}
-
-/// A number in a range; not-a-number is in none.
-fn real(name: &str, value: Option<f64>, default: f32, range: RangeInclusive<f64>) -> Result<f32, ApiError> {
-    let Some(value) = value else { return Ok(default) };
-    if range.contains(&value) {
-        return Ok(value as f32);
-    }
-    let [value, start, end] = [value, *range.start(), *range.end()].map(shown);
-    Err(ApiError::parameter(name, format!("{name} is {value}, it must be between {start} and {end}")))
-}
-
-/// A number as people write it: with an exponent where there would be many zeros.
-pub(crate) fn shown(number: f64) -> String {
-    let is_plain = number == 0.0 || (1e-5..1e16).contains(&number.abs());
-    if is_plain { number.to_string() } else { format!("{number:e}") }
-}
-
-/// A whole number in a range.
-pub(crate) fn whole(name: &str, value: Option<i64>, default: i64, range: RangeInclusive<i64>) -> Result<i64, ApiError> {
-    let Some(value) = value else { return Ok(default) };
-    if range.contains(&value) {
-        return Ok(value);
-    }
-    let (start, end) = (range.start(), range.end());
-    Err(ApiError::parameter(name, format!("{name} is {value}, it must be between {start} and {end}")))
-}
-
-/// A count within a limit.
-pub(crate) fn at_most(name: &str, what: &str, count: usize, max: usize) -> Result<(), ApiError> {
-    if count <= max {
-        return Ok(());
-    }
-    let message = format!("{count} {what}, the limit is {max}");
-    Err(ApiError { kind: ErrorKind::BadRequest, message, param: Some(name.to_owned()) })
 }

@@ -218,7 +218,7 @@ fn single_tokens_have_the_bits_that_they_have_in_prompts_where_the_batch_must_no
     /// How many of each context's last tokens are in the batch.
     const BATCHES: [[usize; 7]; 3] = [[1; 7], [1, 2, 1, 128, 1, 1, 577], [1, 1, 127, 1, 40, 1, 2]];
     for_both_dtypes(|device, dtype, _| {
-        for (num_heads, num_kv_heads, head_dim) in [(16, 8, 128), (9, 3, 64), (4, 1, 256)] {
+        for (num_heads, num_kv_heads, head_dim) in [(16, 8, 128), (9, 3, 64), (12, 1, 64), (4, 1, 256)] {
             let heads = HeadLayout { num_heads, num_kv_heads, head_dim };
             // Block tables follow from the contexts and the seed.
             let case = |lens: [usize; 7]| {

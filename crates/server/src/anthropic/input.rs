@@ -10,10 +10,11 @@ use crate::error::ApiError;
 use crate::limits::Limits;
 use crate::message::MessageDraft;
 use crate::openai::{JsonSchemaFormat, Loose, OneOrMany, ResponseFormat, SamplingFields, ToolFunction};
+use crate::parameter::{at_most, refuse_unless_neutral};
 use crate::prompt::{Conversation, Source};
 use crate::routes::set_reasoning_effort;
 use crate::tool_use::{OfferedTool, ToolChoice, ToolUse};
-use crate::validate::{Draft, at_most, refuse_unless_neutral};
+use crate::validate::Draft;
 
 use super::request::{
     AnthropicTool, AnthropicToolChoice, Block, Blocks, ContextEdit, ContextManagement, CountTokensRequest,

@@ -9,11 +9,12 @@ use crate::error::{ApiError, ErrorKind};
 use crate::limits::Limits;
 use crate::message::{CallIds, MessageDraft};
 use crate::openai::{JsonSchemaFormat, ResponseFormat as ResponseFormatFields, SamplingFields, ToolFunction};
+use crate::parameter::refuse_unless_neutral;
 use crate::prompt::{Conversation, Source};
 use crate::routes::{set_reasoning_effort, set_verbosity};
 use crate::state::AppState;
 use crate::tool_use::{OfferedTool, ToolUse, tool_choice};
-use crate::validate::{Draft, refuse_unless_neutral};
+use crate::validate::Draft;
 
 use super::format::{Keep, ResponseFormat};
 use super::input::messages_of;

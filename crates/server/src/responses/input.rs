@@ -7,7 +7,7 @@ use crate::chat_messages::past_call;
 use crate::error::ApiError;
 use crate::limits::Limits;
 use crate::openai;
-use crate::validate::at_most;
+use crate::parameter::at_most;
 
 use super::request::{InputItem, ResponseInput};
 

@@ -11,10 +11,11 @@ use crate::incoming::Incoming;
 use crate::limits::Limits;
 use crate::message::MessageDraft;
 use crate::openai::{ChatRequest, OneOrMany};
+use crate::parameter::refuse_unless_neutral;
 use crate::prompt::{Conversation, Source};
 use crate::state::AppState;
 use crate::tool_use::{ToolUse, offered_tools, tool_choice};
-use crate::validate::{Draft, refuse_unless_neutral};
+use crate::validate::Draft;
 
 /// Answers a conversation.
 pub async fn create(incoming: Incoming) -> Result<Response, ApiError> {

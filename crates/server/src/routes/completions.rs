@@ -7,8 +7,9 @@ use crate::auth::Caller;
 use crate::error::ApiError;
 use crate::incoming::Incoming;
 use crate::openai::CompletionRequest;
+use crate::parameter::refuse_unless_neutral;
 use crate::prompt::Source;
-use crate::validate::{Draft, refuse_unless_neutral};
+use crate::validate::Draft;
 
 /// The API's own default, whatever the model.
 const DEFAULT_MAX_TOKENS: u32 = 16;

@@ -11,10 +11,10 @@ use crate::error::ApiError;
 use crate::incoming::Incoming;
 use crate::limits::Limits;
 use crate::openai::{ChatMessage, Prompt, Tool};
+use crate::parameter::at_most;
 use crate::prompt::{Conversation, Source};
 use crate::state::AppState;
 use crate::tool_use::{ToolUse, offered_tools};
-use crate::validate::at_most;
 
 /// The body of `/tokenize`.
 #[derive(Default, Deserialize, schemars::JsonSchema)]
