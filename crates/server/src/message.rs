@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use firebrick_engine::TokenId;
-use firebrick_text::{MessageEvent, MessageReader, ToolFormat};
+use firebrick_text::{MessageEvent, MessageReader, ToolFormat, ToolReading};
 
 use crate::error::ApiError;
 use crate::prompt::ValidPrompt;
@@ -48,7 +48,10 @@ impl MessageOptions {
     ) -> Result<Self, ApiError> {
         let dialect = &model.dialect;
         let tools = &draft.tools;
-        let reading = tools.reading(dialect);
+        let reading = match tools.reading(dialect) {
+            Some(ToolReading::Format(format)) if is_constrained => Some(ToolReading::FormatOrJson(format)),
+            reading => reading,
+        };
         if reading.is_none() && *tools.choice() == ToolChoice::Auto {
             let message = "tool calls are not parsed, because the server was started with --tool-call-parser none";
             return Err(ApiError::parameter("tools", message));

@@ -125,6 +125,8 @@ pub struct WrittenCall {
 pub enum ToolReading {
     /// In the model's own format, between other text.
     Format(ToolFormat),
+    /// In the model's own format, or the text is JSON and none are in it.
+    FormatOrJson(ToolFormat),
     /// All of the text is a JSON list of calls, because it was constrained to be one; where it ends early, the last call
     /// is a part of one.
     List,
@@ -146,6 +148,8 @@ enum Reader {
     Phi(phi::Phi),
     List(call_list::CallList),
     Arguments(arguments_object::ArgumentsObject),
+    /// Before the first character, which tells JSON from calls.
+    First(ToolFormat),
     /// Behind a list or arguments that were all, or that were not there.
     Rest,
 }
@@ -154,12 +158,8 @@ impl ToolReader {
     /// At the beginning of a text.
     pub fn new(reading: &ToolReading) -> Self {
         Self(match reading {
-            ToolReading::Format(ToolFormat::Hermes) => Reader::Hermes(hermes::Hermes::new()),
-            ToolReading::Format(ToolFormat::Llama3Json) => Reader::Llama3Json(llama3_json::Llama3Json::new()),
-            ToolReading::Format(ToolFormat::Pythonic) => Reader::Pythonic(pythonic::Pythonic::new()),
-            ToolReading::Format(ToolFormat::Mistral) => Reader::Mistral(mistral::Mistral::new()),
-            ToolReading::Format(ToolFormat::DeepSeek) => Reader::DeepSeek(deepseek::DeepSeek::new()),
-            ToolReading::Format(ToolFormat::Phi) => Reader::Phi(phi::Phi::new()),
+            ToolReading::Format(format) => Reader::of(*format),
+            ToolReading::FormatOrJson(format) => Reader::First(*format),
             ToolReading::List => Reader::List(call_list::CallList::new("")),
             ToolReading::ArgumentsOf(name) => {
                 Reader::Arguments(arguments_object::ArgumentsObject::new("", name.as_str()))
@@ -181,6 +181,12 @@ impl ToolReader {
             Reader::DeepSeek(reader) => return reader.step(c, sink),
             Reader::Phi(reader) => return reader.step(c, sink),
             Reader::Rest => return sink.text(c.encode_utf8(&mut [0; 4])),
+            Reader::First(format) => {
+                let begins_call =
+                    format.written().is_none_or(|call| call.begin.is_empty() || call.begin.starts_with(c));
+                self.0 = if begins_call { Reader::of(*format) } else { Reader::Rest };
+                return self.step(c, sink);
+            }
             Reader::List(list) => list.step(c, sink),
             Reader::Arguments(arguments) => arguments.step(c, sink),
         };
@@ -203,7 +209,20 @@ impl ToolReader {
             Reader::Phi(reader) => reader.finish(sink),
             Reader::List(list) => list.cut(sink),
             Reader::Arguments(arguments) => arguments.cut(sink),
-            Reader::Rest => {}
+            Reader::First(_) | Reader::Rest => {}
+        }
+    }
+}
+
+impl Reader {
+    fn of(format: ToolFormat) -> Self {
+        match format {
+            ToolFormat::Hermes => Self::Hermes(hermes::Hermes::new()),
+            ToolFormat::Llama3Json => Self::Llama3Json(llama3_json::Llama3Json::new()),
+            ToolFormat::Pythonic => Self::Pythonic(pythonic::Pythonic::new()),
+            ToolFormat::Mistral => Self::Mistral(mistral::Mistral::new()),
+            ToolFormat::DeepSeek => Self::DeepSeek(deepseek::DeepSeek::new()),
+            ToolFormat::Phi => Self::Phi(phi::Phi::new()),
         }
     }
 }

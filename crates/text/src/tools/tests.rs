@@ -55,6 +55,22 @@ fn calls(collected: &Collected) -> Vec<(&str, &str)> {
     collected.calls.iter().map(|(name, arguments)| (name.as_str(), arguments.as_str())).collect()
 }
 
+#[test]
+fn what_looks_like_a_call_within_json_is_text_where_the_text_may_be_json() {
+    let call = r#"<tool_call>{"name": "f", "arguments": {}}</tool_call>"#;
+    let json = format!("{{\"a\": {}}}", serde_json::Value::from("<tool_call>{\"name\": 1}</tool_call>"));
+    let quoted = format!("{{\"a\": '{call}'}}");
+    let either = |text: &str| read(&reader(&ToolReading::FormatOrJson(Hermes)), [text]);
+    for text in [&json, &quoted] {
+        assert_eq!(either(text), Collected { text: text.clone(), ..Collected::default() });
+    }
+    assert_eq!(calls(&of(Hermes, &quoted)), [("f", "{}")], "between other text it is one");
+    assert_eq!(calls(&either(&format!("{call}\n{call}"))), [("f", "{}"), ("f", "{}")]);
+    let bare = |text| read(&reader(&ToolReading::FormatOrJson(Llama3Json)), [text]);
+    assert_eq!(calls(&bare(r#"{"name": "f", "parameters": {}}"#)), [("f", "{}")]);
+    assert_eq!(bare(r#"{"a": 1}"#).text, r#"{"a": 1}"#);
+}
+
 /// Texts with one call of `f` with `{"a": 1}`-like arguments and one of `g` without any.
 const TWO_CALLS: [(ToolFormat, &str); 11] = [
     (
