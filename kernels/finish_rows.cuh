@@ -9,8 +9,9 @@ constexpr int QUARTERS = ORDERED ? PAIRS / SPLIT : 1, KEPT = SPLIT == 1 ? 1 : QU
 // Blocks that send their sums to one.
 constexpr int SENDERS = SPLIT == 2 ? 1 : SPLIT;
 
-constexpr int OUTPUTS = 64; // of a block, gates and values counted
-constexpr int CONSUMERS = 128, THREADS = CONSUMERS + 2 * WARP;
+constexpr int OUTPUTS = 64 * WARPGROUPS; // of a block, gates and values counted
+constexpr int SQUARED = 64; // results of a row whose squares are added up for a norm
+constexpr int CONSUMERS = 128 * WARPGROUPS, THREADS = CONSUMERS + 2 * WARP;
 constexpr int WEIGHT_BYTES = OUTPUTS * INPUTS * 2, X_BYTES = ROWS * INPUTS * 2;
 // What a block finishes: rows of x, sums of a thread for them, columns of the output.
 constexpr int OWN_ROWS = ROWS / SPLIT, OWN_SUMS = ROWS / 2 / SPLIT, COLUMNS = AFTER == GATE ? OUTPUTS / 2 : OUTPUTS;
@@ -19,12 +20,11 @@ static_assert(OWN_ROWS % 8 == 0, "blocks finish whole columns of the instruction
 constexpr int RESULT_BYTES = OUTPUTS * 2 + 16;
 // Lanes that take a row of them: eight columns each, or twice eight that belong together.
 constexpr int LANES = AFTER == GATE || AFTER == ROTATE ? OUTPUTS / 16 : OUTPUTS / 8;
-// Blocks that have a head together.
-constexpr int PARTS = AFTER == ROTATE ? HEAD / OUTPUTS : 1;
-static_assert(AFTER != ROTATE || HEAD == PARTS * OUTPUTS, "blocks have heads of 64 or 128 elements");
+static_assert(AFTER != ROTATE || HEAD == OUTPUTS, "a block has a head");
 
 // Whether norms are finished here, if they were begun, or begun for the next product. Less code is faster: most is read once.
 constexpr bool FINISHES_NORM = !ORDERED && AFTER != STORE, BEGINS_NORM = !ORDERED && AFTER == STORE;
+static_assert(!BEGINS_NORM || OUTPUTS == SQUARED, "a tile has a sum of squares");
 
 struct Shape {
     int rows, width, inputs; // M, columns of the result, K
@@ -43,13 +43,11 @@ struct Shared {
     char weights[WEIGHT_STAGES][WEIGHT_BYTES], x[X_STAGES][X_BYTES];
     float4 received[SPLIT == 1 ? 1 : SENDERS * KEPT][SPLIT == 1 ? 1 : OWN_SUMS / 4][SPLIT == 1 ? 1 : CONSUMERS];
     unsigned long long weights_full[WEIGHT_STAGES], weights_empty[WEIGHT_STAGES], x_full[X_STAGES], x_empty[X_STAGES];
-    unsigned long long all_received, squares_received;
-    float squares[PARTS == 1 ? 1 : OWN_ROWS]; // of the neighbour's part of heads
+    unsigned long long all_received;
 };
 // What is known of rows, behind the products in shared memory.
 struct OfRows {
     float scales[OWN_ROWS];  // which finish their norms
-    float squares[OWN_ROWS]; // of the block's part of heads
     int2 tokens[OWN_ROWS];   // position and slot
 };
 static_assert(OWN_ROWS * RESULT_BYTES + sizeof(OfRows) <= WEIGHT_STAGES * WEIGHT_BYTES + X_STAGES * X_BYTES, "results have room in the rings");
@@ -65,8 +63,8 @@ __device__ __forceinline__ float activated(float x) {
     return activate<KIND>(x);
 }
 
-// The sums of the squares of rows have so many numbers each, on 16 bytes: one for each tile of outputs that a row had.
-__device__ __forceinline__ int squares_stride(int columns) { return (columns + 4 * OUTPUTS - 1) / (4 * OUTPUTS) * 4; }
+// The sums of the squares of rows have so many numbers each, on 16 bytes: one for every 64 results of a row.
+__device__ __forceinline__ int squares_stride(int columns) { return (columns + 4 * SQUARED - 1) / (4 * SQUARED) * 4; }
 
 // The norm of the thread's row of those that the block finishes, from the sums of the squares of its parts.
 struct RowNorm {
@@ -212,10 +210,6 @@ struct Finish {
 // Which output a row of the instruction is.
 __device__ __forceinline__ int output_of(int row) {
     if constexpr (AFTER == GATE) return blockIdx.y * COLUMNS + row / 16 * 8 + row % 8;
-    if constexpr (AFTER == ROTATE) {
-        int eight = row % 32 / 8 * PARTS + blockIdx.y % PARTS;
-        return blockIdx.y / PARTS * HEAD + row / 32 * (HEAD / 2) + eight * 8 + row % 8;
-    }
     return blockIdx.y * COLUMNS + row;
 }
 __device__ __forceinline__ void read_bias(float (&two)[2], const float* bias, const Shape& shape) {
@@ -227,12 +221,16 @@ __device__ __forceinline__ void read_bias(float (&two)[2], const float* bias, co
 // A thread's part of the block's heads: the same elements of several rows.
 struct Heads {
     static constexpr int V = 8, TOGETHER = CONSUMERS / LANES;
+    // Whether the angles of two of the thread's rows are read before products are there, not of one: of 64 rows, two warpgroups
+    // have no more each.
+    static constexpr bool READS_AHEAD = WARPGROUPS > 1 && !ORDERED && OWN_ROWS > TOGETHER;
     const Operands& operands;
     const Rows& rows;
     const Rotation& rotation;
     Place place;
     Head head;
     Factors<V> factors;
+    Factors<V> following; // the angles of the thread's next row
     int2 own_token; // of the row that the thread has the number of
 
     static __device__ __forceinline__ int in_batch(int row) { return blockIdx.z * ROWS + blockIdx.x * OWN_ROWS + row; }
@@ -240,19 +238,19 @@ struct Heads {
         bool present = row < OWN_ROWS && in_batch(row) < rows.num_tokens;
         return present ? make_int2(operands.positions[in_batch(row)], operands.slots[in_batch(row)]) : make_int2(0, -1);
     }
-    __device__ __forceinline__ void read_angles(int2 token) {
+    __device__ __forceinline__ void read_angles(int2 token, Factors<V>& of_row) {
         head.angles = place.is_value ? nullptr : rotation.angles(operands.table, token.x);
-        factors.read_angles(head, place.lane);
+        of_row.read_angles(head, place.lane);
     }
 
     // Reads what no kernel of a step writes.
     __device__ __forceinline__ Heads(const Operands& operands, const Rows& rows, const Rotation& rotation)
-        : operands(operands), rows(rows), rotation(rotation),
-          place(blockIdx.y / PARTS, threadIdx.x % LANES * PARTS + blockIdx.y % PARTS, rows),
+        : operands(operands), rows(rows), rotation(rotation), place(blockIdx.y, threadIdx.x % LANES, rows),
           head(place.head(operands, rows, rotation)), own_token(token_of(threadIdx.x)) {
         head.dim = HEAD, head.half = HEAD / 2; // known here, and even if nothing is rotated
         factors.read_weights(head, place.lane);
-        read_angles(token_of(threadIdx.x / LANES));
+        read_angles(token_of(threadIdx.x / LANES), factors);
+        if (READS_AHEAD) read_angles(token_of(threadIdx.x / LANES + TOGETHER), following);
     }
 
     static __device__ __forceinline__ void read(const char* results, int row, uint4 (&raw)[2]) {
@@ -265,28 +263,12 @@ struct Heads {
         widen_16_bytes(raw[1], ELEMENT{}, value[1]);
     }
 
-    // Sums of the squares of the block's part of every row, to itself and to the block with the other part.
-    __device__ __forceinline__ void share_squares(char* results, Shared& shared) const {
-#pragma unroll 1
-        for (int row = threadIdx.x / LANES; row < OWN_ROWS; row += TOGETHER) {
-            uint4 raw[2];
-            float value[2][V];
-            read(results, row, raw);
-            widen_halves(raw, value);
-            float squares = sum_of_lanes(squares_of(value), LANES);
-            if (threadIdx.x % LANES == 0) of_rows(results).squares[row] = squares, send_squares(squares, row, shared);
-        }
-        __syncwarp();
-        wait_for(shared.squares_received, 0);
-    }
-
-    __device__ __forceinline__ void finish(char* results, Shared& shared) {
+    __device__ __forceinline__ void finish(char* results) {
         bool normalise = rotation.normalise && !place.is_value;
-        if (PARTS > 1 && normalise) share_squares(results, shared);
 #pragma unroll 1
         for (int row = threadIdx.x / LANES; row < OWN_ROWS; row += TOGETHER) {
             int2 token = of_rows(results).tokens[row];
-            if (row >= TOGETHER) read_angles(token);
+            if (!READS_AHEAD && row >= TOGETHER) read_angles(token, factors);
             uint4 raw[2];
             float value[2][V];
             read(results, row, raw);
@@ -297,20 +279,11 @@ struct Heads {
                 continue;
             }
             widen_halves(raw, value);
-            float squares = 0.0f;
-            if (normalise) {
-                squares = PARTS > 1 ? of_rows(results).squares[row] + shared.squares[row] : sum_of_lanes(squares_of(value), LANES);
-            }
+            float squares = normalise ? sum_of_lanes(squares_of(value), LANES) : 0.0f;
             if (present) finish_halves(head, factors, value, squares, place.lane, rotation);
+            if (!READS_AHEAD) continue;
+            factors.take_angles(following);
+            if (row + 2 * TOGETHER < OWN_ROWS) read_angles(of_rows(results).tokens[row + 2 * TOGETHER], following);
         }
-    }
-
-    // To the neighbour, whose barrier counts the bytes.
-    __device__ __forceinline__ void send_squares(float squares, int row, Shared& shared) const {
-        int neighbour = (blockIdx.y % PARTS ^ 1) * SPLIT + blockIdx.x;
-        unsigned int to = shared_address_of(neighbour, &shared.squares[row]);
-        asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(to), "f"(squares),
-                     "r"(shared_address_of(neighbour, &shared.squares_received))
-                     : "memory");
     }
 };

@@ -113,6 +113,10 @@ template <int V> struct Factors {
             load_constants<V>(head.angles + head.half + lane * V, sine);
         }
     }
+    __device__ __forceinline__ void take_angles(const Factors& other) {
+#pragma unroll
+        for (int v = 0; v < V; v++) cosine[v] = other.cosine[v], sine[v] = other.sine[v];
+    }
 };
 
 template <int V> __device__ __forceinline__ float squares_of(const float (&value)[2][V]) {

@@ -1,7 +1,7 @@
 // linear_wgmma: out = after(x * weight^T + bias) for tens to hundreds of rows of x, with the asynchronous matrix instructions
 // of Hopper; 16-bit elements.
 //
-// Variants: ELEMENT=f16|bf16 AFTER:KIND:ROWS:SPLIT:WEIGHT_STAGES:X_STAGES:ORDERED:HEAD:CACHE=STORE:RELU:128:2:4:4:0:64:ELEMENT|STORE:RELU:64:8:6:6:0:64:ELEMENT|STORE:RELU:64:4:7:5:0:64:ELEMENT|STORE:RELU:96:1:6:5:0:64:ELEMENT|GATE:SILU:128:1:6:4:0:64:ELEMENT|GATE:GELU_TANH:96:2:5:5:0:64:ELEMENT|GATE:SILU:64:2:7:6:0:64:ELEMENT|ACTIVATE:GELU_ERF:64:1:8:6:0:64:ELEMENT|STORE:RELU:64:4:7:5:1:64:ELEMENT|STORE:RELU:64:2:6:6:1:64:ELEMENT|STORE:RELU:128:1:6:4:1:64:ELEMENT|GATE:SILU:64:2:6:6:1:64:ELEMENT|GATE:SILU:128:1:6:4:1:64:ELEMENT|ACTIVATE:GELU_ERF:64:1:8:6:1:64:ELEMENT|ROTATE:RELU:128:2:4:4:0:128:ELEMENT|ROTATE:RELU:128:1:6:4:0:128:ELEMENT|ROTATE:RELU:64:4:7:5:0:64:ELEMENT|ROTATE:RELU:96:1:6:5:0:64:e4m3|ROTATE:RELU:64:4:7:5:1:64:ELEMENT|ROTATE:RELU:64:2:6:6:1:128:ELEMENT|ROTATE:RELU:128:1:6:4:1:128:e4m3
+// Variants: ELEMENT=f16|bf16 AFTER:KIND:WARPGROUPS:ROWS:SPLIT:WEIGHT_STAGES:X_STAGES:ORDERED:HEAD:CACHE=STORE:RELU:1:128:2:4:4:0:64:ELEMENT|STORE:RELU:1:64:8:6:6:0:64:ELEMENT|STORE:RELU:1:64:4:7:5:0:64:ELEMENT|STORE:RELU:1:64:2:9:8:0:64:ELEMENT|STORE:RELU:1:96:1:6:5:0:64:ELEMENT|GATE:SILU:1:128:1:6:4:0:64:ELEMENT|GATE:GELU_TANH:1:96:2:5:5:0:64:ELEMENT|GATE:SILU:1:64:2:7:6:0:64:ELEMENT|ACTIVATE:GELU_ERF:1:64:1:8:6:0:64:ELEMENT|STORE:RELU:1:64:4:7:5:1:64:ELEMENT|STORE:RELU:1:64:2:6:6:1:64:ELEMENT|STORE:RELU:1:128:1:6:4:1:64:ELEMENT|GATE:SILU:1:64:2:6:6:1:64:ELEMENT|GATE:SILU:1:128:1:6:4:1:64:ELEMENT|ACTIVATE:GELU_ERF:1:64:1:8:6:1:64:ELEMENT|ROTATE:RELU:2:64:1:5:4:0:128:ELEMENT|ROTATE:RELU:2:64:2:9:6:0:128:ELEMENT|ROTATE:RELU:2:128:1:4:3:0:128:ELEMENT|ROTATE:RELU:1:64:4:7:5:0:64:ELEMENT|ROTATE:RELU:1:96:1:6:5:0:64:e4m3|ROTATE:RELU:1:64:4:7:5:1:64:ELEMENT|ROTATE:RELU:2:64:4:3:4:1:128:ELEMENT|ROTATE:RELU:2:64:2:3:4:1:128:ELEMENT|ROTATE:RELU:2:64:1:5:4:1:128:e4m3
 // Targets: sm_90a
 // Needs: heads.cuh qkv_rows.cuh wgmma.cuh wgmma_products.cuh finish_rows.cuh
 //
@@ -9,14 +9,13 @@
 // there is one, ACTIVATE or GATE, each result rounded where the separate operations round it; and ROTATE, as in
 // linear_wgmma_tiles: heads of HEAD elements are finished with the bits that rope_and_store_kv gives them.
 //
-// A block multiplies 64 rows of the weights, which are the rows of an instruction, by ROWS rows of x, which are its columns,
-// for a part of the inputs: the SPLIT blocks of a cluster share those. So small weights keep most multiprocessors busy
-// without each of them reading all of x. Each block finishes a part of the rows of x: the others put their sums for those
-// into its shared memory, and it adds them in the order of the inputs. Gates come with the values that they are multiplied
-// by: 8 rows of the one, 8 of the other, so that a thread has both. Elements of heads come with those that they are rotated with: a
-// block has a head of 64 elements, or of one of 128 every other eight, and its neighbour in the cluster the rest of what is
-// normalised together. (Tried: blocks beside each other that copy parts of x into
-// each other's shared memory as well; 1.3 to 3 times slower.)
+// Each of a block's WARPGROUPS multiplies 64 rows of the weights, which are the rows of an instruction, by ROWS rows of x, which
+// are its columns, for a part of the inputs: the SPLIT blocks of a cluster share those. So small weights keep most
+// multiprocessors busy without each of them reading all of x. Each block finishes a part of the rows of x: the others put their
+// sums for those into its shared memory, and it adds them in the order of the inputs. Gates come with the values that they are
+// multiplied by: 8 rows of the one, 8 of the other, so that a thread has both. A block has all of a head: two that had half of
+// it each, and waited for each other's sums of squares, took 5 us longer for 256 rows. (Tried: blocks beside each other that
+// copy parts of x into each other's shared memory as well; 1.3 to 3 times slower.)
 //
 // Norms by root mean square have no kernel of their own between two such products. The first writes its rows a second time, times
 // the weight of the norm, and for each tile of outputs the sum of the squares of every row; the second multiplies those rows, and
@@ -26,8 +25,8 @@
 // for either half of its chunks. The blocks of a cluster share the quarters.
 //
 // One warp copies weights into a ring, chunk after chunk of 64 inputs, and begins before the kernel before this one has
-// ended; another copies x, which waits for it; a warpgroup multiplies. A block takes less than half of a multiprocessor's
-// shared memory, so that the next kernel's first weights have room beside it.
+// ended; another copies x, which waits for it; the warpgroups multiply. Most blocks take less than half of a
+// multiprocessor's shared memory, so that the next kernel's first weights have room beside them.
 //
 // Memory: x is read by every tile of outputs, from the second-level cache; weights by every tile of rows.
 // Limits: K a multiple of 8, N of 16, everything on 16-byte boundaries.
@@ -51,13 +50,7 @@ __device__ void produce_weights(Shared& shared, const TensorMap& weights, Span s
         expect_bytes(shared.weights_full[ring.stage], WEIGHT_BYTES);
         char* to = shared.weights[ring.stage];
         unsigned long long& barrier = shared.weights_full[ring.stage];
-        if constexpr (AFTER == ROTATE) {
-            int group = blockIdx.y / PARTS * (HEAD / 16), eight = blockIdx.y % PARTS;
-            copy_weights(to, weights, chunk * INPUTS, group, barrier, eight);
-            copy_weights(to + WEIGHT_BYTES / 2, weights, chunk * INPUTS, group + HEAD / 32, barrier, eight);
-        } else {
-            copy_weights(to, weights, chunk * INPUTS, blockIdx.y * (OUTPUTS / 16), barrier);
-        }
+        copy_weights(to, weights, chunk * INPUTS, blockIdx.y * (OUTPUTS / 16), barrier);
     }
 }
 // Of rows that all fit into the block no more are copied: the copy engine takes long for those that are not there. What is
@@ -95,7 +88,9 @@ struct Bases {
     __device__ __forceinline__ Bases(const Shared& shared) {
         unsigned int at = uniform(shared_address(&shared));
         auto within = [&](const void* member) { return at + (unsigned int)((const char*)member - (const char*)&shared); };
-        weights = operand_at(within(shared.weights), 16), x = operand_at(within(shared.x), 16);
+        int warpgroup = WARPGROUPS == 1 ? 0 : uniform(threadIdx.x / 128);
+        weights = operand_at(within(shared.weights) + warpgroup * (WEIGHT_BYTES / WARPGROUPS), 16);
+        x = operand_at(within(shared.x), 16);
         weights_full = within(shared.weights_full), weights_empty = within(shared.weights_empty);
         x_full = within(shared.x_full), x_empty = within(shared.x_empty);
     }
@@ -120,7 +115,7 @@ __device__ __forceinline__ void multiply_chunks(float (&sums)[ROWS / 2], float (
         }
         commit_multiplications();
         wait_for_multiplications<1>();
-        if (chunk > begin && threadIdx.x == 0) {
+        if (chunk > begin && threadIdx.x % 128 == 0) {
             arrive(bases.weights_empty + before.weights.stage * 8);
             arrive(bases.x_empty + before.x.stage * 8);
         }
@@ -130,7 +125,7 @@ __device__ __forceinline__ void multiply_chunks(float (&sums)[ROWS / 2], float (
     wait_for_multiplications<0>();
     settle(sums);
     if constexpr (ORDERED) settle(others);
-    if (QUARTERS > 1 && begin < end && threadIdx.x == 0) {
+    if (QUARTERS > 1 && begin < end && threadIdx.x % 128 == 0) {
         arrive(bases.weights_empty + before.weights.stage * 8);
         arrive(bases.x_empty + before.x.stage * 8);
     }
@@ -155,9 +150,8 @@ __device__ __forceinline__ void multiply_all(float (&kept)[KEPT][ROWS / 2], cons
 
 // Where block `to` of those that share inputs has what this block sends it, and the barrier that counts its bytes.
 __device__ __forceinline__ void send_sums(const float* sums, int to, int place, Shared& shared) {
-    int rank = blockIdx.y % PARTS * SPLIT + to;
-    unsigned int there = shared_address_of(rank, &shared.received[place][0][threadIdx.x]);
-    unsigned int barrier = shared_address_of(rank, &shared.all_received);
+    unsigned int there = shared_address_of(to, &shared.received[place][0][threadIdx.x]);
+    unsigned int barrier = shared_address_of(to, &shared.all_received);
 #pragma unroll
     for (int i = 0; i < OWN_SUMS; i += 4) send(there + i / 4 * CONSUMERS * 16, sums + i, barrier);
 }
@@ -240,8 +234,8 @@ struct Work {
         multiply_all(sums, bases, span, chunks_of(shape.inputs));
         char* results = shared.weights[0];
         float own[OWN_SUMS];
-        if constexpr (SPLIT * PARTS > 1) wait_for_cluster(); // the others have begun
         if constexpr (SPLIT > 1) {
+            wait_for_cluster(); // the others have begun
             exchange(own, sums, shared);
         } else {
 #pragma unroll
@@ -268,7 +262,7 @@ __device__ __forceinline__ void consume(Shared& shared, const float* bias, const
     if constexpr (AFTER == ROTATE) {
         Heads heads(operands, rows, rotation);
         wait_for_previous_kernel();
-        heads.finish(work.multiply(shared, heads.own_token, shape, span), shared);
+        heads.finish(work.multiply(shared, heads.own_token, shape, span));
     } else {
         Finish finish = {residual, operands.qkv, next, shape};
         finish.begin();
@@ -279,7 +273,7 @@ __device__ __forceinline__ void consume(Shared& shared, const float* bias, const
 }
 
 // blockIdx: the part of the inputs, the tile of outputs, the tile of rows.
-extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(SPLIT, PARTS, 1)
+extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(SPLIT, 1, 1)
     linear_wgmma(const __grid_constant__ TensorMap x, const __grid_constant__ TensorMap weights, const float* bias,
                  const ELEMENT* residual, const float* squares, const float* next_norm, ELEMENT* scaled, float* next_squares,
                  ELEMENT* out, const float* query_norm, const float* key_norm, const float* table,
@@ -292,19 +286,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(SPLIT,
         prefetch_map(weights);
         for (int stage = 0; stage < WEIGHT_STAGES; stage++) {
             init_barrier(shared.weights_full[stage], 1);
-            init_barrier(shared.weights_empty[stage], 1);
+            init_barrier(shared.weights_empty[stage], WARPGROUPS);
         }
         for (int stage = 0; stage < X_STAGES; stage++) {
             init_barrier(shared.x_full[stage], 1);
-            init_barrier(shared.x_empty[stage], 1);
+            init_barrier(shared.x_empty[stage], WARPGROUPS);
         }
         if constexpr (SPLIT > 1) {
             init_barrier(shared.all_received, 1);
             expect_bytes(shared.all_received, SENDERS * KEPT * OWN_SUMS * CONSUMERS * 4);
-        }
-        if constexpr (PARTS > 1) {
-            init_barrier(shared.squares_received, 1);
-            expect_bytes(shared.squares_received, OWN_ROWS * 4);
         }
         asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     }
@@ -312,7 +302,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) __cluster_dims__(SPLIT,
     int chunks = chunks_of(shape.inputs);
     Span span = {(int)blockIdx.x * chunks / SPLIT, ((int)blockIdx.x + 1) * chunks / SPLIT};
     if (threadIdx.x < CONSUMERS) {
-        if constexpr (SPLIT * PARTS > 1) arrive_in_cluster();
+        if constexpr (SPLIT > 1) arrive_in_cluster();
         Operands operands = {out, query_norm, key_norm, table, positions, slots, keys, values};
         Next next = {next_norm, scaled, next_squares};
         consume(shared, bias, residual, squares, next, operands, shape, rows, rotation, span);

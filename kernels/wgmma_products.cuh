@@ -11,11 +11,10 @@ __device__ __forceinline__ int chunks_of(int inputs) { return (inputs + INPUTS -
 constexpr int PAIRS = 4;
 __device__ __forceinline__ int begin_of(int quarter, int chunks) { return quarter * chunks / PAIRS; }
 
-// Groups of 16 outputs, or of each of those one of its two eights.
-__device__ __forceinline__ void copy_weights(void* to, const TensorMap& map, int column, int group, unsigned long long& barrier,
-                                             int eight = 0) {
-    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %6, %3, %4}], [%5];" ::
-                     "r"(shared_address(to)), "l"(&map), "r"(column), "r"(eight), "r"(group), "r"(shared_address(&barrier)), "r"(0)
+// Groups of 16 outputs.
+__device__ __forceinline__ void copy_weights(void* to, const TensorMap& map, int column, int group, unsigned long long& barrier) {
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, 0, 0, %3}], [%4];" ::
+                     "r"(shared_address(to)), "l"(&map), "r"(column), "r"(group), "r"(shared_address(&barrier))
                  : "memory");
 }
 __device__ __forceinline__ void copy_x(void* to, const TensorMap& map, int column, int row, unsigned long long& barrier) {

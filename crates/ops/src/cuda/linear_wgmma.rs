@@ -34,16 +34,22 @@ const LARGE_WEIGHT: usize = 60_000_000;
 const ROWS_OF_LARGEST_WEIGHTS: RangeInclusive<usize> = 33..=64;
 const LARGEST_WEIGHT: usize = 120_000_000;
 
-/// What the source divides work into: outputs of a block, inputs of a chunk; and its threads.
+/// What the source divides work into: outputs of a warpgroup, inputs of a chunk; and threads, of a warpgroup and of those that
+/// copy.
 const OUTPUTS: usize = 64;
 const CHUNK: usize = 64;
-const THREADS: usize = 192;
+const PRODUCERS: usize = 64;
 const CONSUMERS: usize = 128;
 /// Rows of x that a block takes, with the stages of weights and of x that its shared memory then has room for, with 1, 2, 4
 /// and 8 blocks that share inputs.
 type Tile = (usize, &'static [(usize, usize)]);
 /// Of more rows there are tiles enough for two.
 const TILES: [Tile; 3] = [(64, &[(8, 6), (7, 6), (7, 5), (6, 6)]), (96, &[(6, 5), (5, 5)]), (128, &[(6, 4), (4, 4)])];
+/// Of two warpgroups, which have a head of 128 elements.
+const TILES_OF_TWO: [Tile; 3] = [(64, &[(5, 4), (4, 4)]), (96, &[(4, 4)]), (128, &[(4, 3)])];
+/// Stages, with one warpgroup and with two, of the blocks of 64 rows of which two share inputs, where each has a multiprocessor to
+/// itself and twice the chunks that would be under way: more of those then save more time than the next kernel's head start.
+const STAGES_ALONE: [(usize, usize); 2] = [(9, 8), (9, 6)];
 /// How work is divided: inputs are shared until a block has so few chunks and there are so many blocks, and as long as there are
 /// no more than so many, or of pairs that share long inputs so many; and of the tiles those are taken that are predicted to take
 /// [least](Division::microseconds). Measured times are within 2 % of those of the best division in the mean.
@@ -52,25 +58,23 @@ const BLOCKS_WANTED: usize = 44;
 const BLOCKS_MAX: usize = 192;
 const CHUNKS_OF_LONG: usize = 28;
 const BLOCKS_MAX_OF_LONG: usize = 256;
-/// Where two blocks have parts of a head, the tiles of fewest rows of which there are so many at most: whole models are faster so.
-const TILES_MAX_OF_PARTS: usize = 96;
 /// In order, blocks that share inputs have equal numbers of the pairs of sums that there are: rows of x that a block may take,
 /// and the stages with 1, 2 and 4 blocks. Measured best: 4 blocks share where so many are all, 2 up to so many tiles, more of
 /// them with long inputs, and with few rows of such always.
-const TILES_IN_ORDER: [(usize, &[(usize, usize)]); 2] = [(64, &[(8, 6), (6, 6), (7, 5)]), (128, &[(6, 4)])];
+const TILES_IN_ORDER: [Tile; 2] = [(64, &[(8, 6), (6, 6), (7, 5)]), (128, &[(6, 4)])];
+const TILE_IN_ORDER_OF_TWO: Tile = (64, &[(5, 4), (3, 4), (3, 4)]);
 const BLOCKS_OF_FOUR: usize = 192;
-const TILES_OF_TWO: usize = 100;
-const TILES_OF_TWO_LONG: usize = 132;
+const TILES_SHARED: usize = 100;
+const TILES_SHARED_LONG: usize = 132;
 const INPUTS_SHARED: usize = 2048;
 /// Of sums that are added up last.
 const PAIRS: usize = 4;
 /// Rows up to which any number may be divided differently: a multiple of every tile's.
 const DENSE_ROWS: usize = 768;
-/// Elements of heads that the kernels here finish, and blocks of a cluster at most.
+/// Elements of heads that the kernels here finish.
 const HEADS: [usize; 2] = [64, 128];
-const CLUSTER_MAX: usize = 8;
-/// Shared memory of a block, so that the next kernel's has room beside it.
-const SHARED_BYTES_MAX: usize = 113 << 10;
+/// Shared memory of a block at most.
+const SHARED_BYTES_OF_ONE: usize = 227 << 10;
 
 /// `Shape` of the source.
 #[derive(Clone, Copy, Pod, Zeroable)]
@@ -127,6 +131,8 @@ pub(super) struct Form {
 /// How the work is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Division {
+    /// Each of which has 64 outputs.
+    warpgroups: usize,
     /// Rows of x that a block takes.
     rows: usize,
     /// Blocks that share the inputs.
@@ -140,49 +146,50 @@ impl Form {
         if self.ordered {
             return self.division_in_order();
         }
-        let divisions = TILES.map(|tile| self.divided_in(tile));
-        let chosen = if self.parts() == 1 {
-            divisions.into_iter().min_by(|a, b| a.microseconds(self).total_cmp(&b.microseconds(self)))
-        } else {
-            let has_few = |division: &Division| division.blocks(self) / division.split <= TILES_MAX_OF_PARTS;
-            divisions.into_iter().find(has_few).or(divisions.last().copied())
-        };
+        let tiles = if self.warpgroups() == 1 { TILES } else { TILES_OF_TWO };
+        let divisions = tiles.map(|tile| self.divided_in(tile));
+        let chosen = divisions.into_iter().min_by(|a, b| a.microseconds(self).total_cmp(&b.microseconds(self)));
         chosen.expect("there are tiles")
     }
 
     fn divided_in(&self, (rows, stages): Tile) -> Division {
-        let tiles = self.outputs.div_ceil(OUTPUTS) * self.rows.div_ceil(rows);
+        let warpgroups = self.warpgroups();
+        let tiles = self.outputs.div_ceil(OUTPUTS * warpgroups) * self.rows.div_ceil(rows);
         let chunks = self.inputs.div_ceil(CHUNK);
         let (mut split, mut choice) = (1, 0);
         while choice + 1 < stages.len()
             && (chunks.div_ceil(split) > CHUNKS_WANTED || tiles * split < BLOCKS_WANTED)
             && tiles * split * 2 <= if split == 1 && chunks >= CHUNKS_OF_LONG { BLOCKS_MAX_OF_LONG } else { BLOCKS_MAX }
             && chunks >= 4 * split
-            && split * 2 * self.parts() <= CLUSTER_MAX
         {
             (split, choice) = (2 * split, choice + 1);
         }
         let (weight_stages, x_stages) = stages[choice];
-        Division { rows, split, weight_stages, x_stages }
+        let is_alone =
+            rows == 64 && split == 2 && tiles * split <= MULTIPROCESSORS && chunks.div_ceil(split) >= 2 * weight_stages;
+        let (weight_stages, x_stages) = if is_alone { STAGES_ALONE[warpgroups - 1] } else { (weight_stages, x_stages) };
+        Division { warpgroups, rows, split, weight_stages, x_stages }
     }
 
     fn division_in_order(&self) -> Division {
-        let tiles = self.outputs.div_ceil(OUTPUTS) * self.rows.div_ceil(TILES_IN_ORDER[0].0);
+        let tiles = self.outputs.div_ceil(OUTPUTS * self.warpgroups()) * self.rows.div_ceil(TILES_IN_ORDER[0].0);
         let is_long = self.inputs >= INPUTS_SHARED;
         let (choice, split_log2) = if 4 * tiles <= BLOCKS_OF_FOUR {
             (0, 2)
-        } else if tiles <= TILES_OF_TWO || is_long && (tiles <= TILES_OF_TWO_LONG || self.rows <= 64) {
+        } else if tiles <= TILES_SHARED || is_long && (tiles <= TILES_SHARED_LONG || self.rows <= 64) {
             (0, 1)
         } else {
             (usize::from(self.rows > 64), 0)
         };
-        let (rows, stages) = TILES_IN_ORDER[choice];
+        let warpgroups = self.warpgroups();
+        let (rows, stages) = if warpgroups == 1 { TILES_IN_ORDER[choice] } else { TILE_IN_ORDER_OF_TWO };
         let (weight_stages, x_stages) = stages[split_log2];
-        Division { rows, split: 1 << split_log2, weight_stages, x_stages }
+        Division { warpgroups, rows, split: 1 << split_log2, weight_stages, x_stages }
     }
 
     fn kernel(&self, division: Division) -> Kernel {
         self.with_operation(Kernel::new(&LINEAR_WGMMA, "linear_wgmma"))
+            .number("WARPGROUPS", division.warpgroups)
             .number("ROWS", division.rows)
             .number("SPLIT", division.split)
             .number("WEIGHT_STAGES", division.weight_stages)
@@ -200,8 +207,8 @@ impl Form {
         kernel.number("HEAD", head_dim).word("CACHE", element(cache))
     }
 
-    /// Blocks that have a head together.
-    fn parts(&self) -> usize {
+    /// Of a block, which has all of a head.
+    fn warpgroups(&self) -> usize {
         self.heads.map_or(1, |(head_dim, _)| head_dim / OUTPUTS)
     }
 
@@ -256,7 +263,7 @@ impl Form {
 /// Whether the GPU has kernels for many rows that sum in the order of few rows, for weights of this size.
 pub(super) fn keeps_order(dtype: DType, [outputs, inputs]: [usize; 2], gpu: &Gpu) -> bool {
     gpu.capability == 90
-        && gpu.shared_bytes_of_block(1) >= SHARED_BYTES_MAX
+        && gpu.shared_bytes_of_block(1) >= SHARED_BYTES_OF_ONE
         && matches!(dtype, DType::F16 | DType::BF16)
         && outputs > 0
         && inputs > 0
@@ -404,13 +411,9 @@ impl SomeRows {
             eps: norm.as_ref().map_or(0.0, |norm| norm.eps),
             residual_stride: residual.as_ref().map_or(0, |residual| residual.stride as i64),
         };
-        let weights = match form.heads {
-            Some((head_dim, _)) => halves_of(&weight, head_dim),
-            None => groups_of(&weight, is_gated, OUTPUTS),
-        };
         let launch = Launch::new(form.kernel(division), division.grid(form))
             .read_mapped(&x.tensor, rows_of(&x, division.rows.min(x.rows)))
-            .read_mapped(&weight.tensor, weights);
+            .read_mapped(&weight.tensor, groups_of(&weight, is_gated, division.outputs()));
         let launch = launch.read_if(bias.as_ref()).read_if(residual.as_ref().map(|residual| &residual.tensor));
         let launch = launch.read_if(norm.as_ref().map(|norm| &norm.squares));
         let launch = match &prepared {
@@ -425,36 +428,46 @@ impl Division {
     /// What it takes, but for what all take: the multiplications of the multiprocessor with most blocks, handing sums over, and
     /// finishing rows. The constants are fitted to 2,379 measurements of 16 products of 32 to 640 rows on an H200.
     fn microseconds(&self, form: &Form) -> f64 {
-        let Self { rows, split, .. } = *self;
+        let Self { warpgroups, rows, split, .. } = *self;
         let blocks = self.blocks(form);
         // Two at a time take little longer than one.
         let most = blocks.div_ceil(MULTIPROCESSORS);
-        let in_turn = (most % 2) as f64 + (most / 2) as f64 * 1.2;
-        let chunk = 0.09 + 0.0014 * rows as f64;
+        let two = if warpgroups == 1 { 1.2 } else { 1.7 };
+        let in_turn = (most % 2) as f64 + (most / 2) as f64 * two;
+        let chunk = 0.0014 * (self.outputs() + rows) as f64;
         let handing_over = if split > 1 { 0.8 } else { 0.0 };
         let chunks = form.inputs.div_ceil(CHUNK).div_ceil(split);
         handing_over + 0.009 * (rows / split) as f64 + in_turn * chunk * chunks as f64
     }
 
+    /// Of a block.
+    fn outputs(&self) -> usize {
+        self.warpgroups * OUTPUTS
+    }
+
+    fn tiles(&self, form: &Form) -> usize {
+        form.outputs.div_ceil(self.outputs()) * form.rows.div_ceil(self.rows)
+    }
+
     fn blocks(&self, form: &Form) -> usize {
-        self.split * form.outputs.div_ceil(OUTPUTS) * form.rows.div_ceil(self.rows)
+        self.split * self.tiles(form)
     }
 
     fn grid(&self, form: &Form) -> Grid {
-        let blocks = [self.split, form.outputs.div_ceil(OUTPUTS), form.rows.div_ceil(self.rows)];
+        let blocks = [self.split, form.outputs.div_ceil(self.outputs()), form.rows.div_ceil(self.rows)];
         // The source itself says what its clusters are.
-        Grid::new(blocks, THREADS).with_shared(self.shared_bytes(form.ordered, form.parts()))
+        Grid::new(blocks, self.warpgroups * CONSUMERS + PRODUCERS).with_shared(self.shared_bytes(form.ordered))
     }
 
     /// `Shared` of the source.
-    fn shared_bytes(&self, ordered: bool, parts: usize) -> usize {
-        let Self { rows, split, weight_stages, x_stages } = *self;
-        let rings = (weight_stages * OUTPUTS + x_stages * rows) * CHUNK * 2;
+    fn shared_bytes(&self, ordered: bool) -> usize {
+        let Self { warpgroups, rows, split, weight_stages, x_stages } = *self;
+        let rings = (weight_stages * self.outputs() + x_stages * rows) * CHUNK * 2;
         let kept = if ordered { PAIRS / split } else { 1 };
         let senders = if split == 2 { 1 } else { split };
-        let received = if split == 1 { 16 } else { senders * kept * (rows / 2 / split) * CONSUMERS * size_of::<f32>() };
-        let squares = if parts == 1 { 16 } else { rows / split * size_of::<f32>() };
-        rings + received + (2 * weight_stages + 2 * x_stages + 2) * 8 + squares
+        let consumers = warpgroups * CONSUMERS;
+        let received = if split == 1 { 16 } else { senders * kept * (rows / 2 / split) * consumers * size_of::<f32>() };
+        rings + received + (2 * weight_stages + 2 * x_stages + 1) * 8
     }
 }
 
@@ -473,38 +486,33 @@ pub(super) fn groups_of(weight: &Matrix, is_gated: bool, outputs: usize) -> Tens
         .dimension(weight.rows / 16, next * weight.stride, outputs / 16)
 }
 
-/// A chunk of inputs of half of a block's outputs, which are elements of one half of a head: all of a head of 64, of one of 128
-/// every other eight.
-fn halves_of(weight: &Matrix, head_dim: usize) -> TensorMap {
-    let parts = head_dim / OUTPUTS;
-    TensorMap::new(weight.tensor.dtype)
-        .dimension(weight.columns, 1, CHUNK)
-        .dimension(8, weight.stride, 8)
-        .dimension(2, 8 * weight.stride, 2 / parts)
-        .dimension(weight.rows / 16, 16 * weight.stride, head_dim / 32)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Shared memory of most blocks, so that the next kernel's has room beside it.
+    const SHARED_BYTES_MAX: usize = 113 << 10;
+
     #[test]
     fn every_division_leaves_room_for_the_next_kernel() {
-        for (rows, stages) in TILES {
-            for (index, &(weight_stages, x_stages)) in stages.iter().enumerate() {
-                let division = Division { rows, split: 1 << index, weight_stages, x_stages };
-                let bytes = division.shared_bytes(false, 2);
-                assert!(bytes <= SHARED_BYTES_MAX, "{division:?}: {bytes}");
-                // The instruction takes rows by eights.
-                assert!((rows >> index).is_multiple_of(8));
+        let check = |warpgroups: usize, tiles: &[Tile], ordered| {
+            for &(rows, stages) in tiles {
+                for (index, &(weight_stages, x_stages)) in stages.iter().enumerate() {
+                    let division = Division { warpgroups, rows, split: 1 << index, weight_stages, x_stages };
+                    let bytes = division.shared_bytes(ordered);
+                    assert!(bytes <= SHARED_BYTES_MAX, "{division:?}: {bytes}");
+                    // The instruction takes rows by eights.
+                    assert!((rows >> index).is_multiple_of(8));
+                }
             }
-        }
-        for (rows, stages) in TILES_IN_ORDER {
-            for (index, &(weight_stages, x_stages)) in stages.iter().enumerate() {
-                let division = Division { rows, split: 1 << index, weight_stages, x_stages };
-                let bytes = division.shared_bytes(true, 2);
-                assert!(bytes <= SHARED_BYTES_MAX, "{division:?}: {bytes}");
-            }
+        };
+        check(1, &TILES, false);
+        check(2, &TILES_OF_TWO, false);
+        check(1, &TILES_IN_ORDER, true);
+        check(2, &[TILE_IN_ORDER_OF_TWO], true);
+        for (index, (weight_stages, x_stages)) in STAGES_ALONE.into_iter().enumerate() {
+            let division = Division { warpgroups: index + 1, rows: 64, split: 2, weight_stages, x_stages };
+            assert!(division.shared_bytes(false) <= SHARED_BYTES_OF_ONE, "{division:?}");
         }
     }
 
@@ -518,7 +526,7 @@ mod tests {
         let division = |rows, outputs, inputs| divided(rows, outputs, inputs, (false, None));
         // Qwen3-0.6B.
         let of_heads = |rows| divided(rows, 4096, 1024, (false, Some((128, DType::BF16))));
-        assert_eq!([64, 128, 256, 512].map(of_heads), [(64, 2), (128, 2), (128, 1), (128, 1)]);
+        assert_eq!([64, 128, 256, 320, 512].map(of_heads), [(64, 2), (64, 2), (64, 1), (96, 1), (128, 1)]);
         let down = |rows| division(rows, 1024, 3072);
         assert_eq!([64, 128, 256, 512].map(down), [(64, 8), (64, 4), (64, 2), (64, 2)]);
         let gates = |rows| division(rows, 6144, 1024);
