@@ -42,9 +42,11 @@ pub fn load(
 ) -> Result<Box<dyn CausalLm + Send>, LoadError> {
     let mut loader = Loader::new(checkpoint, options, device, progress);
     Ok(match checkpoint.config().architecture {
-        Architecture::Llama | Architecture::Mistral | Architecture::Qwen2 | Architecture::Qwen3 => {
-            Box::new(Llama::load(&mut loader)?)
-        }
+        Architecture::Llama
+        | Architecture::Mistral
+        | Architecture::Qwen2
+        | Architecture::Qwen3
+        | Architecture::Phi3 => Box::new(Llama::load(&mut loader)?),
         Architecture::Gemma3 => Box::new(Gemma3::load(&mut loader)?),
         Architecture::Opt => Box::new(Opt::load(&mut loader)?),
         Architecture::Gpt2 => Box::new(Gpt2::load(&mut loader)?),

@@ -64,9 +64,11 @@ pub fn step_kernels(config: &ModelConfig, options: KernelOptions) -> StepKernels
 /// `None` where all of it is done by ours.
 pub fn burns_part(config: &ModelConfig) -> Option<&'static str> {
     match config.architecture {
-        Architecture::Llama | Architecture::Mistral | Architecture::Qwen2 | Architecture::Qwen3 => {
-            config.final_logit_softcap.map(|_| "the cap of its logits")
-        }
+        Architecture::Llama
+        | Architecture::Mistral
+        | Architecture::Qwen2
+        | Architecture::Qwen3
+        | Architecture::Phi3 => config.final_logit_softcap.map(|_| "the cap of its logits"),
         Architecture::Gemma3 => Some("the scale of its embeddings"),
         Architecture::Opt | Architecture::Gpt2 => Some("the sum of its embeddings"),
     }

@@ -14,6 +14,8 @@ pub enum Architecture {
     Qwen2,
     /// Qwen 3, dense.
     Qwen3,
+    /// Phi 3 and kin: Phi 3.5, Phi 4.
+    Phi3,
     /// Gemma 3, text.
     Gemma3,
     /// OPT.
@@ -24,8 +26,8 @@ pub enum Architecture {
 
 impl Architecture {
     /// Every architecture, in the order they are listed to users.
-    pub const ALL: [Self; 7] =
-        [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3, Self::Gemma3, Self::Opt, Self::Gpt2];
+    pub const ALL: [Self; 8] =
+        [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3, Self::Phi3, Self::Gemma3, Self::Opt, Self::Gpt2];
 
     /// The name in config.json's `architectures`.
     pub const fn name(self) -> &'static str {
@@ -34,6 +36,7 @@ impl Architecture {
             Self::Mistral => "MistralForCausalLM",
             Self::Qwen2 => "Qwen2ForCausalLM",
             Self::Qwen3 => "Qwen3ForCausalLM",
+            Self::Phi3 => "Phi3ForCausalLM",
             Self::Gemma3 => "Gemma3ForCausalLM",
             Self::Opt => "OPTForCausalLM",
             Self::Gpt2 => "GPT2LMHeadModel",
@@ -55,11 +58,17 @@ impl Architecture {
             "mistral" => Some(Self::Mistral),
             "qwen2" => Some(Self::Qwen2),
             "qwen3" => Some(Self::Qwen3),
+            "phi3" => Some(Self::Phi3),
             "gemma3" | "gemma3_text" => Some(Self::Gemma3),
             "opt" => Some(Self::Opt),
             "gpt2" => Some(Self::Gpt2),
             _ => None,
         }
+    }
+
+    /// Whether files have a layer's queries, keys and values in one matrix, and the gates and values of its MLP.
+    pub fn fuses_projections(self) -> bool {
+        self == Self::Phi3
     }
 
     /// By GGUF's `general.architecture`; Mistral's files say llama.

@@ -1,4 +1,4 @@
-//! The rotary decoder families: Llama, Mistral, Qwen 2 and 3, Gemma 3.
+//! The rotary decoder families: Llama, Mistral, Qwen 2 and 3, Phi 3, Gemma 3.
 //!
 //! Defaults are those of each family's reference configuration class, because files leave out what equals them.
 
@@ -32,6 +32,7 @@ impl Defaults {
             Architecture::Qwen3 => {
                 Self { head_dim: Some(128), max_position_embeddings: 32_768, sliding_window: Some(4096), ..llama }
             }
+            Architecture::Phi3 => Self { max_position_embeddings: 4096, ..llama },
             Architecture::Gemma3 => Self {
                 head_dim: Some(256),
                 max_position_embeddings: 131_072,
@@ -53,7 +54,7 @@ pub(super) fn read(architecture: Architecture, fields: Fields, general: General)
         None => sizes.hidden_size.checked_div(sizes.num_heads).unwrap_or(0),
     };
     let (theta, scaling) = rope::read(fields, RopeLayers::Full, defaults.rope_theta)?;
-    let rotary_dim = (fields.f32("partial_rotary_factor")?.unwrap_or(1.0) * head_dim as f32) as usize;
+    let rotary_dim = (rope::rotated_part(fields)? * head_dim as f32) as usize;
     let attention_bias = fields.bool("attention_bias")?.unwrap_or(false);
     let bias_everywhere = attention_bias && architecture != Architecture::Mistral;
     let (layer_kinds, sliding_window) = layers(architecture, fields, sizes.num_layers, defaults.sliding_window)?;

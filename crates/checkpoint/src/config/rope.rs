@@ -92,6 +92,16 @@ pub(super) fn read(fields: Fields, layers: RopeLayers, default_theta: f32) -> Re
     }
 }
 
+/// The part of each head that is rotated, which either form may name.
+pub(super) fn rotated_part(fields: Fields) -> Result<f32, Fault> {
+    const KEY: &str = "partial_rotary_factor";
+    let nested = match fields.get("rope_parameters") {
+        Some(value) => Fields::new(value, &fields.name("rope_parameters"))?.f32(KEY)?,
+        None => None,
+    };
+    Ok(fields.f32(KEY)?.or(nested).unwrap_or(1.0))
+}
+
 fn of_object(fields: Fields, default_theta: f32) -> Result<(f32, RopeScaling), Fault> {
     let theta = fields.f32("rope_theta")?.unwrap_or(default_theta);
     let key = if fields.get("rope_type").is_some() { "rope_type" } else { "type" };

@@ -271,3 +271,23 @@ fn hostile_values_are_refused_by_key() {
     }
     assert!(from_json(&"[".repeat(100_000), Dtype::F32).is_err());
 }
+
+#[test]
+fn phi3_fuses_projections_and_may_rotate_a_part_of_each_head() {
+    let phi = json!({
+        "architectures": ["Phi3ForCausalLM"], "vocab_size": 32064, "hidden_size": 3072, "intermediate_size": 8192,
+        "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 32, "rms_norm_eps": 1e-5,
+        "sliding_window": 2047, "rope_scaling": null, "torch_dtype": "bfloat16", "eos_token_id": 32000
+    });
+    let config = parse(&phi);
+    assert!(config.architecture.fuses_projections());
+    assert_eq!((config.head_dim, config.max_position_embeddings, config.sliding_window), (96, 4096, Some(2047)));
+    assert_eq!(config.rope.map(|rope| (rope.theta, rope.rotary_dim)), Some((10_000.0, 96)));
+    assert_eq!(config.num_parameters(), 3_821_079_552);
+    let nested = json!({"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75});
+    for part in [json!({"partial_rotary_factor": 0.75}), json!({"rope_parameters": nested})] {
+        assert_eq!(parse(&with(phi.clone(), part)).rope.map(|rope| rope.rotary_dim), Some(72));
+    }
+    let long = with(phi, json!({"rope_scaling": {"type": "longrope", "short_factor": [], "long_factor": []}}));
+    assert!(refusal(&long).contains("rope_scaling.type: longrope is not supported"));
+}

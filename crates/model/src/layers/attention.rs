@@ -28,8 +28,8 @@ pub struct Attention {
 }
 
 impl Attention {
-    /// Projections named as in Llama (`q_proj`, `k_proj`, `v_proj`, `output`), with `q_norm` and `k_norm` where the
-    /// configuration has them.
+    /// Projections named as in Llama (`q_proj`, `k_proj`, `v_proj`, `output`; or as in Phi 3 `qkv_proj`), with `q_norm` and
+    /// `k_norm` where the configuration has them.
     pub(crate) fn load(
         loader: &mut Loader,
         name: &str,
@@ -40,7 +40,11 @@ impl Attention {
         let config = loader.config();
         let (hidden, query, kv) = (config.hidden_size, config.query_size(), config.kv_size());
         let part = |part: &str, rows: usize| (format!("{name}.{part}"), rows);
-        let parts = [part("q_proj", query), part("k_proj", kv), part("v_proj", kv)];
+        let parts = if config.architecture.fuses_projections() {
+            vec![part("qkv_proj", query + 2 * kv)]
+        } else {
+            vec![part("q_proj", query), part("k_proj", kv), part("v_proj", kv)]
+        };
         let qkv = Linear::load(loader, &parts, hidden, config.attention_bias)?;
         let output = Linear::load(loader, &[part(output, hidden)], query, config.attention_output_bias)?;
         let norms = if config.qk_norm {

@@ -18,13 +18,19 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    /// A gated MLP (Shazeer, 2020) named as in Llama: `gate_proj`, `up_proj`, `down_proj`.
+    /// A gated MLP (Shazeer, 2020) named as in Llama: `gate_proj`, `up_proj`, `down_proj`; or as in Phi 3 `gate_up_proj`,
+    /// `down_proj`.
     pub(crate) fn load_gated(loader: &mut Loader, name: &str) -> Result<Self, LoadError> {
         let config = loader.config();
         let (hidden, inner, biased) = (config.hidden_size, config.intermediate_size, config.mlp_bias);
-        let parts = [(format!("{name}.gate_proj"), inner), (format!("{name}.up_proj"), inner)];
+        let part = |part: &str, rows: usize| (format!("{name}.{part}"), rows);
+        let parts = if config.architecture.fuses_projections() {
+            vec![part("gate_up_proj", 2 * inner)]
+        } else {
+            vec![part("gate_proj", inner), part("up_proj", inner)]
+        };
         let up = Linear::load(loader, &parts, hidden, biased)?;
-        let down = Linear::load(loader, &[(format!("{name}.down_proj"), hidden)], inner, biased)?;
+        let down = Linear::load(loader, &[part("down_proj", hidden)], inner, biased)?;
         Ok(Self { up, down, kind: activation_of(config.activation), gated: true })
     }
 

@@ -1,6 +1,7 @@
 //! Llama (Touvron et al., 2023) and the models of its shape: Llama 2 and 3, SmolLM2, TinyLlama, Code Llama, Yi,
-//! Mistral (sliding window; Jiang et al., 2023), Qwen2 and 2.5 (query, key and value biases; Yang et al., 2024) and
-//! Qwen3 (per-head norms of queries and keys; Yang et al., 2025). Reference: transformers, `modeling_llama.py`.
+//! Mistral (sliding window; Jiang et al., 2023), Qwen2 and 2.5 (query, key and value biases; Yang et al., 2024), Qwen3
+//! (per-head norms of queries and keys; Yang et al., 2025) and Phi 3 (fewer, larger matrices; Abdin et al., 2024).
+//! Reference: transformers, `modeling_llama.py`.
 
 use burn::tensor::Tensor;
 use firebrick_ops::Stream;
