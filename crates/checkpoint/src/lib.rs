@@ -29,7 +29,7 @@ mod vocabulary_files;
 
 pub use chat::{GenerationConfig, SpecialTokens};
 pub use checkpoint::{Checkpoint, TokenizerSource};
-pub use config::{Activation, Architecture, LayerKind, ModelConfig, RopeConfig, RopeScaling};
+pub use config::{Activation, Architecture, LayerKind, LongRope, ModelConfig, RopeConfig, RopeScaling};
 pub use dtype::{Dtype, KvDtype, StoredDtype, UnknownDtype};
 pub use error::CheckpointError;
 pub use fp8::{FP8_MULTIPLE, Fp8Values};

@@ -2,7 +2,7 @@
 
 use burn::tensor::{DType, Device, Tensor};
 use bytes::Bytes;
-use firebrick_checkpoint::{Checkpoint, Dtype, FP8_MULTIPLE, Fp8Values, ModelConfig, PackedForm};
+use firebrick_checkpoint::{Checkpoint, Dtype, FP8_MULTIPLE, Fp8Values, ModelConfig, PackedForm, RopeConfig};
 use firebrick_ops::e4m3::quantise_row;
 use firebrick_ops::{Codes, Packing, RopeTable, Scales, Weight, float_tensor, holds_packed_weights};
 use half::{bf16, f16};
@@ -157,16 +157,17 @@ impl<'a> Loader<'a> {
         Ok(if offset == 0.0 { stored } else { stored + offset })
     }
 
-    /// Cosines and sines of every position, for the given frequencies.
-    pub(crate) fn rope_table(&self, inverse_frequencies: &[f32]) -> RopeTable {
+    /// Cosines and sines of every position.
+    pub(crate) fn rope_table(&self, rope: &RopeConfig) -> RopeTable {
+        let (inverse_frequencies, magnitude) = (rope.inverse_frequencies(self.options.max_model_len), rope.magnitude());
         let half = inverse_frequencies.len();
         let mut values = vec![0.0; self.options.max_model_len * 2 * half];
         values.par_chunks_mut((2 * half).max(1)).enumerate().for_each(|(position, row)| {
             let (cosines, sines) = row.split_at_mut(half);
-            for ((cosine, sine), frequency) in cosines.iter_mut().zip(sines).zip(inverse_frequencies) {
+            for ((cosine, sine), frequency) in cosines.iter_mut().zip(sines).zip(&inverse_frequencies) {
                 // The angle is rounded to 32 bits as the reference implementations round it.
                 let angle = f64::from(position as f32 * frequency);
-                (*cosine, *sine) = (angle.cos() as f32, angle.sin() as f32);
+                (*cosine, *sine) = (angle.cos() as f32 * magnitude, angle.sin() as f32 * magnitude);
             }
         });
         RopeTable(float_tensor(values, [self.options.max_model_len, 2 * half], self.device))

@@ -42,7 +42,7 @@ pub(crate) fn check(config: &ModelConfig) -> Result<(), Fault> {
 }
 
 fn check_rope(config: &ModelConfig) -> Result<(), Fault> {
-    let Some(rope) = config.rope else { return Ok(()) };
+    let Some(rope) = &config.rope else { return Ok(()) };
     positive("rope theta", rope.theta)?;
     config.local_rope_theta.map_or(Ok(()), |theta| positive("local rope theta", theta))?;
     if !rope.rotary_dim.is_multiple_of(2) || rope.rotary_dim == 0 || rope.rotary_dim > config.head_dim {
@@ -61,6 +61,18 @@ fn check_rope(config: &ModelConfig) -> Result<(), Fault> {
                 return Ok(());
             }
             Err(Fault::corrupt("high_freq_factor", "must be above low_freq_factor"))
+        }
+        RopeScaling::Long(ref long) => {
+            within("original_max_position_embeddings", long.original_max_position_embeddings, 1 << 28)?;
+            positive("attention_factor", long.attention_factor)?;
+            for (name, factors) in [("short_factor", &long.short_factors), ("long_factor", &long.long_factors)] {
+                if factors.len() != rope.rotary_dim / 2 {
+                    let problem = format!("has {} numbers for {} rotated pairs", factors.len(), rope.rotary_dim / 2);
+                    return Err(Fault::corrupt(name, problem));
+                }
+                factors.iter().try_for_each(|factor| positive(name, *factor))?;
+            }
+            Ok(())
         }
     }
 }

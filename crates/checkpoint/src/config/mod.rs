@@ -15,7 +15,7 @@ pub use architecture::Architecture;
 pub(crate) use architecture::unsupported_model;
 pub(crate) use fields::Fields;
 pub(crate) use json::from_json;
-pub use rope::{RopeConfig, RopeScaling};
+pub use rope::{LongRope, RopeConfig, RopeScaling};
 
 use crate::dtype::Dtype;
 use crate::quantised::Quantisation;

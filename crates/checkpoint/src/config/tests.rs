@@ -32,7 +32,7 @@ fn refusal(value: &Value) -> String {
 fn llama_defaults_are_those_of_its_reference() {
     let config = parse(&llama());
     assert_eq!((config.head_dim, config.dtype, &config.eos_token_ids[..]), (64, Dtype::BF16, &[2][..]));
-    assert_eq!(config.rope.unwrap().theta, 10_000.0);
+    assert_eq!(config.rope.as_ref().unwrap().theta, 10_000.0);
     assert!(!config.tie_word_embeddings && !config.attention_bias && !config.mlp_bias && !config.qk_norm);
     assert_eq!((config.sliding_window, config.layer_kinds.len()), (None, 22));
     assert_eq!(config.num_parameters(), 1_100_048_384);
@@ -65,7 +65,7 @@ fn rope_scaling_is_read_in_old_and_new_forms() {
     let old = parse(&with(llama(), json!({"rope_theta": 500000.0, "rope_scaling": settings})));
     let new = parse(&with(llama(), json!({"rope_parameters": with(settings, json!({"rope_theta": 500000.0}))})));
     for rope in [old.rope.unwrap(), new.rope.unwrap()] {
-        assert_eq!((rope.theta, rope.scaling), (500_000.0, llama3));
+        assert_eq!((rope.theta, rope.scaling), (500_000.0, llama3.clone()));
     }
     let linear = parse(&with(llama(), json!({"rope_scaling": {"type": "linear", "factor": 2.0}})));
     assert_eq!(linear.rope.unwrap().scaling, RopeScaling::Linear { factor: 2.0 });
@@ -78,7 +78,7 @@ fn unknown_rope_scaling_is_refused_by_name() {
     let yarn = with(llama(), json!({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}));
     assert_eq!(
         refusal(&yarn),
-        "config.json: rope_scaling.rope_type: yarn is not supported; supported: default, linear, llama3"
+        "config.json: rope_scaling.rope_type: yarn is not supported; supported: default, linear, llama3, longrope"
     );
 }
 
@@ -131,7 +131,7 @@ fn gemma3_nested_under_text_config_takes_its_family_defaults() {
     let config = parse(&gemma);
     assert_eq!(config.architecture, Architecture::Gemma3);
     assert_eq!((config.num_heads, config.num_kv_heads, config.head_dim, config.vocab_size), (8, 4, 256, 262_208));
-    assert_eq!(config.rope.unwrap().scaling, RopeScaling::Linear { factor: 8.0 });
+    assert_eq!(config.rope.as_ref().unwrap().scaling, RopeScaling::Linear { factor: 8.0 });
     assert_eq!((config.local_rope_theta, config.attention_scale), (Some(10_000.0), 0.0625));
     assert_eq!((config.norm_weight_offset, config.embedding_scale), (1.0, 2560f32.sqrt()));
     assert_eq!((config.layer_kinds[4], config.layer_kinds[5]), (LayerKind::Sliding, LayerKind::Full));
@@ -151,7 +151,7 @@ fn gemma3_rope_parameters_differ_by_layer_kind() {
                 "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0}}}),
     );
     let config = parse(&gemma);
-    assert_eq!((config.rope.unwrap().theta, config.local_rope_theta), (1_000_000.0, Some(20_000.0)));
+    assert_eq!((config.rope.as_ref().unwrap().theta, config.local_rope_theta), (1_000_000.0, Some(20_000.0)));
     let short = with(gemma, json!({"layer_types": ["full_attention"]}));
     assert_eq!(refusal(&short), "config.json: layer_types: has 1 entries for 22 layers");
 }
@@ -168,7 +168,7 @@ fn opt() -> Value {
 #[test]
 fn opt_learns_positions_with_an_offset_of_two() {
     let config = parse(&opt());
-    assert_eq!((config.rope, config.position_offset, config.activation), (None, Some(2), Activation::Relu));
+    assert_eq!((&config.rope, config.position_offset, config.activation), (&None, Some(2), Activation::Relu));
     assert!(config.tie_word_embeddings && config.attention_bias && config.attention_output_bias && config.mlp_bias);
     assert_eq!(config.num_parameters(), 125_239_296);
     let projected = with(opt(), json!({"word_embed_proj_dim": 512}));
@@ -282,12 +282,17 @@ fn phi3_fuses_projections_and_may_rotate_a_part_of_each_head() {
     let config = parse(&phi);
     assert!(config.architecture.fuses_projections());
     assert_eq!((config.head_dim, config.max_position_embeddings, config.sliding_window), (96, 4096, Some(2047)));
-    assert_eq!(config.rope.map(|rope| (rope.theta, rope.rotary_dim)), Some((10_000.0, 96)));
+    assert_eq!(config.rope.as_ref().map(|rope| (rope.theta, rope.rotary_dim)), Some((10_000.0, 96)));
     assert_eq!(config.num_parameters(), 3_821_079_552);
     let nested = json!({"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75});
     for part in [json!({"partial_rotary_factor": 0.75}), json!({"rope_parameters": nested})] {
         assert_eq!(parse(&with(phi.clone(), part)).rope.map(|rope| rope.rotary_dim), Some(72));
     }
-    let long = with(phi, json!({"rope_scaling": {"type": "longrope", "short_factor": [], "long_factor": []}}));
-    assert!(refusal(&long).contains("rope_scaling.type: longrope is not supported"));
+    let long = |factors: Vec<f32>| {
+        let scaling = json!({"type": "longrope", "short_factor": vec![1.0; 48], "long_factor": factors});
+        with(phi.clone(), json!({"rope_scaling": scaling, "original_max_position_embeddings": 4096}))
+    };
+    assert!(matches!(parse(&long(vec![2.0; 48])).rope.unwrap().scaling, RopeScaling::Long(_)));
+    assert!(refusal(&long(vec![2.0; 32])).contains("long_factor: has 32 numbers for 48 rotated pairs"));
+    assert!(refusal(&long(vec![0.0; 48])).contains("long_factor: is 0, expected a positive number"));
 }

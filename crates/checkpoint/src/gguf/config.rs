@@ -165,7 +165,7 @@ impl Source<'_> {
         };
         for (pair, divisor) in divisors.iter().enumerate() {
             let exponent = -2.0 * pair as f64 / plain.rotary_dim as f64;
-            let expected = scaling.divisor(f64::from(plain.theta).powf(exponent));
+            let expected = scaling.divisor(pair, f64::from(plain.theta).powf(exponent), 0);
             // Written so that NaN is refused too.
             let explained = (f64::from(*divisor) / expected - 1.0).abs() < 1e-3;
             if !explained {

@@ -28,11 +28,14 @@ struct Layer {
 impl Gemma3 {
     pub(crate) fn load(loader: &mut Loader) -> Result<Self, LoadError> {
         let config = loader.config();
-        let rope = config.rope.ok_or(LoadError::Variant { architecture: "Gemma 3", variant: "no rotary embedding" })?;
+        let rope = config
+            .rope
+            .as_ref()
+            .ok_or(LoadError::Variant { architecture: "Gemma 3", variant: "no rotary embedding" })?;
         let local =
-            RopeConfig { theta: config.local_rope_theta.unwrap_or(rope.theta), scaling: RopeScaling::None, ..rope };
-        let full_table = loader.rope_table(&rope.inverse_frequencies());
-        let local_table = loader.rope_table(&local.inverse_frequencies());
+            RopeConfig { theta: config.local_rope_theta.unwrap_or(rope.theta), scaling: RopeScaling::None, ..*rope };
+        let full_table = loader.rope_table(rope);
+        let local_table = loader.rope_table(&local);
         let embedding = TokenEmbedding::load(loader, "model.embed_tokens.weight", config.vocab_size)?;
         let layers = (0..config.num_layers)
             .map(|index| {

@@ -26,7 +26,7 @@ struct Layer {
 impl Llama {
     pub(crate) fn load(loader: &mut Loader) -> Result<Self, LoadError> {
         let config = loader.config();
-        let rope = config.rope.as_ref().map(|rope| loader.rope_table(&rope.inverse_frequencies()));
+        let rope = config.rope.as_ref().map(|rope| loader.rope_table(rope));
         let embedding = TokenEmbedding::load(loader, "model.embed_tokens.weight", config.vocab_size)?;
         let layers = (0..config.num_layers)
             .map(|index| {
