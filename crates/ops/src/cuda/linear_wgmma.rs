@@ -427,6 +427,7 @@ impl SomeRows {
 impl Division {
     /// What it takes, but for what all take: the multiplications of the multiprocessor with most blocks, handing sums over, and
     /// finishing rows. The constants are fitted to 2,379 measurements of 16 products of 32 to 640 rows on an H200.
+    /// With two warpgroups they choose the fastest tiles of Qwen3-0.6B's heads for eight numbers of rows from 128 to 640.
     fn microseconds(&self, form: &Form) -> f64 {
         let Self { warpgroups, rows, split, .. } = *self;
         let blocks = self.blocks(form);
