@@ -91,7 +91,7 @@ async function cleared(page) {
   claim("a message right after a chat was cleared is answered", turns.length === 2 && turns[0] === "again", JSON.stringify(turns));
   await page.locator("#slow").selectOption("0");
   await answered(page, 1);
-  await page.waitForFunction(() => globalThis.firebrick.engine.latest.report.engine.stats.running === 0);
+  await page.waitForFunction(() => globalThis.firebrick.engine.latest?.report.engine.stats.running === 0);
   claim("and the answer that was cleared away goes nowhere", (await page.evaluate(() => globalThis.firebrick.chats[1].turns.length)) === 2);
   await page.locator("#slow").selectOption("200");
   await say(page, "more", 1);

@@ -51,7 +51,7 @@ async function fourChats(page) {
   claim("four chats are in one batch", (await page.evaluate(() => globalThis.rowsMax)) === 4);
   await picture(page, "web-chats");
   await stopAll(page);
-  await page.waitForFunction(() => globalThis.firebrick.engine.latest.report.engine.stats.running === 0);
+  await page.waitForFunction(() => globalThis.firebrick.engine.latest?.report.engine.stats.running === 0);
   claim("stop buttons end the answers and free their blocks", (await page.evaluate(() => globalThis.firebrick.engine.latest.report.engine.stats.blocks_used)) === 0);
   const first = page.locator(".chat").first();
   await first.getByRole("button", { name: "Clear chat 1" }).click();
@@ -82,7 +82,7 @@ async function viewsAreTheEngine(page) {
   for (; steps < 12; steps += 1) {
     const before = await page.evaluate(() => globalThis.firebrick.engine.latest.report.engine.stats.steps);
     await page.getByRole("button", { name: "Step", exact: true }).click();
-    await page.waitForFunction((before) => globalThis.firebrick.engine.latest.report.engine.stats.steps > before, before);
+    await page.waitForFunction((before) => globalThis.firebrick.engine.latest?.report.engine.stats.steps > before, before);
     // Two frames: the views draw in the next one.
     const seen = await page.evaluate(() => new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(() => resolve({
       engine: globalThis.firebrick.engine.latest.report.engine,

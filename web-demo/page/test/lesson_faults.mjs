@@ -37,7 +37,7 @@ async function stopWhilePaused(page) {
   await begin(page);
   const before = (await stats(page)).steps;
   await page.getByRole("button", { name: "Step", exact: true }).click();
-  await page.waitForFunction((before) => globalThis.firebrick.engine.latest.report.engine.stats.steps > before, before);
+  await page.waitForFunction((before) => globalThis.firebrick.engine.latest?.report.engine.stats.steps > before, before);
   await page.locator(".chat").first().getByRole("button", { name: "Stop" }).click();
   await page.waitForFunction(() => !globalThis.firebrick.chats[0].isAnswering);
   const note = await page.locator(".chat .note").first().textContent();
@@ -89,7 +89,7 @@ async function slowLesson(page) {
 async function runningChats(page) {
   await page.locator("#slow").selectOption("1000");
   await begin(page);
-  await page.waitForFunction(() => globalThis.firebrick.engine.latest.report.engine.stats.running === 1);
+  await page.waitForFunction(() => globalThis.firebrick.engine.latest?.report.engine.stats.running === 1);
   await run(page, "contiguous");
   const text = await card(page, "contiguous").locator(".result").innerText();
   const running = await page.evaluate(() => globalThis.firebrick.engine.numOpen);
@@ -122,7 +122,7 @@ async function cutOff(page) {
   });
   await run(page, "contiguous");
   await page.waitForFunction(() => document.querySelector("#lesson-contiguous").dataset.state === "fails");
-  await page.waitForFunction(() => globalThis.firebrick.engine.latest.report.engine.stats.running === 1);
+  await page.waitForFunction(() => globalThis.firebrick.engine.latest?.report.engine.stats.running === 1);
   const [asked, answering] = await page.evaluate(() => [globalThis.firebrick.chats[1].turns.length - globalThis.before, globalThis.firebrick.chats[1].isAnswering]);
   claim("an answer that the lesson cut off goes on after it", asked === 2 && answering, `${asked} ${answering}`);
   await page.evaluate(() => globalThis.firebrick.chats[1].stop());

@@ -216,7 +216,7 @@ async function watching() {
   await page.waitForFunction(() => globalThis.seen.length > 20 && globalThis.seen.some((step) => step.report.rows.length === 4));
   looking = false;
   await answers;
-  await page.waitForFunction(() => globalThis.firebrick.server.latest.report.engine.stats.running === 0);
+  await page.waitForFunction(() => globalThis.firebrick.server.latest?.report.engine.stats.running === 0);
   const seen = await page.evaluate(() => globalThis.seen.map((step) => ({ engine: step.report.engine, rows: step.report.rows.length, missed: step.missed })));
   const wrong = seen.flatMap((step) => contradictions(step.engine));
   claim(`none of ${seen.length} steps of the server contradicts itself`, wrong.length === 0, wrong.slice(0, 3).join("; "));

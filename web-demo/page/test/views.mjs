@@ -21,7 +21,7 @@ const numSteps = (page) => page.evaluate(() => globalThis.firebrick.engine.lates
 
 async function stepsMore(page, more) {
   const before = await numSteps(page);
-  await page.waitForFunction((wanted) => globalThis.firebrick.engine.latest.report.engine.stats.steps >= wanted, before + more);
+  await page.waitForFunction((wanted) => globalThis.firebrick.engine.latest?.report.engine.stats.steps >= wanted, before + more);
   await frames(page);
 }
 
@@ -166,7 +166,7 @@ async function lastChunk(page) {
   for (let count = 0; count < 2; count += 1) {
     const before = await numSteps(page);
     await page.getByRole("button", { name: "Step", exact: true }).click();
-    await page.waitForFunction((before) => globalThis.firebrick.engine.latest.report.engine.stats.steps > before, before);
+    await page.waitForFunction((before) => globalThis.firebrick.engine.latest?.report.engine.stats.steps > before, before);
     await frames(page);
     words.push(await page.locator("#timeline-words").textContent());
   }
