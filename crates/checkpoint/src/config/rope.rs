@@ -167,8 +167,10 @@ fn long(fields: Fields, whole: Fields) -> Result<LongRope, Fault> {
         Some(original) => original,
         None => whole.usize_required(ORIGINAL)?,
     };
-    let longest = whole.usize("max_position_embeddings")?.unwrap_or(original);
-    let stretch = longest as f64 / original.max(1) as f64;
+    let stretch = match fields.f32("factor")? {
+        Some(factor) => f64::from(factor),
+        None => whole.usize("max_position_embeddings")?.unwrap_or(original) as f64 / original.max(1) as f64,
+    };
     let computed = if stretch <= 1.0 { 1.0 } else { (1.0 + stretch.ln() / (original as f64).ln()).sqrt() };
     Ok(LongRope {
         short_factors: factors("short_factor")?,
@@ -205,15 +207,24 @@ mod tests {
     }
     #[test]
     fn longrope_divides_by_what_the_longest_sequence_wants() {
-        let config: serde_json::Value = serde_json::json!({
-            "max_position_embeddings": 131_072, "original_max_position_embeddings": 4096,
-            "rope_scaling": {"type": "longrope", "short_factor": [1.0, 2.0], "long_factor": [3.0, 8.0]}
-        });
-        let (theta, scaling) = read(Fields::new(&config, "").unwrap(), RopeLayers::Full, 10_000.0).unwrap();
-        let rope = RopeConfig { theta, scaling, rotary_dim: 4 };
+        let rope_of = |settings: serde_json::Value| {
+            let lengths = serde_json::json!({
+                "max_position_embeddings": 131_072, "original_max_position_embeddings": 4096, "rope_scaling": settings
+            });
+            let (theta, scaling) = read(Fields::new(&lengths, "").unwrap(), RopeLayers::Full, 10_000.0).unwrap();
+            RopeConfig { theta, scaling, rotary_dim: 4 }
+        };
+        let mut settings =
+            serde_json::json!({"type": "longrope", "short_factor": [1.0, 2.0], "long_factor": [3.0, 8.0]});
+        let rope = rope_of(settings.clone());
         assert_eq!(rope.inverse_frequencies(4096), [1.0, 0.005]);
         assert_eq!(rope.inverse_frequencies(4097), [1.0 / 3.0, 0.00125]);
         // sqrt(1 + ln 32 / ln 4096), as of Phi 3 mini with 128k.
         assert!((rope.magnitude() - 1.190_238).abs() < 1e-6);
+        // What is stated comes before what lengths tell: sqrt(1 + ln 4096 / ln 4096).
+        settings["factor"] = 4096.0.into();
+        assert!((rope_of(settings.clone()).magnitude() - 2f32.sqrt()).abs() < 1e-6);
+        settings["attention_factor"] = 1.5.into();
+        assert_eq!(rope_of(settings).magnitude(), 1.5);
     }
 }
